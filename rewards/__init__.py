@@ -1,0 +1,1 @@
+"""Geometric rewards on tensors: reconstruction, splatting, reprojection error, motion and picture quality."""
