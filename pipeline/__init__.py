@@ -1,0 +1,1 @@
+"""Prompts, samplers, scoring and pairing stages, and the embedded world."""
