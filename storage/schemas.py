@@ -1,0 +1,187 @@
+"""The Arrow schema of every table, and the check that a Parquet file has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import UserError
+
+SCHEMA_VERSION = 1
+VERSION_KEY = b"gpa.schema_version"
+TABLE_KEY = b"gpa.table"
+
+TENSOR_TYPE = pa.struct(
+    [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
+)
+PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents")
+
+_text = pa.string()
+_number = pa.float64()
+
+
+def _schema(required: dict[str, pa.DataType], optional: dict[str, pa.DataType]) -> pa.Schema:
+    fields = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema(fields + [pa.field(name, kind) for name, kind in optional.items()])
+
+
+TABLES: dict[str, pa.Schema] = {
+    "prompts": _schema(
+        {
+            "prompt_id": _text,
+            "scene_id": _text,
+            "split": _text,
+            "text": _text,
+            "camera_motion": pa.list_(_text),
+        },
+        {"image_uri": _text, "metadata": _text},
+    ),
+    "candidates": pa.schema(
+        [
+            pa.field("candidate_id", _text, nullable=False),
+            pa.field("prompt_id", _text, nullable=False),
+            pa.field("seed", pa.int64(), nullable=False),
+            pa.field("model", _text, nullable=False),
+            pa.field("revision", _text, nullable=False),
+            pa.field("adapter", _text),
+            pa.field("sampler", _text, nullable=False),
+            pa.field("num_frames", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("fps", _number, nullable=False),
+            pa.field("video_uri", _text),
+            pa.field("latent_uri", _text),
+            pa.field("status", _text, nullable=False),
+            pa.field("reason", _text),
+            pa.field("seconds", _number),
+            pa.field("created_at", _text, nullable=False),
+        ]
+    ),
+    "scores": _schema(
+        {"candidate_id": _text, "reward": _text, "reward_version": _text},
+        {
+            "value": _number,
+            "reason": _text,
+            "geometry_model": _text,
+            "geometry_revision": _text,
+            "geometry_license": _text,
+            "mse": _number,
+            "lpips": _number,
+            "perceptual": _text,
+            "coverage": _number,
+            "motion": _number,
+            "frame_indices": pa.list_(pa.int32()),
+            "frame_errors": pa.list_(pa.float32()),
+            "w2c": pa.list_(pa.float32()),
+            "intrinsics": pa.list_(pa.float32()),
+            "seconds": _number,
+        },
+    ),
+    "pairs": _schema(
+        {
+            "pair_id": _text,
+            "prompt_id": _text,
+            "scene_id": _text,
+            "split": _text,
+            "text": _text,
+            "winner_id": _text,
+            "loser_id": _text,
+            "winner_value": _number,
+            "loser_value": _number,
+            "gap": _number,
+            "reward": _text,
+            "reward_version": _text,
+        },
+        {
+            "winner_motion": _number,
+            "loser_motion": _number,
+            "model": _text,
+            "revision": _text,
+            **dict.fromkeys(PAIR_TENSORS, TENSOR_TYPE),
+        },
+    ),
+    "rejects": _schema({"stage": _text, "id": _text, "rule": _text}, {"detail": _text}),
+}
+
+# What makes a row itself. Two rows with equal keys are the same row written twice.
+KEYS: dict[str, tuple[str, ...]] = {
+    "prompts": ("prompt_id",),
+    "candidates": ("candidate_id",),
+    "scores": ("candidate_id", "reward", "reward_version"),
+    "pairs": ("pair_id",),
+    "rejects": ("stage", "id", "rule"),
+}
+
+# What differs when the same work is done again: it names no content.
+VOLATILE: dict[str, tuple[str, ...]] = {"candidates": ("seconds", "created_at"), "scores": ("seconds",)}
+
+
+def table_schema(table: str) -> pa.Schema:
+    """The schema of `table`. Raises KeyError naming the known tables."""
+    if table not in TABLES:
+        raise KeyError(f"unknown table {table!r}: known are {', '.join(TABLES)}")
+    return TABLES[table]
+
+
+def default_columns(table: str) -> list[str]:
+    """Every column but the tensors of pairs, which are read only where they are asked for by name."""
+    return [name for name in table_schema(table).names if table != "pairs" or name not in PAIR_TENSORS]
+
+
+def stamped(schema: pa.Schema, table: str) -> pa.Schema:
+    """`schema` with the table's name and the schema version in its metadata."""
+    return schema.with_metadata({TABLE_KEY: table.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()})
+
+
+def open_shard(path: Path, table: str, columns: list[str] | None = None) -> pq.ParquetFile:
+    """Open a Parquet file that must hold `table` with `columns` (default: all but tensors).
+
+    Raises UserError naming the file and the remedy for a truncated, foreign, other-version or other-table
+    file, and for a missing or differently typed column.
+    """
+    try:
+        shard = pq.ParquetFile(path, page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path) from error
+    found = shard.schema_arrow
+    _check_stamp(path, table, found.metadata or {})
+    _check_columns(path, table, found, columns or default_columns(table))
+    return shard
+
+
+def unreadable(path: Path) -> UserError:
+    """The error for a file whose bytes cannot be read as Parquet."""
+    return UserError(
+        f"{path} is not a readable Parquet file (truncated or foreign): "
+        "delete it and run the command that wrote it again; it redoes only the missing rows"
+    )
+
+
+def _check_stamp(path: Path, table: str, metadata: dict[bytes, bytes]) -> None:
+    version = metadata.get(VERSION_KEY)
+    if version is None:
+        raise UserError(f"{path} was not written by gpa (no schema version inside): move it out of the run")
+    if version != str(SCHEMA_VERSION).encode():
+        raise UserError(
+            f"{path} has schema version {version.decode(errors='replace')}, this gpa reads version "
+            f"{SCHEMA_VERSION}: use the gpa that wrote the run, or start a new run directory"
+        )
+    held = metadata.get(TABLE_KEY, b"").decode(errors="replace")
+    if held != table:
+        raise UserError(f"{path} holds the table {held!r}, not {table!r}: move it to the folder {held}/")
+
+
+def _check_columns(path: Path, table: str, found: pa.Schema, columns: list[str]) -> None:
+    wanted = table_schema(table)
+    for name in columns:
+        if found.get_field_index(name) < 0:
+            why = " (an index has no tensors)" if name in PAIR_TENSORS else ""
+            raise UserError(f"{path} has no column {name!r}{why}: delete it and run the same command again")
+        if found.field(name).type != wanted.field(name).type:
+            got, expected = found.field(name).type, wanted.field(name).type
+            raise UserError(
+                f"{path} has column {name!r} of type {got}, expected {expected}: "
+                "delete it and run the command that wrote it again"
+            )

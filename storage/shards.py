@@ -1,0 +1,143 @@
+"""Parquet shards: immutable, durable once named, named by what they hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.atomic import atomic_writer, sweep_stale, sync_directory
+from storage.ids import content_id
+from storage.records import Record, TensorBlob
+from storage.schemas import KEYS, VOLATILE, default_columns, open_shard, stamped, table_schema, unreadable
+
+COMPRESSION = "zstd"
+
+
+def write_shard(directory: Path, table_name: str, records: Sequence[Record] | pa.Table) -> Path:
+    """Write rows of one table as one durable shard and return its path.
+
+    The name is a hash of the rows (without timings), whatever their order: the same rows written again, or by
+    two processes at once, give the same file. Raises ValueError for no rows or for two rows with one key,
+    UserError when the disk refuses.
+    """
+    table = _sorted_by_key(table_name, _to_table(table_name, records))
+    path = directory / f"{shard_key(table_name, table)}.parquet"
+    with atomic_writer(path) as handle:
+        pq.write_table(
+            table.cast(stamped(table.schema, table_name)),
+            handle,
+            compression=COMPRESSION,
+            write_page_checksum=True,
+        )
+    sweep_stale(directory)
+    return path
+
+
+def shard_key(table_name: str, table: pa.Table) -> str:
+    """The content id of rows in key order, columns that only record timings left out."""
+    kept = table.drop_columns(list(VOLATILE.get(table_name, ())))
+    rows = (json.dumps(row, sort_keys=True, default=_bytes_id) for row in kept.to_pylist())
+    return content_id(table_name, "\n".join(rows))
+
+
+def shard_files(directory: Path) -> list[Path]:
+    """The shards of a directory in the order of their names; none when there is no such directory."""
+    return sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
+
+
+def read_rows(directory: Path, table_name: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Every row of a table's directory, one per key, in the order of shard names.
+
+    `columns` defaults to all but tensors of pairs. Of rows with equal keys a candidate with status ok goes
+    before a failed one, then the first shard by name. Raises UserError naming a shard that cannot be read.
+    """
+    wanted = list(columns) if columns is not None else default_columns(table_name)
+    extra = ["status"] if table_name == "candidates" else []
+    needed = list(dict.fromkeys([*wanted, *KEYS[table_name], *extra]))
+    schema = pa.schema([table_schema(table_name).field(name) for name in needed])
+    parts = [_read_file(path, table_name, schema) for path in shard_files(directory)]
+    table = pa.concat_tables([schema.empty_table(), *parts])
+    return one_per_key(table_name, table).select(wanted)
+
+
+def keep_only(directory: Path, kept: Iterable[Path]) -> list[Path]:
+    """Remove every shard of a directory but `kept`, durably; return what was removed."""
+    names = {path.name for path in kept}
+    removed = [path for path in shard_files(directory) if path.name not in names]
+    for path in removed:
+        path.unlink(missing_ok=True)
+    if removed:
+        sync_directory(directory)
+    return removed
+
+
+def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
+    """The preferred row of every key, in the order in which they stand."""
+    keys = list(KEYS[table_name])
+    order = np.arange(table.num_rows, dtype=np.int64)
+    if table_name == "candidates":
+        order += np.asarray(pc.not_equal(table["status"], "ok")).astype(np.int64) * table.num_rows
+    ranked = table.select(keys).append_column("order", pa.array(order))
+    first = ranked.group_by(keys).aggregate([("order", "min")])["order_min"]
+    if len(first) == table.num_rows:
+        return table
+    return table.take(pa.array(np.sort(np.asarray(first) % table.num_rows)))
+
+
+def _read_file(path: Path, table_name: str, schema: pa.Schema) -> pa.Table:
+    shard = open_shard(path, table_name, schema.names)
+    try:
+        table = shard.read(columns=schema.names)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path) from error
+    return table.select(schema.names).cast(schema)
+
+
+def _to_table(table_name: str, records: Sequence[Record] | pa.Table) -> pa.Table:
+    schema = table_schema(table_name)
+    if isinstance(records, pa.Table):
+        table = records
+    else:
+        names = default_columns(table_name) if _is_index(table_name, records) else schema.names
+        schema = pa.schema([schema.field(name) for name in names])
+        columns = {name: [_plain(getattr(record, name)) for record in records] for name in names}
+        table = pa.table([pa.array(columns[name], schema.field(name).type) for name in names], schema=schema)
+    if table.num_rows == 0:
+        raise ValueError(f"a shard of {table_name} needs at least one row, got none: skip the write")
+    return table
+
+
+def _is_index(table_name: str, records: Sequence[Record]) -> bool:
+    return table_name == "pairs" and all(
+        getattr(record, "winner_latents", None) is None for record in records
+    )
+
+
+def _sorted_by_key(table_name: str, table: pa.Table) -> pa.Table:
+    keys = list(KEYS[table_name])
+    unique = table.select(keys).group_by(keys).aggregate([]).num_rows
+    if unique != table.num_rows:
+        raise ValueError(
+            f"rows of {table_name} must differ in {', '.join(keys)}, got {table.num_rows} rows "
+            f"with {unique} keys: write every row once"
+        )
+    return table.sort_by([(key, "ascending") for key in keys])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, TensorBlob):
+        return {"data": value.data, "shape": list(value.shape), "dtype": value.dtype}
+    return value
+
+
+def _bytes_id(value: object) -> str:
+    if isinstance(value, bytes):
+        return content_id(value)
+    raise TypeError(f"{type(value).__name__} is not a value of any table")
