@@ -34,8 +34,8 @@ BACKENDS: dict[str, Loader] = {"vggt": _vggt, "world": _world, "depth-anything":
 def load_backend(name: str, *, model: str | None, revision: str | None, device: str) -> GeometryBackend:
     """Load the geometry backend `name` with its weights.
 
-    model: a local folder or a Hub id (None: the backend's default); revision: of the Hub id; device: torch's name.
-    Raises RewardError when the name is unknown or the weights are not there.
+    model: a local folder or a Hub id (None: the backend's default); revision: of the Hub id; device: a
+    torch device. Raises RewardError when the name is unknown or the weights are not there.
     """
     loader = BACKENDS.get(name)
     if loader is None:

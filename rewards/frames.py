@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 def select_frames(num_frames: int, count: int) -> list[int]:
-    """Indices of `count` frames spread over the clip, first and last included; every frame if there are no more.
+    """Indices of `count` frames spread over the clip, both ends included; every frame if there are no more.
 
-    linspace(0, num_frames - 1, count) truncated to int (VideoGPA, arXiv 2601.23286), in exact integer arithmetic,
-    so that the choice cannot depend on rounding. Raises ValueError for num_frames < 0 or count < 2.
+    linspace(0, num_frames - 1, count) truncated to int (VideoGPA, arXiv 2601.23286), in exact integer
+    arithmetic, so that the choice cannot depend on rounding. Raises ValueError for num_frames < 0 or count
+    < 2.
     """
     if num_frames < 0:
         raise ValueError(f"num_frames must be >= 0, got {num_frames}")

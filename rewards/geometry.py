@@ -20,8 +20,8 @@ class Reconstruction:
     """Depth and cameras of the frames of one clip, all float32 on one device.
 
     frames_THW3 in [0,1], resampled to the depth map; depth_THW along z, in the backend's own unit of length;
-    confidence_THW, higher is surer, on the backend's own scale; intrinsics_T33 in pixels of the depth map, pixel
-    centres at integers; w2c_T34 OpenCV (x right, y down, z forward), X_camera = R X_world + t.
+    confidence_THW, higher is surer, on the backend's own scale; intrinsics_T33 in pixels of the depth map,
+    pixel centres at integers; w2c_T34 OpenCV (x right, y down, z forward), X_camera = R X_world + t.
 
     Depth and cameras may be non-finite (a network can fail): a reward then says so, it does not crash. Raises
     ValueError when a shape, a dtype, a device or the range of the frames is wrong.
@@ -74,7 +74,7 @@ def _check(reconstruction: Reconstruction, field: str, expected: tuple[int, ...]
         raise ValueError(f"{field} must be float32, got {tensor.dtype}; convert it with .float()")
     if tensor.device != reconstruction.depth_THW.device:
         raise ValueError(
-            f"{field} must be on the device of depth_THW ({reconstruction.depth_THW.device}), got {tensor.device}"
+            f"{field} must be on {reconstruction.depth_THW.device} like depth_THW, got {tensor.device}"
         )
 
 

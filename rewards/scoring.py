@@ -1,0 +1,130 @@
+"""Reward objects: from the frames of a clip to a score with all its components.
+
+Shape legend: T frames of the clip, K frames that are used, H height, W width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rewards.frames import select_frames
+from rewards.geometry import GeometryBackend, Reconstruction, check_frames, reconstruct_many
+from rewards.perceptual import load_perceptual
+from rewards.reprojection import ReprojectionOptions, reprojection_error
+
+_FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardResult:
+    """A score. value is higher-is-better, or None with a reason; the rest as far as it could be computed.
+
+    w2c (K*12) and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW
+    are the reprojections and the squared error per pixel, for whoever wants to look.
+    """
+
+    value: float | None
+    reason: str | None
+    mse: float | None = None
+    perceptual: float | None = None
+    coverage: float | None = None
+    motion: float | None = None
+    frame_indices: tuple[int, ...] = ()
+    frame_errors: tuple[float, ...] = ()
+    w2c: tuple[float, ...] = ()
+    intrinsics: tuple[float, ...] = ()
+    images_KHW3: Tensor | None = None
+    error_maps_KHW: Tensor | None = None
+
+
+class ReprojectionReward:
+    """Minus the reprojection error, with geometry from a backend.
+
+    version identifies everything the value depends on: the code's version, options, geometry model and
+    revision.
+    """
+
+    name = "reprojection"
+
+    def __init__(
+        self,
+        *,
+        geometry: GeometryBackend,
+        options: ReprojectionOptions,
+        version: str,
+        perceptual_weights: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.geometry = geometry
+        self.options = options
+        self.version = options_version(version, asdict(options), geometry)
+        self._device = torch.device(device)
+        self._perceptual = load_perceptual(options.perceptual, weights=perceptual_weights, device=device)
+
+    def score(self, frames_THW3: Tensor) -> RewardResult:
+        """Score float frames in [0,1]."""
+        return self.score_many([frames_THW3])[0]
+
+    def score_many(self, clips: Sequence[Tensor]) -> list[RewardResult]:
+        """Score several clips, with one pass of the geometry model where the backend can."""
+        indices = [self._indices(clip) for clip in clips]
+        chosen = [clip[index].to(self._device) for clip, index in zip(clips, indices, strict=True)]
+        reasons = [unusable(frames) for frames in chosen]
+        usable = [frames for frames, reason in zip(chosen, reasons, strict=True) if reason is None]
+        reconstructions = iter(reconstruct_many(self.geometry, usable) if usable else [])
+        return [
+            RewardResult(value=None, reason=reason, frame_indices=tuple(index))
+            if reason
+            else self._result(next(reconstructions), index)
+            for index, reason in zip(indices, reasons, strict=True)
+        ]
+
+    def _indices(self, clip_THW3: Tensor) -> list[int]:
+        check_frames(clip_THW3)
+        return select_frames(clip_THW3.shape[0], self.options.frames)
+
+    def _result(self, reconstruction: Reconstruction, indices: list[int]) -> RewardResult:
+        error = reprojection_error(reconstruction, self.options, self._perceptual)
+        finite = error.value is None or torch.tensor(error.value).isfinite().item()
+        return RewardResult(
+            value=error.value if finite else None,
+            reason=error.reason if finite else "error is not finite",
+            frame_indices=tuple(indices),
+            w2c=tuple(reconstruction.w2c_T34.flatten().tolist()),
+            intrinsics=tuple(reconstruction.intrinsics_T33.flatten().tolist()),
+            mse=error.mse,
+            perceptual=error.perceptual,
+            coverage=error.coverage,
+            motion=error.motion,
+            frame_errors=error.frame_errors,
+            images_KHW3=error.images_THW3,
+            error_maps_KHW=error.error_maps_THW,
+        )
+
+
+def unusable(frames_KHW3: Tensor) -> str | None:
+    """Why frames cannot be scored whatever the geometry, or None."""
+    if frames_KHW3.shape[0] < 2:
+        return f"{frames_KHW3.shape[0]} frame, at least 2 are needed"
+    low_K, high_K = frames_KHW3.flatten(1).aminmax(dim=1)
+    if not bool(torch.isfinite(low_K + high_K).all()):
+        return "frames are not finite"
+    if bool((low_K < 0).any()) or bool((high_K > 1).any()):
+        return "frames are outside [0,1]"
+    flat = ((high_K - low_K) < _FLAT).nonzero().flatten().tolist()
+    if flat:
+        return f"frame {flat[0]} of those used is one flat colour"
+    return None
+
+
+def options_version(version: str, options: dict[str, object], geometry: GeometryBackend) -> str:
+    """The code's version and a hash of all that a value depends on, such as 1-3f2a9c04."""
+    content = json.dumps([version, options, geometry.name, geometry.model, geometry.revision], sort_keys=True)
+    return f"{version}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

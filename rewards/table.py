@@ -1,0 +1,85 @@
+"""The rewards by name. Adding one is a file with a class like `ReprojectionReward` and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from rewards.errors import RewardError
+from rewards.geometry import GeometryBackend
+from rewards.reprojection import ReprojectionOptions
+from rewards.scoring import ReprojectionReward, RewardResult
+
+
+class Reward(Protocol):
+    """Scores clips; version names all that a value depends on: only values of one version compare."""
+
+    name: str
+    version: str
+    geometry: GeometryBackend
+
+    def score(self, frames_THW3: Tensor) -> RewardResult:
+        """Score float frames in [0,1]."""
+        ...
+
+    def score_many(self, clips: Sequence[Tensor]) -> list[RewardResult]:
+        """Score several clips."""
+        ...
+
+
+class RewardConstructor(Protocol):
+    """Builds a reward from a loaded backend and an instance of its options class."""
+
+    def __call__(
+        self,
+        *,
+        geometry: GeometryBackend,
+        options: Any,
+        version: str,
+        perceptual_weights: Path | None = None,
+        device: str = "cpu",
+    ) -> Reward:
+        """Build it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSpec:
+    """A reward of the table. version is raised whenever the same options begin to give other values."""
+
+    version: str
+    options: type
+    constructor: RewardConstructor
+
+
+REWARDS: dict[str, RewardSpec] = {
+    "reprojection": RewardSpec(version="1", options=ReprojectionOptions, constructor=ReprojectionReward),
+}
+
+
+def load_reward(
+    name: str,
+    *,
+    geometry: GeometryBackend,
+    options: object | None = None,
+    perceptual_weights: Path | None = None,
+    device: str = "cpu",
+) -> Reward:
+    """Build the reward `name`; options is an instance of its options class, or None for the defaults.
+
+    Raises RewardError when the name is unknown or a perceptual backbone is missing.
+    """
+    spec = REWARDS.get(name)
+    if spec is None:
+        raise RewardError(f"reward '{name}' does not exist; choose one of: {', '.join(REWARDS)}")
+    return spec.constructor(
+        geometry=geometry,
+        options=spec.options() if options is None else options,
+        version=spec.version,
+        perceptual_weights=perceptual_weights,
+        device=device,
+    )

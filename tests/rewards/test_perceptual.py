@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rewards import perceptual
+from rewards.errors import RewardError
+from rewards.perceptual import BACKBONES, load_perceptual
+
+
+def test_none_is_no_term_and_ssim_needs_nothing() -> None:
+    assert load_perceptual("none") is None
+    ssim = load_perceptual("ssim")
+    frames = torch.rand(2, 16, 16, 3, generator=torch.Generator().manual_seed(0))
+    assert ssim is not None
+    assert ssim(frames, frames).tolist() == pytest.approx([0.0, 0.0], abs=1e-5)
+    assert (ssim(frames, 1 - frames) > 0.5).all()
+
+
+def test_unknown_terms_are_named() -> None:
+    with pytest.raises(RewardError, match="'lpips' does not exist; choose one of: none, ssim, lpips-vgg"):
+        load_perceptual("lpips")
+
+
+def test_a_missing_backbone_names_the_file_and_its_source(tmp_path: Path) -> None:
+    with pytest.raises(RewardError, match=r"nowhere\.pth is missing; fetch it from .*/vgg16-397923af\.pth"):
+        load_perceptual("lpips-vgg", weights=tmp_path / "nowhere.pth")
+
+
+def test_the_hub_cache_is_where_it_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(RewardError, match=f"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth is missing"):
+        load_perceptual("lpips-alex")
+
+
+def test_another_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "vgg16-397923af.pth"
+    path.write_bytes(b"not the published weights")
+    with pytest.raises(RewardError, match=r"has SHA-256 .*, not 397923af"):
+        load_perceptual("lpips-vgg", weights=path)
+
+
+def test_lpips_runs_on_its_own_heads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real class and heads over a backbone of random weights: wiring, not the published values."""
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    path = tmp_path / "alex.pth"
+    torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(perceptual.BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
+    distance = load_perceptual("lpips-alex", weights=path)
+    frames = torch.rand(3, 64, 64, 3)
+    assert distance is not None
+    assert distance.name == "lpips-alex"
+    assert distance(frames, frames).tolist() == [0.0] * 3
+    assert (distance(frames, frames.flip(1)) > 0).all()
