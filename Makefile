@@ -1,0 +1,55 @@
+# Needs python3 (3.11 or newer) with pip. Everything else is installed into .venv, at the versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := storage rewards pipeline trainer jobs
+DEMO_ARGS ?=
+TEST_ARGS ?=
+
+# Named after the contents that decide an installation: a new pin reinstalls, a checkout that touches times does not.
+KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+INSTALLED := $(VENV)/.installed-$(KEY)
+
+.PHONY: help install demo test quality format clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo     the whole loop on the embedded world, ends with a table and a report"
+	@echo "make test     the tests"
+	@echo "make quality  formatting, lint, strict types, import directions"
+	@echo "make format   rewrite the sources as quality wants them"
+	@echo "make install  only create .venv and install"
+	@echo "make clean    remove .venv and caches (runs are kept)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than 3.11: run make PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
+	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
+	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/gpa demo $(DEMO_ARGS)
+
+test: $(INSTALLED)
+	$(BIN)/pytest $(TEST_ARGS)
+
+quality: $(INSTALLED)
+	$(BIN)/ruff format --check $(PACKAGES) tests
+	$(BIN)/ruff check $(PACKAGES) tests
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_import_direction.py
+
+format: $(INSTALLED)
+	$(BIN)/ruff format $(PACKAGES) tests
+	$(BIN)/ruff check --fix $(PACKAGES) tests
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find $(PACKAGES) tests -name __pycache__ -type d -prune -exec rm -rf {} +
