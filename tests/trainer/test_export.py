@@ -1,0 +1,108 @@
+"""The exported adapter in the real pipeline class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXImageToVideoPipeline
+
+from storage.errors import UserError
+from trainer.config import TrainConfig
+from trainer.export import read_adapter, require_base
+from trainer.loop import Trainer, train
+from trainer.signals import StopRequest
+
+
+@pytest.fixture
+def inputs() -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(5)
+    return {
+        "hidden_states": torch.randn(2, 3, 8, 4, 6, generator=generator),
+        "encoder_hidden_states": torch.randn(2, 5, 12, generator=generator),
+        "timestep": torch.tensor([100, 900]),
+        "return_dict": False,
+    }
+
+
+@torch.no_grad()
+def output(transformer: Any, inputs: dict[str, Any]) -> torch.Tensor:
+    result: torch.Tensor = transformer(**inputs)[0]
+    return result
+
+
+def test_loads_with_alpha_equals_the_trained_model_and_unloads(
+    make_config: Callable[..., TrainConfig],
+    make_pairs: Callable[..., Any],
+    make_transformer: Callable[..., Any],
+    make_scheduler: Callable[[], Any],
+    inputs: dict[str, Any],
+) -> None:
+    trainer = Trainer(make_config(rank=4, alpha=16, lr=1e-2), make_pairs(4))
+    trainer.run(StopRequest(), None)
+    adapter_dir = trainer.finish().adapter_dir
+    trained = output(trainer.family.transformer, inputs)
+
+    pipe = CogVideoXImageToVideoPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        vae=None,
+        transformer=make_transformer(),
+        scheduler=make_scheduler(),
+    )
+    base = output(pipe.transformer, inputs)
+    pipe.load_lora_weights(adapter_dir)
+    loaded = output(pipe.transformer, inputs)
+    assert (loaded - base).abs().max() > 1e-3
+    assert torch.equal(loaded, trained)
+    assert {
+        module.scaling["default_0"] for module in pipe.transformer.modules() if hasattr(module, "scaling")
+    } == {4.0}
+    pipe.unload_lora_weights()
+    assert torch.equal(output(pipe.transformer, inputs), base)
+
+
+def test_note_names_the_base_and_another_base_is_refused(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+) -> None:
+    result = train(make_config(), source=make_pairs(3))
+    info = read_adapter(result.adapter_dir)
+    assert (info.base_model, info.base_revision, info.rank, info.alpha) == ("tiny", "r1", 4, 16)
+    assert info.training["steps"] == 6
+    assert info.training["beta"] == 500.0
+    require_base(info, "tiny", "r1")
+    with pytest.raises(UserError, match="trained on tiny at revision r1, not on tiny at r2"):
+        require_base(info, "tiny", "r2")
+
+
+def test_damaged_adapters_are_refused(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="not a whole adapter"):
+        read_adapter(tmp_path)
+    directory = train(make_config(), source=make_pairs(3)).adapter_dir
+    weights = directory / "pytorch_lora_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is not what was exported"):
+        read_adapter(directory)
+    (directory / "adapter.json").write_text(json.dumps({"base_model": "tiny"}))
+    with pytest.raises(UserError, match="not a whole adapter"):
+        read_adapter(directory)
+
+
+def test_the_run_folder_says_what_was_done(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+) -> None:
+    config = make_config(tensorboard=True)
+    result = train(config, source=make_pairs(3))
+    saved = json.loads((config.out_dir / "config.json").read_text())
+    assert saved == config.to_json()
+    assert any((config.out_dir / "tensorboard").iterdir())
+    assert result.steps == 6
+    lines = [json.loads(line) for line in (config.out_dir / "metrics.jsonl").read_text().splitlines()]
+    assert result.metrics["loss"] == pytest.approx(sum(line["loss"] for line in lines) / 6)
+    assert not list(config.out_dir.rglob("*.pt")) + list(config.out_dir.rglob("*.bin"))

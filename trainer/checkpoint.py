@@ -1,0 +1,149 @@
+"""Checkpoints: one folder per step, written whole or not at all, without pickle.
+
+checkpoints/step-00000040/lora.safetensors        the adapter's weights
+                          optimizer.safetensors   <parameter>|<key of its optimiser state>
+                          rng.safetensors         torch's CPU generator
+                          state.json              step, configuration, sha256 of the three
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from storage.errors import UserError
+from trainer.files import publish_directory, sha256, write_json, write_tensors
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+_TEMPORARY = ".tmp-"
+_TENSOR_FILES = ("lora", "optimizer", "rng")
+_SEPARATOR = "|"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A training after `step` steps; `config` holds what must not change on resume."""
+
+    step: int
+    config: dict[str, Any]
+    lora: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
+    rng: Tensor
+
+    def __post_init__(self) -> None:
+        if self.step < 0:
+            raise ValueError(f"step must be >= 0, got {self.step}")
+        if self.rng.dtype != torch.uint8:
+            raise ValueError(f"rng must be the bytes of a generator state, got {self.rng.dtype}")
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
+    """Write a checkpoint folder in one move, then delete all but the newest `keep`."""
+    directory.mkdir(parents=True, exist_ok=True)
+    final = directory / f"step-{checkpoint.step:08d}"
+    temporary = directory / f"{_TEMPORARY}{os.getpid()}-{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    tensors = {"lora": checkpoint.lora, "optimizer": checkpoint.optimizer, "rng": {"torch": checkpoint.rng}}
+    for name in _TENSOR_FILES:
+        write_tensors(temporary / f"{name}.safetensors", tensors[name])
+    digests = {name: sha256(temporary / f"{name}.safetensors") for name in _TENSOR_FILES}
+    state = {"format": FORMAT, "step": checkpoint.step, "config": checkpoint.config, "sha256": digests}
+    write_json(temporary / "state.json", state)
+    publish_directory(temporary, final)
+    _prune(directory, keep)
+    return final
+
+
+def load_latest(directory: Path) -> Checkpoint | None:
+    """The newest whole checkpoint, or None; a damaged one is warned of and the one before it is used."""
+    damaged = False
+    for path in _newest_first(directory):
+        try:
+            checkpoint = _load(path)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
+            damaged = True
+            continue
+        if damaged:
+            logger.warning("continuing from checkpoint %s instead", path)
+        return checkpoint
+    if damaged:
+        logger.warning(
+            "no whole checkpoint is left in %s: training starts again from the first step", directory
+        )
+    return None
+
+
+def require_same_config(saved: dict[str, Any], current: dict[str, Any], out_dir: Path) -> None:
+    """Raise UserError naming the first field in which a resumed training differs from the saved one."""
+    for name in sorted(saved.keys() | current.keys()):
+        before, now = saved.get(name), current.get(name)
+        if before != now:
+            raise UserError(
+                f"the training in {out_dir} was started with {name} {before!r}, now it is {now!r}: give the "
+                "same value to continue it, or another output name to start a new one"
+            )
+
+
+def optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
+) -> dict[str, Tensor]:
+    """The optimiser's tensors on the CPU, named by parameter."""
+    return {
+        f"{name}{_SEPARATOR}{key}": value.detach().to("cpu", copy=True).contiguous()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_state(
+    optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], state: dict[str, Tensor]
+) -> None:
+    """Put the optimiser's tensors back. Raises ValueError for a tensor of no parameter."""
+    for full_name, value in state.items():
+        name, _, key = full_name.rpartition(_SEPARATOR)
+        if name not in parameters:
+            raise ValueError(f"the saved optimiser has a state for {name}, which the adapter has not")
+        parameter = parameters[name]
+        # AdamW keeps its step counts on the CPU, the moments beside their parameter.
+        device = parameter.device if value.ndim else torch.device("cpu")
+        optimizer.state[parameter][key] = value.to(device, copy=True)
+
+
+def _load(path: Path) -> Checkpoint:
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    if state["format"] != FORMAT:
+        raise ValueError(f"it has format {state['format']}, this version reads {FORMAT}")
+    for name in _TENSOR_FILES:
+        if sha256(path / f"{name}.safetensors") != state["sha256"][name]:
+            raise ValueError(f"{name}.safetensors is not what was written")
+    lora, optimizer, rng = (load_file(path / f"{name}.safetensors") for name in _TENSOR_FILES)
+    return Checkpoint(
+        step=state["step"], config=state["config"], lora=lora, optimizer=optimizer, rng=rng["torch"]
+    )
+
+
+def _newest_first(directory: Path) -> Iterator[Path]:
+    yield from sorted(directory.glob("step-*"), reverse=True)
+
+
+def _prune(directory: Path, keep: int) -> None:
+    for path in list(_newest_first(directory))[keep:]:
+        shutil.rmtree(path)
+    # A killed process leaves its unfinished folder; only one process writes here at a time.
+    for path in directory.glob(f"{_TEMPORARY}*"):
+        shutil.rmtree(path)

@@ -1,0 +1,145 @@
+"""The configuration of a training, validated as it is built, and what of it must not change on resume."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from storage.errors import UserError
+
+Objective = Literal["dpo"]
+Schedule = Literal["cosine", "constant"]
+Precision = Literal["fp32", "bf16"]
+Device = Literal["auto", "cpu"]
+
+MAX_SEED = 2**62
+
+# These say where things lie and how often they are written, not what is computed: they may change on resume.
+_FREE_ON_RESUME = frozenset(
+    {"model_dir", "pairs_dir", "out_dir", "checkpoint_every", "keep", "threads", "device", "tensorboard"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training.
+
+    `beta` multiplies differences of per-sample errors, where an error is the MEAN squared error over all
+    elements of a latent video in fp32, without a factor one half. 500 keeps the sigmoid alive at error
+    differences of 1e-3 to 1e-2; Diffusion-DPO's 5000 with its one half is 2500 here.
+
+    `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
+    have been sampled from the same. A step takes batch_size * grad_accum pairs per process. Timesteps are
+    drawn uniformly from min_timestep to max_timestep, both included; None is the scheduler's last.
+    `threads` is the number of CPU threads of torch during the training; None leaves it as it is.
+    Raises UserError naming the field, the rule and the value.
+    """
+
+    model_dir: Path
+    model: str
+    revision: str
+    pairs_dir: Path
+    out_dir: Path
+    objective: Objective = "dpo"
+    beta: float = 500.0
+    rank: int = 64
+    alpha: int = 128
+    lr: float = 5e-6
+    steps: int = 10_000
+    warmup: int = 500
+    schedule: Schedule = "cosine"
+    weight_decay: float = 0.0
+    batch_size: int = 8
+    grad_accum: int = 1
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    max_grad_norm: float = 1.0
+    checkpoint_every: int = 50
+    keep: int = 2
+    min_timestep: int = 0
+    max_timestep: int | None = None
+    threads: int | None = None
+    device: Device = "auto"
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("model_dir", "pairs_dir", "out_dir"):
+            object.__setattr__(self, name, Path(getattr(self, name)))
+        self._check_choices()
+        self._check_numbers()
+        if self.max_timestep is not None and self.max_timestep < self.min_timestep:
+            raise _bad("max_timestep", f"must be >= min_timestep ({self.min_timestep})", self.max_timestep)
+        if self.warmup > self.steps:
+            raise _bad("warmup", f"must be <= steps ({self.steps})", self.warmup)
+
+    def _check_choices(self) -> None:
+        choices: dict[str, tuple[str, ...]] = {
+            "objective": get_args(Objective),
+            "schedule": get_args(Schedule),
+            "precision": get_args(Precision),
+            "device": get_args(Device),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise _bad(name, f"must be one of {', '.join(allowed)}", getattr(self, name))
+        for name in ("model", "revision"):
+            if not getattr(self, name):
+                raise _bad(name, "must name the base model", getattr(self, name))
+
+    def _check_numbers(self) -> None:
+        for name in ("rank", "alpha", "steps", "batch_size", "grad_accum", "checkpoint_every", "keep"):
+            _require_int(name, getattr(self, name), 1)
+        for name in ("warmup", "seed", "min_timestep"):
+            _require_int(name, getattr(self, name), 0)
+        for name in ("max_timestep", "threads"):
+            if getattr(self, name) is not None:
+                _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
+        for name in ("beta", "lr", "max_grad_norm"):
+            _require_number(name, getattr(self, name), positive=True)
+        _require_number("weight_decay", self.weight_decay, positive=False)
+        if self.seed >= MAX_SEED:
+            raise _bad("seed", "must be < 2**62", self.seed)
+
+    def to_json(self) -> dict[str, Any]:
+        """Every field, paths as strings: what `config.json` beside the adapter holds."""
+        return {
+            field.name: str(value) if isinstance(value := getattr(self, field.name), Path) else value
+            for field in dataclasses.fields(self)
+        }
+
+    def fixed_fields(self) -> dict[str, Any]:
+        """The fields that decide the numbers, and so may not change between a run and its resumption.
+
+        With a constant schedule the number of steps enters no number, so it may be raised to go on.
+        """
+        free = _FREE_ON_RESUME | ({"steps"} if self.schedule == "constant" else set())
+        return {name: value for name, value in self.to_json().items() if name not in free}
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The rate of the 0-based step: linear warm-up, then constant or a half cosine towards zero."""
+    if step < config.warmup:
+        return config.lr * (step + 1) / config.warmup
+    if config.schedule == "constant":
+        return config.lr
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def _require_int(name: str, value: object, minimum: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+        raise _bad(name, f"must be a whole number >= {minimum}", value)
+
+
+def _require_number(name: str, value: object, *, positive: bool) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not isinstance(value, (int, float)) or value < 0 or (positive and value == 0):
+        raise _bad(name, f"must be a finite number {'> 0' if positive else '>= 0'}", value)
+
+
+def _bad(field: str, rule: str, value: object) -> UserError:
+    return UserError(f"training option {field} {rule}, got {value!r}: change {field}")

@@ -1,0 +1,39 @@
+"""Model families the trainer knows: one file and one line in the table each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from storage.errors import UserError
+from trainer.families.base import Family, FamilyLoader
+from trainer.families.cogvideox import CogVideoXFamily
+
+# Transformer class, as model_index.json names it -> what knows how to train it.
+FAMILIES: dict[str, FamilyLoader] = {
+    "CogVideoXTransformer3DModel": CogVideoXFamily.load,
+}
+
+
+def load_family(model_dir: Path, dtype: torch.dtype) -> Family:
+    """The model of a diffusers folder, ready for an adapter. Raises UserError when it is not one we train."""
+    index = model_dir / "model_index.json"
+    try:
+        entry = json.loads(index.read_text(encoding="utf-8")).get("transformer")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"{model_dir} is not a diffusers model folder ({index.name}: {error}): give the folder that "
+            "holds model_index.json, transformer/ and scheduler/"
+        ) from error
+    name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+    if name not in FAMILIES:
+        raise UserError(
+            f"the model in {model_dir} has a transformer of class {name}, which cannot be trained: "
+            f"choose a model with one of {', '.join(sorted(FAMILIES))}"
+        )
+    return FAMILIES[name](model_dir, dtype)
+
+
+__all__ = ["FAMILIES", "Family", "load_family"]

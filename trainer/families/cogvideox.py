@@ -1,0 +1,185 @@
+"""CogVideoX, text-to-video and image-to-video, called exactly as the diffusers pipelines call it.
+
+Legend: B samples, F latent frames, C latent channels, H W latent size, L prompt tokens, D their width.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import CogVideoXDDIMScheduler, CogVideoXDPMScheduler, CogVideoXTransformer3DModel
+from diffusers.models.embeddings import get_3d_rotary_pos_embed
+from torch import Tensor
+
+from storage.errors import UserError
+
+SCHEDULERS: dict[str, Any] = {
+    "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
+    "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
+}
+# The pipeline feeds this constant to the models that take an offset embedding (1.5 image-to-video).
+OFS = 2.0
+
+
+class CogVideoXFamily:
+    """Velocity prediction under the checkpoint's own scheduler, positions as the pipeline makes them."""
+
+    name: str = "cogvideox"
+    component: str = "transformer"
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __init__(self, transformer: Any, scheduler: Any) -> None:
+        """Take a CogVideoXTransformer3DModel and its scheduler. Raises UserError for an unsupported kind."""
+        config = transformer.config
+        if config.patch_size_t is not None:
+            raise UserError(
+                f"this CogVideoX has patch_size_t {config.patch_size_t} (version 1.5), whose padded frames "
+                "the trainer does not mask yet: train a CogVideoX 1.0 model"
+            )
+        if scheduler.config.prediction_type != "v_prediction":
+            raise UserError(
+                f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX is trained on "
+                "'v_prediction': correct prediction_type in scheduler/scheduler_config.json"
+            )
+        self.transformer = transformer
+        self.scheduler = scheduler
+        # float64 in diffusers; some devices have none, and add_noise casts it to fp32 anyway.
+        scheduler.alphas_cumprod = scheduler.alphas_cumprod.float()
+        self.timesteps = int(scheduler.config.num_train_timesteps)
+        self._rotary: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor]] = {}
+
+    @classmethod
+    def load(cls, model_dir: Path, dtype: torch.dtype) -> CogVideoXFamily:
+        """The transformer and scheduler of a model folder. Raises UserError when either cannot be read."""
+        config_path = model_dir / "scheduler" / "scheduler_config.json"
+        try:
+            scheduler_config = json.loads(config_path.read_text(encoding="utf-8"))
+            transformer = CogVideoXTransformer3DModel.from_pretrained(
+                model_dir / "transformer", torch_dtype=dtype, local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"the model in {model_dir} cannot be read ({error}): fetch or build it again"
+            ) from error
+        name = scheduler_config.get("_class_name")
+        if name not in SCHEDULERS:
+            raise UserError(
+                f"{config_path} names the scheduler {name}: CogVideoX trains with one of "
+                f"{', '.join(SCHEDULERS)}"
+            )
+        return cls(transformer, SCHEDULERS[name].from_config(scheduler_config))
+
+    @property
+    def image_to_video(self) -> bool:
+        """Whether the first frame's latents are concatenated on channels."""
+        config = self.transformer.config
+        return int(config.in_channels) == 2 * int(config.out_channels)
+
+    def check(
+        self,
+        latent_shape: tuple[int, ...],
+        prompt_shape: tuple[int, ...],
+        image_shape: tuple[int, ...] | None,
+    ) -> None:
+        """Raise UserError when a pair of these shapes (F C H W; L D; F C H W) cannot be of this model."""
+        config = self.transformer.config
+        if len(latent_shape) != 4 or latent_shape[1] != config.out_channels:
+            raise _mismatch("latents", latent_shape, f"[F, {config.out_channels}, H, W]")
+        _, channels, height, width = latent_shape
+        if height % config.patch_size or width % config.patch_size:
+            raise _mismatch("latents", latent_shape, f"H and W divisible by {config.patch_size}")
+        if config.use_learned_positional_embeddings:
+            expected = (_latent_frames(config), channels, config.sample_height, config.sample_width)
+            if latent_shape != expected:
+                raise _mismatch("latents", latent_shape, f"exactly {expected} (learned positions)")
+        if len(prompt_shape) != 2 or prompt_shape[1] != config.text_embed_dim:
+            raise _mismatch("prompt embeddings", prompt_shape, f"[L, {config.text_embed_dim}]")
+        if not self.image_to_video:
+            if image_shape is not None:
+                raise _mismatch("image latents", image_shape, "none (a text-to-video model)")
+        elif image_shape not in {latent_shape, (1, channels, height, width)}:
+            raise _mismatch("image latents", image_shape, f"{latent_shape} (an image-to-video model)")
+
+    def noised(self, clean_BFCHW: Tensor, noise_BFCHW: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
+        """The noised latents and the velocity sqrt(a) noise - sqrt(1 - a) clean, both fp32."""
+        clean, noise = clean_BFCHW.float(), noise_BFCHW.float()
+        noised_BFCHW: Tensor = self.scheduler.add_noise(clean, noise, timestep_B)
+        target_BFCHW: Tensor = self.scheduler.get_velocity(clean, noise, timestep_B)
+        return noised_BFCHW, target_BFCHW
+
+    def predict(
+        self,
+        model: Any,
+        noised_BFCHW: Tensor,
+        timestep_B: Tensor,
+        prompt_BLD: Tensor,
+        image_BFCHW: Tensor | None,
+    ) -> Tensor:
+        """The velocity the model predicts, fp32. Image latents of one frame are zero padded over F."""
+        dtype = self.transformer.dtype
+        hidden = noised_BFCHW.to(dtype)
+        if image_BFCHW is not None:
+            hidden = torch.cat([hidden, _pad_frames(image_BFCHW.to(dtype), hidden.shape[1])], dim=2)
+        ofs = None if self.transformer.config.ofs_embed_dim is None else hidden.new_full((1,), OFS)
+        prediction: Tensor = model(
+            hidden_states=hidden,
+            encoder_hidden_states=prompt_BLD.to(dtype),
+            timestep=timestep_B,
+            ofs=ofs,
+            image_rotary_emb=self._rotary_embedding(noised_BFCHW),
+            return_dict=False,
+        )[0]
+        return prediction.float()
+
+    def _rotary_embedding(self, latents_BFCHW: Tensor) -> tuple[Tensor, Tensor] | None:
+        config = self.transformer.config
+        if not config.use_rotary_positional_embeddings:
+            return None
+        frames, height, width = latents_BFCHW.shape[1], latents_BFCHW.shape[3], latents_BFCHW.shape[4]
+        key = (frames, height, width, latents_BFCHW.device)
+        if key not in self._rotary:
+            patch = config.patch_size
+            grid = (height // patch, width // patch)
+            base = (config.sample_height // patch, config.sample_width // patch)
+            self._rotary[key] = get_3d_rotary_pos_embed(
+                embed_dim=config.attention_head_dim,
+                crops_coords=_crop_region(grid, base),
+                grid_size=grid,
+                temporal_size=frames,
+                device=latents_BFCHW.device,
+            )
+        return self._rotary[key]
+
+
+def _crop_region(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Where a grid of this aspect ratio lies in the base grid: centred, as large as fits."""
+    (height, width), (base_height, base_width) = grid, base
+    if height / width > base_height / base_width:
+        fitted_height, fitted_width = base_height, round(base_height / height * width)
+    else:
+        fitted_height, fitted_width = round(base_width / width * height), base_width
+    top, left = round((base_height - fitted_height) / 2.0), round((base_width - fitted_width) / 2.0)
+    return (top, left), (top + fitted_height, left + fitted_width)
+
+
+def _pad_frames(image_BFCHW: Tensor, frames: int) -> Tensor:
+    missing = frames - image_BFCHW.shape[1]
+    if missing == 0:
+        return image_BFCHW
+    padding = image_BFCHW.new_zeros(image_BFCHW.shape[0], missing, *image_BFCHW.shape[2:])
+    return torch.cat([image_BFCHW, padding], dim=1)
+
+
+def _latent_frames(config: Any) -> int:
+    return int((config.sample_frames - 1) // config.temporal_compression_ratio + 1)
+
+
+def _mismatch(what: str, found: tuple[int, ...] | None, expected: str) -> UserError:
+    shape = None if found is None else list(found)
+    return UserError(
+        f"the pairs hold {what} of shape {shape}, this model takes {expected}: train the model that "
+        "the pairs were sampled from, or sample and pair again with this one"
+    )

@@ -1,0 +1,63 @@
+"""LoRA on a diffusers transformer; the reference policy is the same weights with the adapter disabled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from torch import Tensor, nn
+
+ADAPTER = "default"
+
+
+def lora_config(rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
+    """The peft configuration: no dropout, no bias, second matrix zero so that training starts at the base."""
+    return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
+
+
+def attach_lora(transformer: Any, rank: int, alpha: int, targets: tuple[str, ...], seed: int) -> None:
+    """Freeze the transformer and add a trainable fp32 adapter whose first values depend on the seed only."""
+    transformer.requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        transformer.add_adapter(lora_config(rank, alpha, targets), adapter_name=ADAPTER)
+    for parameter in transformer.parameters():
+        if parameter.requires_grad:
+            # On a bf16 base an update of 1e-6 would round away: the adapter stays in fp32.
+            parameter.data = parameter.data.float()
+
+
+def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapter's parameters by module name, in the model's order."""
+    return {name: p for name, p in transformer.named_parameters() if "lora_" in name}
+
+
+@contextmanager
+def adapter_disabled(transformer: Any) -> Iterator[None]:
+    """Inside, the model computes exactly what the base computes."""
+    transformer.disable_adapters()
+    try:
+        yield
+    finally:
+        transformer.enable_adapters()
+
+
+def lora_state(transformer: nn.Module) -> dict[str, Tensor]:
+    """The adapter's weights on the CPU under peft's names (without the adapter's own name)."""
+    state = cast("dict[str, Tensor]", get_peft_model_state_dict(transformer, adapter_name=ADAPTER))
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+
+
+def load_lora_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
+    """Put saved weights back. Raises ValueError when they are not those of this adapter."""
+    expected = {name: tuple(value.shape) for name, value in lora_state(transformer).items()}
+    found = {name: tuple(value.shape) for name, value in state.items()}
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))
+        raise ValueError(
+            f"the saved adapter is not of this model, rank or targets: first difference {wrong[0]}"
+        )
+    set_peft_model_state_dict(transformer, state, adapter_name=ADAPTER)

@@ -1,0 +1,90 @@
+"""The training log: one JSON object a line, and TensorBoard; continuous across interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from storage.atomic import write_bytes
+from storage.errors import UserError
+
+LOG_NAME = "metrics.jsonl"
+TENSORBOARD_NAME = "tensorboard"
+
+
+class MetricsLog:
+    """Appends a line per step; opening it at a step drops what an interrupted training logged after it."""
+
+    def __init__(self, out_dir: Path, resumed_step: int, *, tensorboard: bool) -> None:
+        """Open the log of a training that continues after `resumed_step` steps (0: from the start)."""
+        path = out_dir / LOG_NAME
+        kept = [line for line in read_log(out_dir) if line["step"] <= resumed_step]
+        write_bytes(path, "".join(_line(line) for line in kept).encode())
+        self._file = path.open("a", encoding="utf-8")
+        self._writer = _summary_writer(out_dir / TENSORBOARD_NAME, resumed_step) if tensorboard else None
+
+    def write(self, step: int, metrics: dict[str, float]) -> None:
+        """Log the metrics of the step that was the `step`-th to be completed."""
+        self._file.write(_line({"step": step, **metrics}))
+        self._file.flush()
+        if self._writer is not None:
+            for name, value in metrics.items():
+                self._writer.add_scalar(f"train/{name}", value, step)
+
+    def sync(self) -> None:
+        """Make the lines durable, before a checkpoint that relies on them."""
+        os.fsync(self._file.fileno())
+        if self._writer is not None:
+            self._writer.flush()
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_log(out_dir: Path) -> list[dict[str, Any]]:
+    """The whole lines of a training log, oldest first; a line cut off by a crash ends it."""
+    path = out_dir / LOG_NAME
+    if not path.exists():
+        return []
+    lines: list[dict[str, Any]] = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            break
+        lines.append(line)
+    return lines
+
+
+def recent_means(out_dir: Path, window: int = 20) -> dict[str, float]:
+    """Mean of every metric over the last `window` logged steps: single steps are noisy."""
+    lines = read_log(out_dir)[-window:]
+    if not lines:
+        return {}
+    names = [name for name in lines[-1] if name != "step"]
+    return {name: sum(line[name] for line in lines) / len(lines) for name in names}
+
+
+def _line(values: dict[str, Any]) -> str:
+    return json.dumps(values, allow_nan=False) + "\n"
+
+
+def _summary_writer(directory: Path, resumed_step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            f"TensorBoard cannot be imported ({error}): pip install tensorboard, or switch tensorboard off"
+        ) from error
+    # Events of steps after the checkpoint, logged before the interruption, are hidden by the viewer.
+    return SummaryWriter(str(directory), purge_step=resumed_step + 1 if resumed_step else None)
