@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from storage.errors import UserError
+from storage.ids import SPLITS, Split
 
 Objective = Literal["dpo"]
 Schedule = Literal["cosine", "constant"]
@@ -32,9 +33,10 @@ class TrainConfig:
     differences of 1e-3 to 1e-2; Diffusion-DPO's 5000 with its one half is 2500 here.
 
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
-    have been sampled from the same. A step takes batch_size * grad_accum pairs per process. Timesteps are
-    drawn uniformly from min_timestep to max_timestep, both included; None is the scheduler's last.
-    `threads` is the number of CPU threads of torch during the training; None leaves it as it is.
+    have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all.
+    A step takes batch_size * grad_accum pairs per process. Timesteps are drawn uniformly from min_timestep
+    to max_timestep, both included; None is the scheduler's last. `threads` is the number of CPU threads of
+    torch during the training; None leaves it as it is.
     Raises UserError naming the field, the rule and the value.
     """
 
@@ -43,6 +45,7 @@ class TrainConfig:
     revision: str
     pairs_dir: Path
     out_dir: Path
+    split: Split | None = "train"
     objective: Objective = "dpo"
     beta: float = 500.0
     rank: int = 64
@@ -86,6 +89,8 @@ class TrainConfig:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise _bad(name, f"must be one of {', '.join(allowed)}", getattr(self, name))
+        if self.split is not None and self.split not in SPLITS:
+            raise _bad("split", f"must be one of {', '.join(SPLITS)}, or none for all", self.split)
         for name in ("model", "revision"):
             if not getattr(self, name):
                 raise _bad(name, "must name the base model", getattr(self, name))

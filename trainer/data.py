@@ -15,24 +15,19 @@ from torch import Tensor
 
 from storage.errors import UserError
 from storage.ids import content_id
+from storage.pair_dataset import PairDataset
 
 CACHE_BYTES = 512 * 2**20
 
 
 class PairSource(Protocol):
-    """What the trainer needs of a set of pairs; `storage.pairs.PairDataset` is the real one."""
+    """What the trainer needs of a set of pairs; `storage.pair_dataset.PairDataset` is the real one."""
 
-    @property
-    def model(self) -> str:
-        """Name of the base model that the pairs were sampled from."""
-
-    @property
-    def revision(self) -> str:
-        """Its revision."""
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """F C H W of every pair."""
+    model: str
+    """Name of the base model that the pairs were sampled from."""
+    revision: str
+    latent_shape: tuple[int, ...]
+    """F C H W of every pair."""
 
     def __len__(self) -> int:
         """Number of pairs."""
@@ -125,16 +120,9 @@ class PairLoader:
         return torch.stack(tensors).to(self.device)
 
 
-def open_pairs(directory: Path) -> PairSource:
-    """The pair shards of a directory. Raises UserError when it is missing or holds none."""
-    from storage.pairs import PairDataset
-
-    if not any(directory.glob("*.parquet")):
-        raise UserError(
-            f"there are no pair shards in {directory}: run `gpa pair` first, without --index-only"
-        )
-    source: PairSource = PairDataset(directory)
-    return source
+def open_pairs(directory: Path, split: str | None) -> PairSource:
+    """The pair shards of a directory. Raises UserError when there are none of this split."""
+    return PairDataset(directory, split)
 
 
 def require_same_model(source: PairSource, model: str, revision: str) -> None:
@@ -147,15 +135,11 @@ def require_same_model(source: PairSource, model: str, revision: str) -> None:
             )
 
 
-def pairs_fingerprint(source: PairSource, directory: Path) -> str:
-    """What the set of pairs is, so that a training is not resumed on another one.
-
-    Shards are named by their content; a source without shards is named by its pairs.
-    """
-    names = sorted(path.name for path in directory.glob("*.parquet"))
-    if not names:
-        names = [source.read(index).pair_id for index in range(len(source))]
-    return content_id(names)
+def pairs_fingerprint(source: PairSource) -> str:
+    """What the set of pairs is, wherever it lies, so that a training is not resumed on another one."""
+    if isinstance(source, PairDataset):
+        return content_id(source.table["pair_id"].to_pylist())
+    return content_id([source.read(index).pair_id for index in range(len(source))])
 
 
 def _row_bytes(row: Any) -> int:

@@ -39,11 +39,11 @@ def dpo_loss(
     with torch.no_grad():
         metrics = {
             "margin": margin_B.mean(),
-            "accuracy": ((margin_B > 0).float() + 0.5 * (margin_B == 0).float()).mean(),
+            "accuracy": (0.5 + 0.5 * margin_B.sign()).mean(),
             "winner_advantage": winner_advantage_B.mean(),
             "loser_advantage": loser_advantage_B.mean(),
             "winner_error": policy_win_B.mean(),
             "loser_error": policy_lose_B.mean(),
-            "saturated": (logit_B > SATURATED_LOGIT).float().mean(),
+            "saturated": (logit_B > SATURATED_LOGIT).to(logit_B.dtype).mean(),
         }
     return F.softplus(-logit_B).mean(), metrics

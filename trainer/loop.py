@@ -42,17 +42,16 @@ from trainer.data import (
 )
 from trainer.errors import Interrupted, NonFiniteLossError
 from trainer.export import export_adapter
-from trainer.families import Family, load_family
 from trainer.files import write_json
-from trainer.lora import attach_lora, load_lora_state, lora_parameters, lora_state
+from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
+from trainer.setup import cpu_threads, load_adapted, timestep_range
 from trainer.signals import StopRequest, stop_requests
 from trainer.step import draw, preference_loss
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, dict[str, float]], None]
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +73,8 @@ def train(
     fit, NonFiniteLossError before the optimiser step it would spoil, and Interrupted after SIGINT or SIGTERM,
     when a checkpoint has been written.
     """
-    with stop_requests() as stop, _threads(config.threads):
-        pairs = open_pairs(config.pairs_dir) if source is None else source
+    with stop_requests() as stop, cpu_threads(config.threads):
+        pairs = open_pairs(config.pairs_dir, config.split) if source is None else source
         require_same_model(pairs, config.model, config.revision)
         trainer = Trainer(config, pairs)
         trainer.resume()
@@ -90,16 +89,16 @@ class Trainer:
         self.config = config
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         self.loader = PairLoader(pairs, self.accelerator.device)
-        self.family = _load_adapted(config, self.loader)
+        self.family = load_adapted(config, self.loader)
         self.parameters = lora_parameters(self.family.transformer)
         self.model = self.accelerator.prepare_model(self.family.transformer)
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay
         )
-        self.timesteps = _timestep_range(config, self.family)
+        self.timesteps = timestep_range(config, self.family)
         self.fixed = {
             **config.fixed_fields(),
-            "pairs": pairs_fingerprint(pairs, config.pairs_dir),
+            "pairs": pairs_fingerprint(pairs),
             "processes": self.accelerator.num_processes,
         }
         self.step = 0
@@ -263,38 +262,3 @@ class Trainer:
             return flag
         value = torch.tensor(float(flag), device=self.accelerator.device)
         return bool(self.accelerator.reduce(value, reduction="sum") > 0)
-
-
-def _load_adapted(config: TrainConfig, loader: PairLoader) -> Family:
-    family = load_family(config.model_dir, _DTYPES[config.precision])
-    row = loader.first
-    image_shape = None if row.image_latents is None else tuple(row.image_latents.shape)
-    family.check(tuple(row.winner_latents.shape), tuple(row.prompt_embeds.shape), image_shape)
-    attach_lora(family.transformer, config.rank, config.alpha, family.lora_targets, config.seed)
-    if config.gradient_checkpointing:
-        family.transformer.enable_gradient_checkpointing()
-    # Gradient checkpointing is silently off outside train mode.
-    family.transformer.train()
-    return family
-
-
-def _timestep_range(config: TrainConfig, family: Family) -> tuple[int, int]:
-    last = family.timesteps - 1
-    high = last if config.max_timestep is None else config.max_timestep
-    if high > last or config.min_timestep > high:
-        raise UserError(
-            f"timesteps {config.min_timestep} to {high} are not within the scheduler's 0 to {last}: "
-            "change min_timestep and max_timestep"
-        )
-    return config.min_timestep, high
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

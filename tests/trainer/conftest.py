@@ -87,9 +87,11 @@ class MemoryPairs:
     model: str = "tiny"
     revision: str = "r1"
 
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        return tuple(self.rows[0].winner_latents.shape)
+    latent_shape: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rows:
+            self.latent_shape = tuple(self.rows[0].winner_latents.shape)
 
     def __len__(self) -> int:
         return len(self.rows)
