@@ -1,0 +1,1 @@
+"""The `gpa` command line: one module per command."""

@@ -1,0 +1,126 @@
+"""The `gpa` command: what there is, and how every command ends.
+
+Exit codes: 0 done; 1 failed, with one line that says what and what to do; 2 wrong usage; 3 finished, but
+some items failed; 130 and 143 stopped by Ctrl-C or SIGTERM.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Any, Final
+
+import click
+
+# The commands in the order of the flow: module with a click command `command`, and its line in the help.
+# Written out so that `gpa --help` imports no command, and none of what commands import.
+COMMANDS: Final[dict[str, tuple[str, str]]] = {
+    "sample": ("jobs.sample", "Sample candidate videos for every prompt."),
+    "score": ("jobs.score", "Score the 3D consistency of every candidate."),
+    "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
+    "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
+}
+FAILED = 1
+PARTIAL = 3
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, and turns errors meant for the user into one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands in the order of the flow."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import one command."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands from the table, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; map what it raises to a line on stderr and an exit code."""
+        from rewards.errors import RewardError
+        from storage.errors import UserError
+
+        stopped_by = _listen()
+        try:
+            return super().invoke(ctx)
+        except (UserError, RewardError) as error:
+            code = _signal_code(error)
+            click.echo(str(error) if code else f"error: {error}", err=True)
+            ctx.exit(code or FAILED)
+        except KeyboardInterrupt:
+            number = stopped_by[0] if stopped_by else signal.SIGINT
+            click.echo(f"stopped by {signal.Signals(number).name}; the same command continues", err=True)
+            ctx.exit(128 + number)
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="A RUN is one directory that holds everything a run makes. Commands are resumable: "
+    "the same command again does only what is missing.",
+)
+@click.version_option(package_name="geometric-preference-alignment", prog_name="gpa")
+@click.option("-v", "--verbose", is_flag=True, help="Log more to stderr.")
+def cli(verbose: bool) -> None:
+    """Align video diffusion models with preferences derived from 3D geometry.
+
+    Sample candidates, score their 3D consistency, pair them, train an adapter:
+
+    \b
+      gpa sample RUN  ->  gpa score RUN  ->  gpa pair RUN  ->  gpa train-dpo RUN
+    """
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+
+
+def main() -> None:
+    """The entry point of the `gpa` script."""
+    cli()
+
+
+def _listen() -> list[int]:
+    """Make SIGTERM end a command as Ctrl-C does; the list returned will hold the signal that did.
+
+    A second signal ends the process at once: what it leaves is what a kill leaves, and the same command
+    continues.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, handle)
+        signal.signal(signal.SIGINT, handle)
+    except ValueError:
+        # Not in the main thread (a test, a notebook): signals stay with whoever has them.
+        return received
+    return received
+
+
+def _signal_code(error: Exception) -> int | None:
+    """128 + signal when the trainer says that a signal ended it after a whole step."""
+    name = getattr(error, "signal_name", None)
+    return 128 + signal.Signals[name] if name else None
+
+
+if __name__ == "__main__":
+    main()

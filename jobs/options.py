@@ -1,0 +1,70 @@
+"""What commands share: options, the end of a command, recorded configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.execute import Summary
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+
+run_argument = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Count what would be done; write nothing.")
+
+
+def option(*names: str, **attributes: Any) -> Callable[[FunctionT], FunctionT]:
+    """A click option whose default the help shows (it comes from the preset)."""
+    return click.option(*names, **{"show_default": True, **attributes})
+
+
+def worker_options(function: FunctionT) -> FunctionT:
+    """The options of commands that spread their work over workers."""
+    for decorate in (
+        option("--ray-address", metavar="ADDRESS", help="Use this Ray cluster instead of a local one."),
+        option(
+            "--gpus-per-worker", type=float, metavar="N", help="GPUs (or a share of one) for each worker."
+        ),
+        option("--workers", type=int, metavar="N", help="Ray actors; 0 works in this process, without Ray."),
+    ):
+        function = decorate(function)
+    return function
+
+
+def recordable(parameters: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a command as run.yaml keeps them: without the run and what shapes the output."""
+    skipped = {"run", "as_json", "dry_run"}
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in sorted(parameters.items())
+        if name not in skipped
+    }
+
+
+def print_result(values: dict[str, Any], as_json: bool, text: str) -> None:
+    """The result of a command on stdout: one JSON object or words."""
+    click.echo(json.dumps(values, sort_keys=True) if as_json else text)
+
+
+def counts(summary: Summary) -> dict[str, Any]:
+    """A summary as plain values."""
+    return {
+        "wanted": summary.wanted,
+        "present": summary.present,
+        "done": summary.done,
+        "failed": summary.failed,
+        "reason": summary.reason,
+    }
+
+
+def finish(ctx: click.Context, summary: Summary, unit: str, where: str) -> None:
+    """Say how many items failed and exit with 3 when any did."""
+    if summary.failed:
+        click.echo(f"{summary.failed} {unit} failed ({where}), the last: {summary.reason}", err=True)
+        ctx.exit(3)

@@ -1,0 +1,96 @@
+"""gpa pair: preference pairs from scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.options import dry_run_option, json_option, option, recordable, run_argument
+from jobs.presets import PresetCommand, preset_option
+
+if TYPE_CHECKING:
+    from pipeline.pair import PairResult
+
+
+@click.command("pair", cls=PresetCommand)
+@run_argument
+@preset_option
+@option("--reward", metavar="NAME", help="Which reward ranks.")
+@option("--reward-version", metavar="VERSION", help="Which of its versions, when there are several.")
+@option("--min-gap", type=float, metavar="X", help="Least difference of the two values.")
+@option(
+    "--max-error",
+    type=float,
+    metavar="X",
+    help="Largest error (minus the value) of a winner; inf is no bound.",
+)
+@option("--min-motion", type=float, metavar="X", help="Less camera motion is static, and left out.")
+@option(
+    "--max-motion-ratio", type=float, metavar="X", help="Largest ratio of the two motions; inf is no bound."
+)
+@option(
+    "--strategy", type=click.Choice(["best-worst", "all", "top-k"]), help="Which candidates of a prompt meet."
+)
+@option("--top-k", type=int, metavar="K", help="For top-k: each of the K best against each of the K worst.")
+@option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Prompts of this split only.")
+@option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pairs go. [default: RUN/pairs]"
+)
+@option("--index-only", is_flag=True, show_default=False, help="Write the rows without training tensors.")
+@dry_run_option
+@json_option
+def command(run: Path, dry_run: bool, as_json: bool, split: str, **chosen: Any) -> None:
+    """Rank the candidates of every prompt of RUN and write preference pairs.
+
+    Prints how many candidates and prompts each rule cost. The pairs carry all tensors that training needs.
+    The directory holds one selection: the same command changes nothing, other settings replace it.
+    """
+    from pipeline.pair import PairSettings, run_pair
+    from storage.run import Run
+
+    settings = PairSettings(
+        split=None if split == "all" else split,
+        **{name: value for name, value in chosen.items() if name != "preset"},
+    )
+    opened = Run.open(run)
+    result = run_pair(
+        opened,
+        settings,
+        write=not dry_run,
+        before_work=lambda: opened.record("pair", recordable({**chosen, "split": split})),
+    )
+    if as_json:
+        _print_json(result)
+    else:
+        _print_table(result, dry_run)
+
+
+def _print_json(result: PairResult) -> None:
+    import json
+
+    steps = [step._asdict() for step in result.funnel]
+    values = {
+        "pairs": result.pairs,
+        "prompts": result.prompts,
+        "reward_version": result.rules.reward_version,
+        "funnel": steps,
+    }
+    click.echo(json.dumps({**values, "directory": str(result.directory)}, sort_keys=True))
+
+
+def _print_table(result: PairResult, dry_run: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Pairs by {result.rules.reward} {result.rules.reward_version}", title_justify="left")
+    table.add_column("rule")
+    for name in ("candidates lost", "prompts lost", "candidates left"):
+        table.add_column(name, justify="right")
+    for step in result.funnel:
+        table.add_row(step.rule, *(f"{value:,}" for value in step[1:]))
+    Console().print(table)
+    where = f"not written (dry run), would be in {result.directory}" if dry_run else f"in {result.directory}"
+    same = "" if dry_run or result.changed else " (unchanged)"
+    click.echo(f"{result.pairs:,} pairs of {result.prompts:,} prompts {where}{same}")

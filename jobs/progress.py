@@ -1,0 +1,98 @@
+"""Progress on stderr: a live bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_LINE_SECONDS = 10.0
+
+
+class ConsoleProgress:
+    """Shows items done, their rate and the time left, counted from what this command itself does."""
+
+    def __init__(self, unit: str) -> None:
+        self._unit = unit
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._what, self._total, self._done, self._made, self._failed = "", 0, 0, 0, 0
+        self._last_line = 0.0
+        # The rate is counted from the first result on: before it, workers load their weights.
+        self._first: float | None = None
+        self._first_made = 0
+
+    def start(self, what: str, total: int, done: int) -> None:
+        """Show that `done` of `total` were there before."""
+        self._what, self._total, self._done, self._made, self._failed = what, total, done, 0, 0
+        self._last_line, self._first, self._first_made = time.monotonic(), None, 0
+        if self._console.is_terminal and done < total:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(what, total=total, completed=done, rate="")
+        elif done < total:
+            self._console.print(
+                f"{what}: {done} of {total} {self._unit} are there, {total - done} to do", highlight=False
+            )
+
+    def advance(self, done: int, failed: int) -> None:
+        """Count items; on a terminal move the bar, elsewhere print a line every ten seconds."""
+        self._done, self._made, self._failed = (
+            self._done + done + failed,
+            self._made + done + failed,
+            self._failed + failed,
+        )
+        if self._first is None:
+            self._first, self._first_made = time.monotonic(), self._made
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=self._done, rate=self._rate())
+            return
+        now = time.monotonic()
+        if now - self._last_line >= _LINE_SECONDS:
+            self._last_line = now
+            self._console.print(
+                f"{self._what}: {self._done} of {self._total}, {self._rate()}, {self._left()} left",
+                highlight=False,
+            )
+
+    def stop(self) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _per_second(self) -> float | None:
+        if self._first is None or self._made <= self._first_made:
+            return None
+        return (self._made - self._first_made) / max(1e-9, time.monotonic() - self._first)
+
+    def _rate(self) -> str:
+        failed = f", {self._failed} failed" if self._failed else ""
+        rate = self._per_second()
+        return (f"{rate:.2f} {self._unit}/s" if rate else f"- {self._unit}/s") + failed
+
+    def _left(self) -> str:
+        rate = self._per_second()
+        if not rate:
+            return "unknown time"
+        minutes, rest = divmod(round((self._total - self._done) / rate), 60)
+        return f"{minutes}:{rest:02d}"

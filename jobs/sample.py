@@ -1,0 +1,98 @@
+"""gpa sample: candidate videos for every prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.options import (
+    counts,
+    dry_run_option,
+    finish,
+    json_option,
+    option,
+    print_result,
+    recordable,
+    run_argument,
+    worker_options,
+)
+from jobs.presets import PresetCommand, preset_option
+
+
+@click.command("sample", cls=PresetCommand)
+@run_argument
+@preset_option
+@option(
+    "--prompts",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="JSONL prompts; without it, the embedded world's.",
+)
+@option("--split", metavar="NAME", help="Split of the world's prompts: train, val or test.")
+@option("--num-prompts", type=int, metavar="N", help="How many of the world's prompts.")
+@option("--model", metavar="NAME", help="world, a diffusers folder, or a Hub id.")
+@option("--revision", metavar="REV", help="Revision of a Hub id.")
+@option(
+    "--adapter", type=click.Path(path_type=Path), metavar="DIR", help="LoRA folder written by gpa train-dpo."
+)
+@option("--candidates", type=int, metavar="N", help="Candidates per prompt.")
+@option("--batch", type=int, metavar="N", help="Candidates of a prompt sampled together.")
+@option("--seed", type=int, metavar="N", help="Seed of the run; every candidate's seed follows from it.")
+@option("--steps", type=int, metavar="N", help="Denoising steps.")
+@option("--guidance", type=float, metavar="X", help="Classifier-free guidance; 1 is none.")
+@option("--height", type=int, metavar="PIXELS")
+@option("--width", type=int, metavar="PIXELS")
+@option("--num-frames", type=int, metavar="N", help="Frames of a video.")
+@option("--fps", type=int, metavar="N", help="Frames a second of the saved video.")
+@option("--max-sequence-length", type=int, metavar="N", help="Text tokens.")
+@option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type the model computes in.")
+@option("--limit", type=int, metavar="N", help="Only the first N prompts.")
+@worker_options
+@dry_run_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """Sample candidate videos for every prompt into RUN.
+
+    Keeps the video, the final latents and the encoded condition of each candidate. The same command again
+    samples only what is missing.
+    """
+    from jobs.progress import ConsoleProgress
+    from pipeline.sample import plan_sample, run_sample
+    from storage.run import Run
+
+    settings = _settings(chosen)
+    if dry_run:
+        plan = plan_sample(settings, Run.open(run) if run.exists() else None, write=False)
+        missing = sum(len(task.ids) for task in plan.tasks)
+        values = {"prompts": plan.prompts, "wanted": plan.wanted, "missing": missing}
+        print_result(
+            values, as_json, f"{plan.prompts} prompts, {plan.wanted} candidates wanted, {missing} to sample"
+        )
+        return
+    opened = Run.create_or_open(run)
+    summary = run_sample(
+        opened,
+        settings,
+        progress=ConsoleProgress("candidates"),
+        before_work=lambda: opened.record("sample", recordable(chosen)),
+    )
+    text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
+    print_result(counts(summary), as_json, text)
+    finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
+
+
+def _settings(chosen: dict[str, Any]) -> Any:
+    from pipeline.sample import SampleSettings
+    from pipeline.samplers import SamplerSettings
+    from storage.errors import UserError
+
+    rest = {name: value for name, value in chosen.items() if name != "preset"}
+    names = SamplerSettings.__dataclass_fields__
+    try:
+        sampler = SamplerSettings(**{name: rest.pop(name) for name in names})
+    except ValueError as error:
+        raise UserError(f"{error}: change the option") from error
+    return SampleSettings(sampler=sampler, **rest)

@@ -1,0 +1,105 @@
+"""gpa score: a reward for every candidate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.options import (
+    counts,
+    dry_run_option,
+    finish,
+    json_option,
+    option,
+    print_result,
+    recordable,
+    run_argument,
+    worker_options,
+)
+from jobs.presets import PresetCommand, preset_option
+
+_REWARD_OPTIONS = ("frames", "views", "holes", "hole_penalty", "perceptual", "perceptual_weight")
+
+
+@click.command("score", cls=PresetCommand)
+@run_argument
+@preset_option
+@option("--reward", metavar="NAME", help="Which reward: reprojection.")
+@option("--geometry", metavar="NAME", help="Geometry backend: world or vggt.")
+@option(
+    "--geometry-model",
+    metavar="NAME",
+    help="Weights of the backend: a folder or a Hub id. [default: its own]",
+)
+@option("--geometry-revision", metavar="REV", help="Revision of a Hub id.")
+@option("--frames", type=int, metavar="N", help="Frames of a video that are used, evenly spread.")
+@option(
+    "--views",
+    type=click.Choice(["all", "others"]),
+    help="Points drawn into a frame: all, or those of other frames.",
+)
+@option("--holes", type=click.Choice(["black", "masked"]), help="Pixels that no point reaches.")
+@option("--hole-penalty", type=float, metavar="X", help="Added per share of holes when they are masked.")
+@option(
+    "--perceptual",
+    type=click.Choice(["none", "ssim", "lpips-vgg", "lpips-alex"]),
+    help="Perceptual distance added to the MSE.",
+)
+@option("--perceptual-weight", type=float, metavar="X", help="Weight of the perceptual distance.")
+@option("--batch", type=int, metavar="N", help="Candidates of a prompt that make one task.")
+@option("--limit", type=int, metavar="N", help="Only the candidates of N prompts.")
+@worker_options
+@dry_run_option
+@json_option
+@click.pass_context
+def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """Score the 3D consistency of every candidate of RUN.
+
+    Keeps every component of a score, so that pairing can be repeated in seconds. Another reward, option or
+    geometry model is another reward version beside the first; the same command again scores only what is
+    missing.
+    """
+    from jobs.progress import ConsoleProgress
+    from pipeline.score import plan_score, run_score
+    from storage.run import Run
+
+    settings = _settings(chosen)
+    opened = Run.open(run)
+    if dry_run:
+        plan = plan_score(opened, settings)
+        missing = sum(len(task.ids) for task in plan.tasks)
+        values = {"reward_version": plan.reward_version, "wanted": plan.wanted, "missing": missing}
+        print_result(
+            values, as_json, f"{plan.wanted} candidates, {missing} to score as version {plan.reward_version}"
+        )
+        return
+    plan, summary = run_score(
+        opened,
+        settings,
+        progress=ConsoleProgress("candidates"),
+        before_work=lambda: opened.record("score", recordable(chosen)),
+    )
+    text = (
+        f"{summary.done} candidates scored, {summary.present} were, {summary.failed} failed: "
+        f"{chosen['reward']} version {plan.reward_version}"
+    )
+    print_result({**counts(summary), "reward_version": plan.reward_version}, as_json, text)
+    finish(ctx, summary, "candidates", "rejects, or scores without a value")
+
+
+def _settings(chosen: dict[str, Any]) -> Any:
+    from pipeline.rewarding import RewardSettings
+    from pipeline.score import ScoreSettings
+
+    options = {name: chosen[name] for name in _REWARD_OPTIONS if chosen[name] is not None}
+    reward = RewardSettings(
+        reward=chosen["reward"],
+        geometry=chosen["geometry"],
+        geometry_model=chosen["geometry_model"],
+        geometry_revision=chosen["geometry_revision"],
+        options=options,
+    )
+    names = ("batch", "limit", "workers", "gpus_per_worker", "ray_address")
+    return ScoreSettings(reward=reward, **{name: chosen[name] for name in names})

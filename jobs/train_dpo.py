@@ -1,0 +1,94 @@
+"""gpa train-dpo: a LoRA adapter from preference pairs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from jobs.options import json_option, option, print_result, recordable, run_argument
+from jobs.presets import PresetCommand, preset_option
+
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+@click.command("train-dpo", cls=PresetCommand)
+@run_argument
+@preset_option
+@option("--pairs", type=click.Path(path_type=Path), metavar="DIR", help="Pair shards. [default: RUN/pairs]")
+@option("--name", metavar="NAME", help="The training goes to RUN/train/NAME.")
+@option("--model", metavar="NAME", help="The base: world, a diffusers folder, or a Hub id.")
+@option("--revision", metavar="REV", help="Revision of a Hub id.")
+@option(
+    "--beta",
+    type=float,
+    metavar="X",
+    help="Strength of the preference (of mean squared errors, no one half).",
+)
+@option("--rank", type=int, metavar="N", help="LoRA rank.")
+@option("--alpha", type=int, metavar="N", help="LoRA alpha.")
+@option("--lr", type=float, metavar="X", help="Peak learning rate.")
+@option("--schedule", type=click.Choice(["cosine", "constant"]), help="Learning rate after the warm-up.")
+@option("--warmup", type=int, metavar="N", help="Warm-up steps.")
+@option("--steps", type=int, metavar="N", help="Optimiser steps.")
+@option("--batch-size", type=int, metavar="N", help="Pairs per process and micro-batch.")
+@option("--grad-accum", type=int, metavar="N", help="Micro-batches per step.")
+@option("--precision", type=click.Choice(["fp32", "bf16"]), help="Type of the base; the adapter stays fp32.")
+@option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory for more time.")
+@option("--checkpoint-every", type=int, metavar="N", help="Steps between checkpoints.")
+@option("--seed", type=int, metavar="N", help="Seed of initialisation, order, noise and timesteps.")
+@json_option
+def command(
+    run: Path, as_json: bool, pairs: Path | None, name: str, model: str, revision: str | None, **chosen: Any
+) -> None:
+    """Train a LoRA adapter on the pairs of RUN by Diffusion-DPO.
+
+    The reference is the base model itself, with the adapter off. Resumable: the same command continues from
+    the newest checkpoint. The adapter loads with diffusers' `pipe.load_lora_weights`.
+    """
+    from jobs.progress import ConsoleProgress
+    from pipeline.models import resolve_model
+    from storage.errors import UserError
+    from storage.run import Run
+    from trainer.config import TrainConfig
+    from trainer.loop import train
+
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} must be 1-64 letters, digits, - or _: it names a folder")
+    opened = Run.open(run)
+    base = resolve_model(model, revision)
+    config = TrainConfig(
+        model_dir=base.path,
+        model=base.name,
+        revision=base.revision,
+        pairs_dir=pairs or opened.shard_dir("pairs"),
+        out_dir=opened.path / "train" / name,
+        **{key: value for key, value in chosen.items() if key != "preset"},
+    )
+    progress = ConsoleProgress("steps")
+    with opened.lock(f"train-{name}"):
+        opened.record(
+            f"train-dpo {name}", recordable({**chosen, "pairs": pairs, "model": model, "revision": revision})
+        )
+        result = train(config, _reporter(progress, config.steps))
+    progress.stop()
+    text = f"adapter after {result.steps} steps: {result.adapter_dir}"
+    print_result(
+        {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
+    )
+
+
+def _reporter(progress: Any, steps: int) -> Any:
+    """Feeds the bar; what was done before an interruption is known only when the first step is reported."""
+    last: list[int] = []
+
+    def report(step: int, _metrics: dict[str, float]) -> None:
+        if not last:
+            progress.start("train-dpo", steps, step - 1)
+            last.append(step - 1)
+        progress.advance(step - last[0], 0)
+        last[0] = step
+
+    return report

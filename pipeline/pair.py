@@ -1,0 +1,172 @@
+"""gpa pair: from scores to preference pairs, and what every rule cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.errors import UserError
+from storage.pairs import write_pair_shards
+from storage.queries import mine_pairs, reward_versions
+from storage.rules import CANDIDATE_RULES, FunnelStep, MinedPairs, PairRules, Strategy
+from storage.run import Run
+from storage.schemas import open_shard
+from storage.shards import keep_only, shard_files, write_shard
+
+_REMEDIES = {
+    "sampling-failed": "see the reason column of its candidates",
+    "not-scored": "run `gpa score` with the same reward first",
+    "unscorable": "see the reason column of its scores",
+    "static": "lower --min-motion, or sample prompts with more camera motion",
+    "fewer-than-two": "sample more candidates per prompt (gpa sample --candidates)",
+    "not-chosen": "use --strategy all",
+    "max-error": "raise --max-error",
+    "motion-ratio": "raise --max-motion-ratio",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSettings:
+    """What `gpa pair` is asked for: the rules, and where the pairs go (None: the run's own).
+
+    `reward_version` None means the only one there is.
+    """
+
+    reward: str = "reprojection"
+    reward_version: str | None = None
+    min_gap: float = 0.05
+    max_error: float = 0.8
+    min_motion: float = 0.0
+    max_motion_ratio: float = float("inf")
+    strategy: Strategy = "best-worst"
+    top_k: int = 2
+    split: str | None = None
+    out: Path | None = None
+    index_only: bool = False
+
+    def rules(self, run: Run) -> PairRules:
+        """The rules with the run's reward version. Raises UserError when it is ambiguous or a rule is bad."""
+        try:
+            return PairRules(
+                reward=self.reward,
+                reward_version=self.reward_version or _only_version(run, self.reward),
+                min_gap=self.min_gap,
+                max_error=self.max_error,
+                min_motion=self.min_motion,
+                max_motion_ratio=self.max_motion_ratio,
+                strategy=self.strategy,
+                top_k=self.top_k,
+                split=self.split,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairResult:
+    """The mined pairs and the directory that holds them; `changed` when its shards are not the old ones."""
+
+    mined: MinedPairs
+    rules: PairRules
+    directory: Path
+    changed: bool
+
+    @property
+    def funnel(self) -> list[FunnelStep]:
+        """Rule by rule: candidates and prompts lost, candidates left."""
+        return self.mined.funnel
+
+    @property
+    def pairs(self) -> int:
+        """The number of pairs."""
+        return int(self.mined.rows.num_rows)
+
+    @property
+    def prompts(self) -> int:
+        """The number of prompts with a pair."""
+        return int(pc.count_distinct(self.mined.rows["prompt_id"]).as_py())
+
+
+def run_pair(
+    run: Run, settings: PairSettings, *, write: bool = True, before_work: Callable[[], None] | None = None
+) -> PairResult:
+    """Mine pairs and write them as the shards of a directory, which then holds no other pairs.
+
+    With the same settings and scores nothing is rewritten; with others the old selection goes once the new
+    one is durable. Raises UserError when no pair is left, saying which rule took them, and for a directory
+    of other files.
+    """
+    with run.lock("pair"):
+        rules = settings.rules(run)
+        mined = mine_pairs(run, rules)
+        if not mined.rows.num_rows:
+            raise UserError(_why_none(run, rules, mined))
+        directory = settings.out or run.shard_dir("pairs")
+        changed = False
+        if write:
+            before = _pair_shards(directory)
+            if before_work is not None:
+                before_work()
+            changed = (
+                set(write_pair_shards(run, mined.rows, directory, index_only=settings.index_only)) != before
+            )
+            _write_rejects(run, mined.rejects_table)
+        return PairResult(mined=mined, rules=rules, directory=directory, changed=changed)
+
+
+def _only_version(run: Run, reward: str) -> str:
+    versions = reward_versions(run, reward)
+    if not versions:
+        raise UserError(f"{run.path} has no scores of reward {reward!r}: run `gpa score {run.path}` first")
+    if len(versions) > 1:
+        listed = ", ".join(f"{version} ({count} scores)" for version, count in versions)
+        raise UserError(
+            f"{run.path} has several versions of reward {reward!r}: give --reward-version, of {listed}"
+        )
+    return versions[0][0]
+
+
+def _pair_shards(directory: Path) -> set[Path]:
+    """The shards of a directory, all of them pairs: these may be replaced, other files raise UserError."""
+    files = shard_files(directory)
+    for path in files:
+        open_shard(path, "pairs", ["pair_id"]).close()
+    return set(files)
+
+
+def _write_rejects(run: Run, rejects: pa.Table) -> None:
+    """Put the rejects of this selection in the place of those of the last one."""
+    directory = run.shard_dir("rejects")
+    kept = [path for path in shard_files(directory) if not _is_of_pairing(path)]
+    if rejects.num_rows:
+        kept.append(write_shard(directory, "rejects", rejects))
+    keep_only(directory, kept)
+
+
+def _is_of_pairing(path: Path) -> bool:
+    with open_shard(path, "rejects", ["stage"]) as shard:
+        return set(shard.read(columns=["stage"])["stage"].to_pylist()) == {"pair"}
+
+
+def _why_none(run: Run, rules: PairRules, mined: MinedPairs) -> str:
+    if not mined.candidates:
+        which = "candidates" if rules.split is None else f"candidates of split {rules.split}"
+        return f"no pair: {run.path} holds no {which}; run `gpa sample` or choose another --split"
+    losses = [step for step in mined.funnel if step.prompts_lost]
+    worst = max(losses, key=lambda step: step.prompts_lost)
+    said = ", ".join(f"{step.prompts_lost} to {step.rule}" for step in losses)
+    remedy = _largest_gap(run, rules) if worst.rule == "min-gap" else _REMEDIES[worst.rule]
+    scorable = "" if worst.rule not in CANDIDATE_RULES else "; a prompt needs two scorable candidates"
+    had = f"{mined.prompts} prompts with {mined.candidates} candidates"
+    return f"no pair: of {had} were lost {said}{scorable}: {remedy}"
+
+
+def _largest_gap(run: Run, rules: PairRules) -> str:
+    rows = mine_pairs(run, replace(rules, min_gap=0.0)).rows
+    if not rows.num_rows:
+        return "all candidates of a prompt score the same; sample more of them (gpa sample --candidates)"
+    return f"the largest gap is {pc.max(rows['gap']).as_py():.4g}, --min-gap is {rules.min_gap:g}: lower it"

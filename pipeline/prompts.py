@@ -1,0 +1,163 @@
+"""Prompts: from a JSONL file or from the embedded world, each with its first frame.
+
+A line of the file is one JSON object:
+
+    {"text": "A quiet hall. Camera motion: pan across the room.", "image": "frames/hall.png",
+     "scene_id": "hall", "camera_motion": ["pan across the room"], "metadata": {"source": "mine"}}
+
+`text` is required; `image` is relative to the file; the rest is optional.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.errors import UserError
+from storage.ids import canonical_json, content_id, split_of
+from storage.media import read_image
+from storage.records import Prompt
+
+_FIELDS: dict[str, type] = {
+    "text": str,
+    "image": str,
+    "scene_id": str,
+    "camera_motion": list,
+    "metadata": dict,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptItem:
+    """A prompt that is not yet in a run. `image_HW3` is its first frame, uint8 at its own size, or None."""
+
+    text: str
+    image_HW3: NDArray[np.uint8] | None = None
+    scene_id: str | None = None
+    camera_motion: Sequence[str] = ()
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def prompt_id(self) -> str:
+        """A hash of the text and the pixels of the first frame."""
+        return content_id("prompt", self.text, *self._image_parts())
+
+    def record(self, image_uri: str | None) -> Prompt:
+        """The row of the prompts table. Without a scene, prompts of one first frame are one scene."""
+        scene_id = self.scene_id or content_id("scene", *(self._image_parts() or [self.text]))
+        return Prompt(
+            prompt_id=self.prompt_id,
+            scene_id=scene_id,
+            split=split_of(scene_id),
+            text=self.text,
+            camera_motion=list(self.camera_motion),
+            image_uri=image_uri if self.image_HW3 is not None else None,
+            metadata=canonical_json(self.metadata),
+        )
+
+    def _image_parts(self) -> list[Any]:
+        if self.image_HW3 is None:
+            return []
+        pixels = np.ascontiguousarray(self.image_HW3)
+        return [list(pixels.shape), pixels.tobytes()]
+
+
+def read_prompts(path: Path, *, image_required: bool, limit: int | None = None) -> Iterator[PromptItem]:
+    """The prompts of a JSONL file, in order, equal ones once; blank lines are skipped.
+
+    Raises UserError naming file and line for malformed JSON, an unknown, missing or mistyped field, a file
+    that is not an image, and a missing first frame when `image_required`; also for a missing or empty file.
+    """
+    seen: set[str] = set()
+    for number, line in _lines(path):
+        if limit is not None and len(seen) >= limit:
+            return
+        item = _parse(line, f"{path}:{number}", path.parent, image_required)
+        if item.prompt_id not in seen:
+            seen.add(item.prompt_id)
+            yield item
+    if not seen:
+        raise UserError(
+            f"prompts file {path} holds no prompt: write one JSON object a line, at least a text each"
+        )
+
+
+def world_items(split: str, count: int, start: int = 0) -> Iterator[PromptItem]:
+    """Prompts of the embedded world; the metadata says how to render the true clip of each.
+
+    Raises UserError for a split the world does not have.
+    """
+    from pipeline.world.clips import SPLITS, first_frame, world_prompts
+
+    if split not in SPLITS:
+        raise UserError(f"split {split!r} does not exist in the world: choose one of {', '.join(SPLITS)}")
+    for prompt in world_prompts(split, count, start):
+        yield PromptItem(
+            text=prompt.text,
+            image_HW3=first_frame(prompt).numpy(),
+            scene_id=prompt.scene_id,
+            camera_motion=[prompt.move],
+            metadata={"world": {"scene_id": prompt.scene_id, "move": prompt.move, "seed": prompt.seed}},
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, line
+    except FileNotFoundError as error:
+        raise UserError(f"prompts file {path} does not exist: check --prompts") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"prompts file {path} cannot be read ({error}): give a UTF-8 text file") from error
+
+
+def _parse(line: str, where: str, folder: Path, image_required: bool) -> PromptItem:
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: malformed JSON ({error}): write one JSON object a line") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: a prompt must be a JSON object, got {type(value).__name__}")
+    _check_fields(value, where)
+    image = value.pop("image", None)
+    if image is None and image_required:
+        raise UserError(
+            f'{where}: no first frame, which an image-to-video model needs: add "image": "file.png"'
+        )
+    return PromptItem(image_HW3=None if image is None else _load_image(folder / image, where), **value)
+
+
+def _check_fields(value: dict[str, Any], where: str) -> None:
+    for name, given in value.items():
+        kind = _FIELDS.get(name)
+        if kind is None:
+            raise UserError(f"{where}: unknown field {name!r}: the fields are {', '.join(_FIELDS)}")
+        if not isinstance(given, kind):
+            raise UserError(f"{where}: field {name!r} must be a {kind.__name__}, got {type(given).__name__}")
+    if not value.get("text", "").strip():
+        raise UserError(f"{where}: field 'text' is missing or empty: say what the video shows")
+    if not all(isinstance(move, str) for move in value.get("camera_motion", [])):
+        raise UserError(f"{where}: field 'camera_motion' must be a list of strings")
+    if value.get("scene_id") == "":
+        raise UserError(f"{where}: field 'scene_id' is empty: leave it out or name the scene")
+    try:
+        canonical_json(value.get("metadata", {}))
+    except ValueError as error:
+        raise UserError(f"{where}: field 'metadata' holds NaN or infinity: use null") from error
+
+
+def _load_image(path: Path, where: str) -> NDArray[np.uint8]:
+    if not path.is_file():
+        raise UserError(f"{where}: image {path} does not exist: paths are relative to the prompts file")
+    try:
+        return read_image(path)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error

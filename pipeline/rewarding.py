@@ -1,0 +1,64 @@
+"""From the options of `gpa score` to a reward object, and to the version that names its values."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.models import PACKAGED_GEOMETRY
+from rewards.backends import load_backend
+from rewards.errors import RewardError
+from rewards.table import REWARDS, Reward, load_reward
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardSettings:
+    """A reward, the geometry model behind it and the reward's own options (those of its options class).
+
+    `geometry_model` is a folder or a Hub id; None is the backend's own, for the world the packaged weights.
+    Raises RewardError for an unknown reward and for an option its reward does not have or does not accept.
+    """
+
+    reward: str = "reprojection"
+    geometry: str = "world"
+    geometry_model: str | None = None
+    geometry_revision: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.reward_options()
+
+    def reward_options(self) -> Any:
+        """The options as an instance of the reward's options class."""
+        spec = REWARDS.get(self.reward)
+        if spec is None:
+            raise RewardError(f"reward {self.reward!r} does not exist; choose one of: {', '.join(REWARDS)}")
+        names = {one.name for one in dataclasses.fields(spec.options)}
+        unknown = sorted(set(self.options) - names)
+        if unknown:
+            raise RewardError(
+                f"reward {self.reward!r} has no option {unknown[0]!r}; it has {', '.join(sorted(names))}"
+            )
+        try:
+            return spec.options(**self.options)
+        except ValueError as error:
+            raise RewardError(f"reward {self.reward!r}: {error}") from error
+
+    def load(self, device: str) -> Reward:
+        """Load the geometry model and build the reward. Raises RewardError when weights are missing."""
+        model = self.geometry_model
+        packaged = PACKAGED_GEOMETRY.get(self.geometry)
+        if model is None and packaged is not None:
+            model = _existing(packaged, self.geometry)
+        backend = load_backend(self.geometry, model=model, revision=self.geometry_revision, device=device)
+        return load_reward(self.reward, geometry=backend, options=self.reward_options(), device=device)
+
+
+def _existing(folder: Path, geometry: str) -> str:
+    if not folder.is_dir():
+        raise RewardError(
+            f"geometry {geometry!r} has no weights in {folder}: run `gpa pretrain-world` or give another"
+        )
+    return str(folder)

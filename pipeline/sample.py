@@ -1,0 +1,177 @@
+"""gpa sample: which candidates are wanted, which are missing, and the tasks that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.execute import Summary, execute
+from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
+from pipeline.progress import Progress, Silent
+from pipeline.prompts import PromptItem, read_prompts, world_items
+from pipeline.runners import make_runner
+from pipeline.samplers import SamplerSettings, needs_image
+from pipeline.stages.base import Resources
+from pipeline.stages.sample import SampleStage, SampleTask
+from storage.errors import UserError
+from storage.ids import candidate_seed, content_id
+from storage.media import write_image
+from storage.records import Prompt
+from storage.run import Run
+from storage.shards import write_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings:
+    """What `gpa sample` is asked for. Raises UserError for a value that makes no sense.
+
+    Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
+    candidates of a prompt are sampled together; what a candidate looks like depends on it in the last bits,
+    never on the workers.
+    """
+
+    sampler: SamplerSettings
+    model: str = "world"
+    revision: str | None = None
+    adapter: Path | None = None
+    prompts: Path | None = None
+    split: str = "train"
+    num_prompts: int = 120
+    candidates: int = 8
+    batch: int = 8
+    seed: int = 0
+    limit: int | None = None
+    workers: int = 0
+    gpus_per_worker: float = 0
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("candidates", "batch", "num_prompts"):
+            _at_least(name, getattr(self, name), 1)
+        if self.limit is not None:
+            _at_least("limit", self.limit, 1)
+        _at_least("gpus_per_worker", self.gpus_per_worker, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """What is missing: prompts with their rows, and the tasks that make the missing candidates."""
+
+    model: ModelRef
+    adapter: AdapterRef | None
+    prompts: int
+    wanted: int
+    tasks: tuple[SampleTask, ...]
+
+
+@dataclass(kw_only=True)
+class _Prompts:
+    """Writes what a run does not have yet of the prompts that pass through it."""
+
+    run: Run | None
+    rows: list[Prompt] = field(default_factory=list)
+
+    def admit(self, items: Iterable[PromptItem]) -> Iterator[Prompt]:
+        known = set(self.run.rows("prompts", ["prompt_id"])["prompt_id"].to_pylist()) if self.run else set()
+        for item in items:
+            prompt_id = item.prompt_id
+            uri = f"media/images/{prompt_id}.png" if self.run is None else self.run.image_uri(prompt_id)
+            prompt = item.record(uri)
+            if self.run is not None and prompt_id not in known:
+                if item.image_HW3 is not None:
+                    write_image(self.run.resolve(uri), item.image_HW3)
+                self.rows.append(prompt)
+            yield prompt
+
+    def flush(self) -> None:
+        if self.run is not None and self.rows:
+            write_shard(self.run.shard_dir("prompts"), "prompts", self.rows)
+
+
+def run_sample(
+    run: Run,
+    settings: SampleSettings,
+    *,
+    progress: Progress | None = None,
+    before_work: Callable[[], None] | None = None,
+) -> Summary:
+    """Sample every missing candidate. The same call again does only what is missing.
+
+    `before_work` is called when input and run have been found good, before the first candidate.
+
+    Raises UserError for bad input, for a run that another model sampled, and when another process samples
+    into it.
+    """
+    with run.lock("sample"):
+        plan = plan_sample(settings, run)
+        if before_work is not None:
+            before_work()
+        stage = SampleStage(
+            run_path=run.path.absolute(),
+            model=plan.model,
+            settings=settings.sampler,
+            adapter=plan.adapter,
+            resources=Resources(gpus=settings.gpus_per_worker),
+        )
+        runner = make_runner(settings.workers, settings.ray_address)
+        return execute(
+            run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
+        )
+
+
+def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True) -> SamplePlan:
+    """What is wanted and what of it is missing.
+
+    Writes the prompts, rows and first frames, into the run when `write`. Raises UserError for bad input and
+    for a run that another model sampled.
+    """
+    model = resolve_model(settings.model, settings.revision)
+    adapter = None if settings.adapter is None else resolve_adapter(settings.adapter, model)
+    if run is not None:
+        run.require_model(model.name, model.revision)
+    have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
+    prompts = _Prompts(run=run if write else None)
+    tasks: list[SampleTask] = []
+    count = 0
+    for prompt in prompts.admit(_items(settings, image_required=needs_image(model))):
+        count += 1
+        tasks += _missing(prompt, model, adapter, settings, have)
+    prompts.flush()
+    wanted = count * settings.candidates
+    return SamplePlan(model=model, adapter=adapter, prompts=count, wanted=wanted, tasks=tuple(tasks))
+
+
+def candidate_id(
+    model: ModelRef, adapter: AdapterRef | None, prompt_id: str, sampler: SamplerSettings, seed: int
+) -> str:
+    """The id of a candidate: everything that decides what it looks like."""
+    adapter_id = None if adapter is None else adapter.id
+    return content_id("candidate", model.name, model.revision, adapter_id, prompt_id, sampler.as_dict(), seed)
+
+
+def _items(settings: SampleSettings, *, image_required: bool) -> Iterator[PromptItem]:
+    if settings.prompts is not None:
+        return read_prompts(settings.prompts, image_required=image_required, limit=settings.limit)
+    count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
+    return world_items(settings.split, count)
+
+
+def _missing(
+    prompt: Prompt, model: ModelRef, adapter: AdapterRef | None, settings: SampleSettings, have: set[str]
+) -> Iterator[SampleTask]:
+    """The tasks of a prompt: fixed chunks of indices, without what is there already."""
+    for start in range(0, settings.candidates, settings.batch):
+        seeds = {}
+        for index in range(start, min(start + settings.batch, settings.candidates)):
+            seed = candidate_seed(settings.seed, prompt.prompt_id, index)
+            name = candidate_id(model, adapter, prompt.prompt_id, settings.sampler, seed)
+            if name not in have:
+                seeds[name] = seed
+        if seeds:
+            yield SampleTask(prompt=prompt, ids=tuple(seeds), seeds=tuple(seeds.values()))
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value:g}")

@@ -1,0 +1,105 @@
+"""What every video sampler is: settings, a condition, samples, and the protocol that produces them.
+
+Legend: T video frames, H W pixels, F latent frames, C latent channels, h w latent cells, L tokens, D text
+width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, get_args
+
+import torch
+from torch import Tensor
+
+from pipeline.models import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerSettings:
+    """Everything but model, adapter, prompt and seed that decides what a candidate looks like.
+
+    Sizes in pixels, `fps` in frames a second, `max_sequence_length` in text tokens. Raises ValueError.
+    """
+
+    steps: int
+    guidance: float
+    height: int
+    width: int
+    num_frames: int
+    fps: int
+    max_sequence_length: int
+    precision: Precision = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "height", "width", "num_frames", "fps", "max_sequence_length"):
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if self.guidance < 0:
+            raise ValueError(f"guidance must be 0 or more (1 is no guidance), got {self.guidance}")
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision must be one of {get_args(Precision)}, got {self.precision!r}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """The settings as plain values, for the `sampler` column and for ids."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the transformer is given besides the noisy latents, exactly as the pipeline holds it.
+
+    `image_latents_FChw` is what the pipeline concatenates to the latents on the channel axis (scaled,
+    padded with zeros over the later frames); None for a text-to-video model. `negative_embeds_LD` only with
+    guidance above 1.
+    """
+
+    prompt_embeds_LD: Tensor
+    negative_embeds_LD: Tensor | None = None
+    image_latents_FChw: Tensor | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors that are kept with a run, by name."""
+        kept = {"prompt_embeds": self.prompt_embeds_LD.cpu().contiguous()}
+        if self.image_latents_FChw is not None:
+            kept["image_latents"] = self.image_latents_FChw.cpu().contiguous()
+        return kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One sampled video. `frames_THW3` (uint8) is None when the latents are not finite; see `reason`.
+
+    `latents_FChw` is float32 and laid out as the pipeline holds it, one batch entry of its final latents:
+    decoding it with the pipeline's own VAE gives the frames exactly.
+    """
+
+    latents_FChw: Tensor
+    frames_THW3: Tensor | None
+    reason: str | None = None
+
+
+class Sampler(Protocol):
+    """A video model that turns a condition and seeds into videos."""
+
+    needs_image: ClassVar[bool]
+
+    def setup(self) -> None:
+        """Load the weights, in the process that will sample."""
+
+    def encode(self, text: str, image_HW3: Tensor | None) -> Condition:
+        """Encode a prompt once for all its candidates; the image is uint8 at its own resolution."""
+
+    def sample(self, condition: Condition, seeds: Sequence[int]) -> list[Sample]:
+        """Sample one video per seed in one batch, each from its own generator."""
+
+
+def nonfinite_reason(latents_FChw: Tensor) -> str | None:
+    """Why these latents cannot be used, or None when every value is finite."""
+    bad = int((~torch.isfinite(latents_FChw)).sum())
+    if not bad:
+        return None
+    return f"latents hold {bad} NaN or infinite values of {latents_FChw.numel()}"

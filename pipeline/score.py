@@ -1,0 +1,113 @@
+"""gpa score: which candidates have no score of this reward version yet, and the tasks that score them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from pipeline.execute import Summary, execute
+from pipeline.progress import Progress, Silent
+from pipeline.rewarding import RewardSettings
+from pipeline.runners import make_runner, settle_threads
+from pipeline.stages.base import Resources
+from pipeline.stages.score import ScoreStage, ScoreTask
+from storage.errors import UserError
+from storage.queries import scored_ids
+from storage.run import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """What `gpa score` is asked for; `batch` candidates make one task. Raises UserError."""
+
+    reward: RewardSettings
+    batch: int = 8
+    limit: int | None = None
+    workers: int = 0
+    gpus_per_worker: float = 0
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"--batch must be at least 1, got {self.batch}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit must be at least 1, got {self.limit}")
+        if self.gpus_per_worker < 0:
+            raise UserError(f"--gpus-per-worker must be 0 or more, got {self.gpus_per_worker:g}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePlan:
+    """The version that the scores will carry, how many are wanted, and the tasks that are missing."""
+
+    reward_version: str
+    wanted: int
+    tasks: tuple[ScoreTask, ...]
+
+
+def run_score(
+    run: Run,
+    settings: ScoreSettings,
+    *,
+    progress: Progress | None = None,
+    before_work: Callable[[], None] | None = None,
+) -> tuple[ScorePlan, Summary]:
+    """Score every sampled candidate that has no score of this reward, options and geometry yet.
+
+    Raises UserError for a run without candidates and when another process scores it, RewardError for a
+    reward that cannot be built.
+    """
+    with run.lock("score"):
+        plan = plan_score(run, settings)
+        if before_work is not None:
+            before_work()
+        stage = ScoreStage(
+            run_path=run.path.absolute(),
+            settings=settings.reward,
+            resources=Resources(gpus=settings.gpus_per_worker),
+        )
+        runner = make_runner(settings.workers, settings.ray_address)
+        summary = execute(
+            run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
+        )
+        return plan, summary
+
+
+def plan_score(run: Run, settings: ScoreSettings) -> ScorePlan:
+    """What is wanted and what of it is missing.
+
+    Loads the geometry model once, because its revision is part of the reward's version.
+    """
+    settle_threads(0)
+    version = settings.reward.load("cpu").version
+    candidates = _sampled(run, settings.limit)
+    have = scored_ids(run, settings.reward.reward, version)
+    tasks = tuple(task for rows in candidates for task in _missing(rows, settings.batch, have))
+    return ScorePlan(reward_version=version, wanted=sum(map(len, candidates)), tasks=tasks)
+
+
+def _sampled(run: Run, limit: int | None) -> list[list[dict[str, Any]]]:
+    """The candidates that have a video, grouped by prompt, in an order that depends only on what they are."""
+    table = run.rows("candidates", ["candidate_id", "prompt_id", "seed", "status", "video_uri"])
+    if not table.num_rows:
+        raise UserError(f"{run.path} holds no candidates: run `gpa sample {run.path}` first")
+    rows = [row for row in table.to_pylist() if row["status"] == "ok"]
+    if not rows:
+        raise UserError(
+            f"every candidate of {run.path} failed: see the reason column of its candidates table"
+        )
+    rows.sort(key=lambda row: (row["prompt_id"], row["candidate_id"]))
+    prompts = [list(group) for _, group in groupby(rows, key=lambda row: row["prompt_id"])]
+    return prompts if limit is None else prompts[:limit]
+
+
+def _missing(rows: list[dict[str, Any]], batch: int, have: set[str]) -> Iterator[ScoreTask]:
+    for start in range(0, len(rows), batch):
+        chunk = [row for row in rows[start : start + batch] if row["candidate_id"] not in have]
+        if chunk:
+            yield ScoreTask(
+                ids=tuple(row["candidate_id"] for row in chunk),
+                video_uris=tuple(row["video_uri"] for row in chunk),
+            )

@@ -1,0 +1,1 @@
+"""The stages: what a worker loads, and what it does with one task."""

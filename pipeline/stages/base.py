@@ -1,0 +1,94 @@
+"""What a stage is: it declares what it needs, loads its weights in the worker, does one task at a time."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """What one worker of a stage occupies."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+
+class Task(Protocol):
+    """A unit of work: lost or finished as a whole. `ids` are the rows it is to produce."""
+
+    @property
+    def key(self) -> str:
+        """A name that is stable over runs."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """The ids of the rows it produces."""
+
+
+TaskT_contra = TypeVar("TaskT_contra", bound=Task, contravariant=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An id that has no good result and why; `rule` is `failed` (its row says so) or what goes to rejects."""
+
+    id: str
+    rule: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOutcome:
+    """What became of a task: every id is in `done` or in `failed`. `seconds` is the worker's own time."""
+
+    key: str
+    done: tuple[str, ...] = ()
+    failed: tuple[Failure, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def was_raised(self) -> bool:
+        """Whether the task as a whole ended in an error or a dead worker, so that it has no rows."""
+        return any(failure.rule != ROW_FAILED for failure in self.failed)
+
+
+ROW_FAILED = "failed"
+ERROR = "error"
+WORKER_LOST = "worker-lost"
+
+
+class Stage(Protocol[TaskT_contra]):
+    """Work that a runner spreads over workers. Its constructor is cheap: a stage travels to its worker."""
+
+    name: str
+    resources: Resources
+
+    def setup(self) -> None:
+        """Load the weights, in the worker. Raises UserError when that cannot work in any worker."""
+
+    def process(self, task: TaskT_contra) -> TaskOutcome:
+        """Do the task and write its media, then its rows as one shard."""
+
+
+def attempt(stage: Stage[TaskT_contra], task: TaskT_contra) -> TaskOutcome:
+    """Do a task. An error in it becomes an outcome with its reason: one bad task does not end the rest."""
+    started = time.perf_counter()
+    try:
+        return stage.process(task)
+    except Exception as error:
+        # The one boundary: whatever a model raises is logged and reported; nothing is hidden.
+        log.exception("%s: task %s failed", stage.name, task.key)
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        return give_up(task, ERROR, reason, time.perf_counter() - started)
+
+
+def give_up(task: Task, rule: str, reason: str, seconds: float = 0.0) -> TaskOutcome:
+    """The outcome of a task that produced no rows."""
+    failed = tuple(Failure(id=one, rule=rule, reason=" ".join(reason.split())) for one in task.ids)
+    return TaskOutcome(key=task.key, failed=failed, seconds=seconds)

@@ -1,0 +1,97 @@
+"""The scoring stage: one task is a few candidates of one prompt.
+
+Legend: T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from pipeline.models import pick_device
+from pipeline.rewarding import RewardSettings
+from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
+from rewards.scoring import RewardResult
+from storage.errors import UserError
+from storage.media import read_video
+from storage.records import Score
+from storage.run import Run
+from storage.shards import write_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreTask:
+    """Candidates to score; `video_uris` go with `ids` one to one."""
+
+    ids: tuple[str, ...]
+    video_uris: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        """The first candidate's id."""
+        return self.ids[0]
+
+
+@dataclass(kw_only=True)
+class ScoreStage:
+    """Scores saved videos and writes the rows of a task, with every component, as one shard."""
+
+    run_path: Path
+    settings: RewardSettings
+    resources: Resources = field(default_factory=Resources)
+    name: str = "score"
+
+    def setup(self) -> None:
+        """Load the geometry model and the perceptual net. Raises RewardError when weights are missing."""
+        self._run = Run.open(self.run_path)
+        self._reward = self.settings.load(pick_device(self.resources.gpus))
+
+    def process(self, task: ScoreTask) -> TaskOutcome:
+        """Score each candidate by itself, so that its value depends on no other."""
+        started = time.perf_counter()
+        rows = [self._score(one, uri) for one, uri in zip(task.ids, task.video_uris, strict=True)]
+        write_shard(self._run.shard_dir("scores"), "scores", rows)
+        failed = [
+            Failure(id=row.candidate_id, rule=ROW_FAILED, reason=row.reason) for row in rows if row.reason
+        ]
+        done = tuple(row.candidate_id for row in rows if row.reason is None)
+        return TaskOutcome(
+            key=task.key, done=done, failed=tuple(failed), seconds=time.perf_counter() - started
+        )
+
+    def _score(self, candidate_id: str, video_uri: str) -> Score:
+        started = time.perf_counter()
+        try:
+            frames_THW3 = torch.from_numpy(read_video(self._run.resolve(video_uri)))
+        except UserError as error:
+            result = RewardResult(value=None, reason=str(error).replace(f"{self.run_path}/", ""))
+        else:
+            result = self._reward.score(frames_THW3.float() / 255)
+        return self._row(candidate_id, result, time.perf_counter() - started)
+
+    def _row(self, candidate_id: str, result: RewardResult, seconds: float) -> Score:
+        geometry = self._reward.geometry
+        return Score(
+            candidate_id=candidate_id,
+            reward=self._reward.name,
+            reward_version=self._reward.version,
+            value=result.value,
+            reason=result.reason,
+            geometry_model=geometry.model,
+            geometry_revision=geometry.revision,
+            geometry_license=geometry.license,
+            mse=result.mse,
+            # The column of the perceptual distance, whichever net `perceptual` names.
+            lpips=result.perceptual,
+            perceptual=getattr(self.settings.reward_options(), "perceptual", None),
+            coverage=result.coverage,
+            motion=result.motion,
+            frame_indices=result.frame_indices or None,
+            frame_errors=result.frame_errors or None,
+            w2c=result.w2c or None,
+            intrinsics=result.intrinsics or None,
+            seconds=seconds,
+        )
