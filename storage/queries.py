@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,9 @@ _LOSSES = """
 
 # Rows of the pairs table without its tensors. The id names the two candidates and what judged them.
 _PAIRS = """
-    SELECT substr(sha256(concat_ws('|', q.winner_id, q.loser_id, r.reward, r.reward_version)), 1, 32) AS pair_id,
-        q.prompt_id, p.scene_id, p.split, p.text, q.winner_id, q.loser_id, q.winner_value, q.loser_value, q.gap,
-        r.reward, r.reward_version, q.winner_motion, q.loser_motion, c.model, c.revision
+    SELECT substr(sha256(concat_ws('|', winner_id, loser_id, r.reward, r.reward_version)), 1, 32) AS pair_id,
+        p.prompt_id, p.scene_id, p.split, p.text, winner_id, loser_id, winner_value, loser_value, gap,
+        r.reward, r.reward_version, winner_motion, loser_motion, c.model, c.revision
     FROM proposed q
     CROSS JOIN rules r
     JOIN prompts p ON p.prompt_id = q.prompt_id
@@ -155,8 +155,8 @@ _VERSIONS = """
 _SCORED = "SELECT candidate_id FROM scores WHERE reward = $reward AND reward_version = $reward_version"
 
 
-def connect(run: Run) -> duckdb.DuckDBPyConnection:
-    """A connection with a view per table, one row per key, that can reach no file outside of the run's tables.
+def connect(run: Run, tables: Sequence[str] = tuple(TABLES)) -> duckdb.DuckDBPyConnection:
+    """A connection with a view per table, one row per key; it reaches no file outside of the run's tables.
 
     Raises UserError naming a shard that is truncated, foreign or of another schema version.
     """
@@ -164,9 +164,9 @@ def connect(run: Run) -> duckdb.DuckDBPyConnection:
     connection.execute(
         "SET temp_directory = $folder", {"folder": str(Path(tempfile.gettempdir()) / "gpa-duckdb")}
     )
-    for table in TABLES:
+    for table in tables:
         _create_view(connection, run, table)
-    folders = [f"{run.shard_dir(table).absolute()}/" for table in TABLES]
+    folders = [f"{run.shard_dir(table).absolute()}/" for table in tables]
     connection.execute("SET allowed_directories = $folders", {"folders": folders})
     connection.execute("SET enable_external_access = false")
     return connection
@@ -184,14 +184,14 @@ def existing_ids(run: Run, table: str, *, status: str | None = None) -> set[str]
 
 def scored_ids(run: Run, reward: str, reward_version: str) -> set[str]:
     """The candidates that this version of a reward has judged, unscorable ones included."""
-    with _session(run) as connection:
+    with _session(run, "scores") as connection:
         rows = _fetch(connection, _SCORED, {"reward": reward, "reward_version": reward_version})
     return {str(row[0]) for row in rows}
 
 
 def reward_versions(run: Run, reward: str) -> list[tuple[str, int]]:
     """The versions of a reward with their numbers of scores, the most used first."""
-    with _session(run) as connection:
+    with _session(run, "scores") as connection:
         return [(str(row[0]), int(row[1])) for row in _fetch(connection, _VERSIONS, {"reward": reward})]
 
 
@@ -202,7 +202,7 @@ def mine_pairs(run: Run, rules: PairRules) -> MinedPairs:
     and a funnel that says where they went. Raises UserError for a candidate without a prompt row and for
     shards that cannot be read.
     """
-    with _session(run) as connection:
+    with _session(run, "prompts", "candidates", "scores") as connection:
         _refuse_orphans(connection, run)
         connection.execute(_RULES, dataclasses.asdict(rules))
         for statement in (_JUDGED, _RANKED, _PROPOSED, _FATES):
@@ -261,13 +261,13 @@ def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str) ->
 
 
 @contextmanager
-def _session(run: Run) -> Iterator[duckdb.DuckDBPyConnection]:
-    connection = connect(run)
+def _session(run: Run, *tables: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = connect(run, tables)
     try:
         yield connection
     except duckdb.Error:
         # Footers were sound when the views were made, so a page may be damaged: reading all names the file.
-        for table in TABLES:
+        for table in tables:
             read_rows(run.shard_dir(table), table)
         raise
     finally:

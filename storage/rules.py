@@ -26,9 +26,9 @@ PAIR_RULES = ("max-error", "min-gap", "motion-ratio")
 class PairRules:
     """Which candidates of a prompt make a pair.
 
-    `min_gap` and `max_error` are in units of the reward (`max_error` bounds minus the winner's value), `inf`
-    or 0 turn a bound off. `max_motion_ratio` bounds winner over loser motion on both sides. `top_k` pairs each
-    of the k best with each of the k worst of a prompt, k at most half of them. `split` None takes all.
+    `min_gap` and `max_error` are in units of the reward (`max_error` bounds minus the winner's value); 0 or
+    inf turns a bound off. `max_motion_ratio` bounds winner over loser motion on both sides. `top_k` pairs
+    each of the k best with each of the k worst of a prompt, k at most half of them. `split` None takes all.
     """
 
     reward: str

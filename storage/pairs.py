@@ -1,0 +1,138 @@
+"""Pair shards that carry their tensors, written from a run's media; the reader is in pair_dataset.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from torch import Tensor
+
+from storage.atomic import atomic_writer, sweep_stale
+from storage.errors import UserError
+from storage.pair_dataset import PairDataset, PairRow
+from storage.records import TensorBlob
+from storage.run import Run
+from storage.schemas import TABLES, default_columns, open_shard, stamped
+from storage.shards import keep_only, shard_key, write_shard
+from storage.tensors import from_tensor, read_tensors
+
+__all__ = ["PairDataset", "PairRow", "write_pair_shards"]
+
+ROWS_PER_GROUP = 4
+ROWS_PER_SHARD = 256
+LATENTS_NAME = "latents"
+EMBEDS_NAME = "prompt_embeds"
+IMAGE_NAME = "image_latents"
+
+
+def write_pair_shards(
+    run: Run, rows: pa.Table, directory: Path | None = None, *, index_only: bool = False
+) -> list[Path]:
+    """Write mined rows as the pair shards of a directory (default: the run's), which then holds no others.
+
+    Shards of at most 256 rows in groups of 4, each with the tensors of its pairs from the run's media, unless
+    `index_only`. A shard that is already there is kept: a repeated command writes only what is missing. The
+    shards of an earlier selection go once the new ones are durable. Raises ValueError for no rows, UserError
+    for latents that are missing, not finite, or of two shapes.
+    """
+    if rows.num_rows == 0:
+        raise ValueError(
+            "pair shards need at least one row, got none: lower min_gap or sample more candidates"
+        )
+    directory = directory or run.shard_dir("pairs")
+    index = rows.select(default_columns("pairs")).sort_by("pair_id")
+    chunks = [index.slice(start, ROWS_PER_SHARD) for start in range(0, index.num_rows, ROWS_PER_SHARD)]
+    if index_only:
+        paths = [write_shard(directory, "pairs", chunk) for chunk in chunks]
+    else:
+        source = _TensorSource(run, index)
+        paths = [_write_tensor_shard(directory, chunk, source) for chunk in chunks]
+        sweep_stale(directory)
+    keep_only(directory, paths)
+    return paths
+
+
+class _TensorSource:
+    """The tensors of pairs, looked up in the run's media by the URIs of its candidates."""
+
+    def __init__(self, run: Run, index: pa.Table) -> None:
+        wanted = pa.concat_arrays([*index["winner_id"].chunks, *index["loser_id"].chunks])
+        held = run.rows("candidates", ["candidate_id", "latent_uri"])
+        held = held.filter(pc.is_in(held["candidate_id"], value_set=wanted))
+        self._run = run
+        self._uris = dict(zip(*(held[name].to_pylist() for name in held.column_names), strict=True))
+
+    def of(self, row: dict[str, Any]) -> dict[str, TensorBlob | None]:
+        condition_path = self._run.resolve(self._run.condition_uri(row["prompt_id"]))
+        condition = read_tensors(condition_path)
+        winner, loser = self._latents(row["winner_id"]), self._latents(row["loser_id"])
+        if winner.shape != loser.shape:
+            raise UserError(
+                f"candidates {row['winner_id']} and {row['loser_id']} have latents of shape "
+                f"{tuple(winner.shape)} and {tuple(loser.shape)}: sample a prompt with one size"
+            )
+        image = condition.get(IMAGE_NAME)
+        return {
+            "winner_latents": from_tensor(winner),
+            "loser_latents": from_tensor(loser),
+            "prompt_embeds": from_tensor(_named(condition_path, condition, EMBEDS_NAME)),
+            "image_latents": None if image is None else from_tensor(image),
+        }
+
+    def _latents(self, candidate_id: str) -> Tensor:
+        uri = self._uris.get(candidate_id)
+        if uri is None:
+            raise UserError(
+                f"candidate {candidate_id} has no latents (an imported video?): "
+                "sample it with gpa, or pair with --index-only"
+            )
+        path = self._run.resolve(uri)
+        return _named(path, read_tensors(path), LATENTS_NAME)
+
+
+def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource) -> Path:
+    path = directory / f"{shard_key('pairs', chunk)}.parquet"
+    if _is_whole(path, chunk.num_rows):
+        return path
+    schema = stamped(TABLES["pairs"], "pairs")
+    # Latents are noise to a compressor, and statistics of them are of no use.
+    with (
+        atomic_writer(path) as handle,
+        pq.ParquetWriter(
+            handle,
+            schema,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
+        ) as writer,
+    ):
+        for start in range(0, chunk.num_rows, ROWS_PER_GROUP):
+            group = chunk.slice(start, ROWS_PER_GROUP).to_pylist()
+            filled = [row | {name: _plain(blob) for name, blob in source.of(row).items()} for row in group]
+            writer.write_table(pa.Table.from_pylist(filled, schema=schema), row_group_size=ROWS_PER_GROUP)
+    return path
+
+
+def _is_whole(path: Path, rows: int) -> bool:
+    if not path.exists():
+        return False
+    try:
+        with open_shard(path, "pairs", list(TABLES["pairs"].names)) as shard:
+            return bool(shard.metadata.num_rows == rows)
+    except UserError:
+        return False
+
+
+def _named(path: Path, tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        held = ", ".join(sorted(tensors)) or "nothing"
+        raise UserError(f"{path} holds {held} but no tensor {name!r}: delete it and sample again")
+    return tensors[name]
+
+
+def _plain(blob: TensorBlob | None) -> dict[str, Any] | None:
+    return None if blob is None else {"data": blob.data, "shape": list(blob.shape), "dtype": blob.dtype}

@@ -1,0 +1,369 @@
+"""Pair mining in SQL against a plain Python account of the same rules."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from storage.errors import UserError
+from storage.ids import split_of
+from storage.queries import existing_ids, mine_pairs, reward_versions, scored_ids
+from storage.records import Candidate, Score
+from storage.rules import MinedPairs, PairRules
+from storage.run import Run
+from storage.schemas import TABLES, default_columns, stamped
+from storage.shards import write_shard
+from tests.storage.builders import candidate, prompt, score
+
+# Coarse grids make ties and values exactly at a bound common.
+VALUES = st.sampled_from([None, math.nan, math.inf, -math.inf, *(-0.05 * step for step in range(21))])
+MOTIONS = st.sampled_from([None, math.nan, math.inf, 0.0, 0.1, 0.2, 0.4, 0.8])
+
+
+@dataclass
+class Item:
+    """A candidate as the oracle sees it."""
+
+    prompt: str
+    failed: bool
+    scored: bool
+    value: float | None
+    motion: float | None
+    id: str = ""
+
+
+@dataclass
+class Account:
+    """What the oracle found: pairs, and for every rule who left there."""
+
+    pairs: set[tuple[str, str]] = field(default_factory=set)
+    lost: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    lost_prompts: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+
+items = st.builds(
+    Item,
+    prompt=st.sampled_from(["p0", "p1", "p2", "p3"]),
+    failed=st.sampled_from([False] * 7 + [True]),
+    scored=st.sampled_from([True] * 7 + [False]),
+    value=VALUES | st.sampled_from([-0.05 * step for step in range(21)]),
+    motion=MOTIONS | st.sampled_from([0.1, 0.2, 0.4, 0.8]),
+)
+rule_sets = st.builds(
+    PairRules,
+    reward=st.just("reprojection"),
+    reward_version=st.just("v1"),
+    min_gap=st.sampled_from([0.0, 0.05, 0.1, 0.3]),
+    max_error=st.sampled_from([0.1, 0.25, 0.8, math.inf]),
+    min_motion=st.sampled_from([0.0, 0.0, 0.2, 0.4]),
+    max_motion_ratio=st.sampled_from([1.0, 2.0, 4.0, math.inf, math.inf]),
+    strategy=st.sampled_from(["best-worst", "all", "top-k"]),
+    top_k=st.integers(1, 4),
+    split=st.sampled_from([None, None, "train", "test"]),
+)
+
+
+def finite(number: float | None) -> bool:
+    return number is not None and math.isfinite(number)
+
+
+def own_fault(item: Item, rules: PairRules) -> str | None:
+    if item.failed:
+        return "sampling-failed"
+    if not item.scored:
+        return "not-scored"
+    if not finite(item.value):
+        return "unscorable"
+    if rules.min_motion > 0 and not (finite(item.motion) and item.motion >= rules.min_motion):  # type: ignore[operator]
+        return "static"
+    return None
+
+
+def chosen(ranked: list[Item], rules: PairRules) -> list[tuple[Item, Item]]:
+    if rules.strategy == "best-worst":
+        return [(ranked[0], ranked[-1])]
+    if rules.strategy == "top-k":
+        k = min(rules.top_k, len(ranked) // 2)
+        return [(winner, loser) for winner in ranked[:k] for loser in ranked[-k:]]
+    return [(ranked[i], ranked[j]) for i in range(len(ranked)) for j in range(i + 1, len(ranked))]
+
+
+def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
+    assert winner.value is not None
+    assert loser.value is not None
+    if -winner.value > rules.max_error:
+        return "max-error"
+    gap = winner.value - loser.value
+    if gap < rules.min_gap or not winner.value > loser.value:
+        return "min-gap"
+    if math.isfinite(rules.max_motion_ratio):
+        if not (finite(winner.motion) and finite(loser.motion)):
+            return "motion-ratio"
+        high, low = max(winner.motion, loser.motion), min(winner.motion, loser.motion)  # type: ignore[type-var]
+        if high > rules.max_motion_ratio * low:  # type: ignore[operator]
+            return "motion-ratio"
+    return None
+
+
+def brute_force(everything: list[Item], rules: PairRules) -> Account:
+    account = Account()
+    by_prompt: dict[str, list[Item]] = defaultdict(list)
+    for item in everything:
+        if rules.split is None or split_of(f"scene-{item.prompt}") == rules.split:
+            by_prompt[item.prompt].append(item)
+    pair_order = ["max-error", "min-gap", "motion-ratio"]
+    order = [
+        "sampling-failed",
+        "not-scored",
+        "unscorable",
+        "static",
+        "fewer-than-two",
+        "not-chosen",
+        *pair_order,
+    ]
+    for name, group in by_prompt.items():
+        faults = {item.id: own_fault(item, rules) for item in group}
+        ranked = sorted(
+            (item for item in group if faults[item.id] is None),
+            key=lambda item: (-(item.value or 0.0), item.id),
+        )
+        fate: dict[str, str | None] = {key: fault for key, fault in faults.items() if fault}
+        if len(ranked) < 2:
+            fate |= {item.id: "fewer-than-two" for item in ranked}
+        else:
+            reached: dict[str, list[str | None]] = defaultdict(list)
+            for winner, loser in chosen(ranked, rules):
+                fault = pair_fault(winner, loser, rules)
+                reached[winner.id].append(fault)
+                reached[loser.id].append(fault)
+                if fault is None:
+                    account.pairs.add((winner.id, loser.id))
+            for item in ranked:
+                ends = reached.get(item.id)
+                if ends is None:
+                    fate[item.id] = "not-chosen"
+                else:
+                    fate[item.id] = None if None in ends else max((e for e in ends if e), key=order.index)
+        for key, rule in fate.items():
+            if rule is not None:
+                account.lost[rule].add(key)
+        if all(fate.values()):
+            account.lost_prompts[max((rule for rule in fate.values() if rule), key=order.index)].add(name)
+    return account
+
+
+def stored(path: Path, everything: list[Item]) -> Run:
+    run = Run.create_or_open(path)
+    candidates: list[Candidate] = []
+    rows: list[dict[str, Any]] = []
+    for number, item in enumerate(everything):
+        # Ids out of step with the order of writing, so that ties are decided by id and by nothing else.
+        item.id = hashlib.sha256(str(number).encode()).hexdigest()[:8]
+        candidates.append(candidate(item.id, item.prompt, status="failed" if item.failed else "ok"))
+        if item.scored:
+            whole = score(item.id, -0.5, reward_version="v1")
+            rows.append({name: getattr(whole, name) for name in TABLES["scores"].names})
+            rows[-1] |= {"value": item.value, "motion": item.motion, "reason": None}
+            # Neither another version nor another reward of the same candidate may matter.
+            rows.append(rows[-1] | {"reward_version": "v0", "value": -0.9 + 0.01 * number})
+            rows.append(rows[-1] | {"reward": "epipolar", "reward_version": "v1"})
+    write_shard(run.shard_dir("prompts"), "prompts", [prompt(f"p{number}") for number in range(4)])
+    if candidates:
+        write_shard(run.shard_dir("candidates"), "candidates", candidates)
+    if rows:
+        write_shard(run.shard_dir("scores"), "scores", pa.Table.from_pylist(rows, schema=TABLES["scores"]))
+    return run
+
+
+def pairs_of(mined: MinedPairs) -> set[tuple[str, str]]:
+    return set(zip(mined.rows["winner_id"].to_pylist(), mined.rows["loser_id"].to_pylist(), strict=True))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(items, max_size=24), rule_sets)
+def test_mining_agrees_with_brute_force(
+    tmp_path_factory: pytest.TempPathFactory, everything: list[Item], rules: PairRules
+) -> None:
+    run = stored(tmp_path_factory.mktemp("run"), everything)
+    mined = mine_pairs(run, rules)
+    expected = brute_force(everything, rules)
+    assert pairs_of(mined) == expected.pairs
+    assert mined.rows.num_rows == len(expected.pairs)
+    check_funnel(mined, expected, everything, rules)
+    check_rejects(mined, expected)
+    check_rows(mined, everything, rules)
+    assert mine_pairs(run, rules).rows.equals(mined.rows)
+
+
+def check_funnel(mined: MinedPairs, expected: Account, everything: list[Item], rules: PairRules) -> None:
+    asked = [i for i in everything if rules.split is None or split_of(f"scene-{i.prompt}") == rules.split]
+    assert mined.funnel[0] == ("sampled", 0, 0, len(asked))
+    assert (mined.candidates, mined.prompts) == (len(asked), len({item.prompt for item in asked}))
+    left = len(asked)
+    for rule, candidates, prompts, after in mined.funnel[1:]:
+        assert candidates == len(expected.lost[rule]), rule
+        assert prompts == len(expected.lost_prompts[rule]), rule
+        left -= candidates
+        assert after == left
+    assert left == len({member for pair in expected.pairs for member in pair})
+    paired_prompts = len(set(mined.rows["prompt_id"].to_pylist()))
+    assert mined.prompts - sum(step.prompts_lost for step in mined.funnel) == paired_prompts
+
+
+def check_rejects(mined: MinedPairs, expected: Account) -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    for reject in mined.rejects:
+        assert reject.stage == "pair"
+        assert reject.detail
+        found[reject.rule].add(reject.id)
+    for rule in ("sampling-failed", "not-scored", "unscorable", "static"):
+        assert found[rule] == expected.lost[rule]
+    for rule in ("max-error", "min-gap", "motion-ratio"):
+        assert found[rule] == expected.lost_prompts[rule]
+    assert len(found["fewer-than-two"]) == len(expected.lost["fewer-than-two"])
+
+
+def check_rows(mined: MinedPairs, everything: list[Item], rules: PairRules) -> None:
+    by_id = {item.id: item for item in everything}
+    assert mined.rows.schema.names == default_columns("pairs")
+    scenes: dict[str, set[str]] = defaultdict(set)
+    for row in mined.rows.to_pylist():
+        winner, loser = by_id[row["winner_id"]], by_id[row["loser_id"]]
+        assert winner.prompt == loser.prompt == row["prompt_id"]
+        assert row["winner_value"] == winner.value > loser.value == row["loser_value"]
+        assert row["gap"] == row["winner_value"] - row["loser_value"] >= rules.min_gap
+        assert row["split"] == split_of(row["scene_id"])
+        named = f"{winner.id}|{loser.id}|reprojection|v1"
+        assert row["pair_id"] == hashlib.sha256(named.encode()).hexdigest()[:32]
+        assert (row["model"], row["revision"], row["text"]) == ("world", "r1", f"a room, {row['prompt_id']}")
+        scenes[row["scene_id"]].add(row["split"])
+    assert all(len(splits) == 1 for splits in scenes.values())
+
+
+def one_prompt(path: Path, values: list[float | None], motions: list[float] | None = None) -> Run:
+    motions = motions or [0.5] * len(values)
+    every = [Item("p0", False, True, value, motion) for value, motion in zip(values, motions, strict=True)]
+    return stored(path, every)
+
+
+RULES = {"reward": "reprojection", "reward_version": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "values", "count"),
+    [
+        ("best-worst", [-0.1, -0.2, -0.3, -0.4], 1),
+        ("all", [-0.1, -0.2, -0.3, -0.4], 6),
+        ("top-k", [-0.1, -0.2, -0.3, -0.4], 4),
+        ("top-k", [-0.1, -0.2, -0.3], 1),
+        ("best-worst", [-0.2, -0.2], 0),
+        ("all", [-0.1], 0),
+    ],
+)
+def test_each_strategy_makes_its_number_of_pairs(
+    tmp_path: Path, strategy: Any, values: list[float | None], count: int
+) -> None:
+    run = one_prompt(tmp_path, values)
+    assert mine_pairs(run, PairRules(**RULES, min_gap=0.0, strategy=strategy)).rows.num_rows == count
+
+
+def test_rejects_carry_the_figures(tmp_path: Path) -> None:
+    run = one_prompt(tmp_path, [-0.1, -0.12, None], [0.5, 0.25, 0.5])
+    rejects = {reject.rule: reject for reject in mine_pairs(run, PairRules(**RULES)).rejects}
+    assert rejects["min-gap"].id == "p0"
+    assert "winner error 0.1, gap 0.02, motions 0.5 and 0.25" in rejects["min-gap"].detail
+    assert "unscorable" in rejects
+
+
+def test_rows_of_racing_writers_count_once(tmp_path: Path) -> None:
+    run = one_prompt(tmp_path, [-0.1, -0.3])
+    before = mine_pairs(run, PairRules(**RULES))
+    rows = run.rows("candidates").to_pylist()
+    for number, row in enumerate(rows):
+        write_shard(run.shard_dir("candidates"), "candidates", [Candidate(**(row | {"seconds": 9.0}))])
+        write_shard(run.shard_dir("scores"), "scores", [score(row["candidate_id"], -0.1 - 0.2 * number)])
+        failed = {"status": "failed", "reason": "lost a race", "video_uri": None}
+        write_shard(run.shard_dir("candidates"), "candidates", [Candidate(**(row | failed))])
+    after = mine_pairs(run, PairRules(**RULES))
+    assert after.candidates == before.candidates == 2
+    assert pairs_of(after) == pairs_of(before)
+    assert len(pairs_of(after)) == 1
+
+
+def test_an_empty_run_has_an_empty_funnel(tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path)
+    mined = mine_pairs(run, PairRules(**RULES))
+    assert (mined.rows.num_rows, mined.candidates, mined.rejects) == (0, 0, [])
+    assert {step[1:] for step in mined.funnel} == {(0, 0, 0)}
+    assert existing_ids(run, "candidates") == scored_ids(run, "reprojection", "v1") == set()
+
+
+def test_candidates_without_their_prompt_are_named(tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path)
+    write_shard(run.shard_dir("candidates"), "candidates", [candidate("c0", "gone")])
+    with pytest.raises(UserError, match=r"1 candidates of .* have no row in prompts/ \(the first is c0\)"):
+        mine_pairs(run, PairRules(**RULES))
+
+
+def test_helpers_tell_what_is_done(tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path)
+    rows = [candidate("a"), candidate("b", status="failed")]
+    write_shard(run.shard_dir("candidates"), "candidates", rows)
+    scores: list[Score] = [
+        score("a"), score("b", None), score("a", reward_version="v2"), score("a", reward="epipolar")
+    ]  # fmt: skip
+    write_shard(run.shard_dir("scores"), "scores", scores)
+    assert existing_ids(run, "candidates") == {"a", "b"}
+    assert existing_ids(run, "candidates", status="ok") == {"a"}
+    assert scored_ids(run, "reprojection", "v1") == {"a", "b"}
+    assert scored_ids(run, "reprojection", "'; DROP VIEW scores; --") == set()
+    assert reward_versions(run, "reprojection") == [("v1", 2), ("v2", 1)]
+
+
+def test_a_damaged_score_shard_is_named(tmp_path: Path) -> None:
+    run = one_prompt(tmp_path, [-0.1 * step for step in range(1, 9)])
+    path = next(run.shard_dir("scores").glob("*.parquet"))
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 3] = bytes(byte ^ 0xFF for byte in data[4 : len(data) // 3])
+    path.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=f"{path} is not a readable Parquet file"):
+        mine_pairs(run, PairRules(**RULES))
+
+
+def test_a_run_of_another_schema_is_named(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = one_prompt(tmp_path, [-0.1, -0.2])
+    path = next(run.shard_dir("scores").glob("*.parquet"))
+    table = pq.read_table(path)
+    metadata = stamped(table.schema, "scores").metadata | {b"gpa.schema_version": b"0"}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    with pytest.raises(UserError, match=f"{path} has schema version 0, this gpa reads version 1"):
+        mine_pairs(run, PairRules(**RULES))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"reward": ""}, "PairRules.reward must be a name, got ''"),
+        ({"min_gap": -0.1}, "PairRules.min_gap must be finite and >= 0, got -0.1"),
+        ({"min_motion": math.nan}, "PairRules.min_motion must be finite and >= 0, got nan"),
+        ({"max_error": math.nan}, "PairRules.max_error must be a number, got nan"),
+        ({"max_motion_ratio": 0.5}, "PairRules.max_motion_ratio must be >= 1, got 0.5"),
+        ({"strategy": "best"}, "PairRules.strategy must be one of best-worst, all, top-k, got 'best'"),
+        ({"top_k": 0}, "PairRules.top_k must be >= 1, got 0"),
+        ({"split": "dev"}, "PairRules.split must be one of train, val, test or None, got 'dev'"),
+    ],
+)
+def test_bad_rules_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        PairRules(**(RULES | changes))
