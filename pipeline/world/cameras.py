@@ -81,7 +81,8 @@ def _rotation(yaw_T: Tensor, pitch_T: Tensor) -> Tensor:
 def camera_path(scene: Scene, move_name: str, seed: int, frames: int = FRAMES) -> Tensor:
     """World-to-camera matrices w2c, float32 [T, 3, 4]: the move at constant speed.
 
-    `seed` draws the amplitude. Every path of a scene starts at the same camera. Raises ValueError for an unknown move.
+    `seed` draws the amplitude. Every path of a scene starts at the same camera. Raises ValueError for
+    an unknown move.
     """
     move = move_named(move_name)
     amplitude = stable_generator("amplitude", scene.scene_id, move_name, seed).uniform(move.low, move.high)

@@ -27,7 +27,7 @@ def _generator(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(stable_seed("corruption", name, seed))
 
 
-def _smooth_fields(count: int, size: int, generator: torch.Generator) -> Tensor:
+def smooth_fields(count: int, size: int, generator: torch.Generator) -> Tensor:
     """Smooth random displacement fields [count, H, W, 2]: zero mean, root mean square length 1 pixel."""
     coarse = torch.randn(count, 2, _GRID, _GRID, generator=generator)
     field = functional.interpolate(coarse, size=(size, size), mode="bicubic", align_corners=True)
@@ -37,12 +37,12 @@ def _smooth_fields(count: int, size: int, generator: torch.Generator) -> Tensor:
 
 
 def warp_field(frames: int, size: int, strength: float, seed: int) -> Tensor:
-    """Displacement [T, H, W, 2] of the `warp` fault: one smooth field a clip that grows in proportion to time.
+    """Displacement [T, H, W, 2] of the `warp` fault: one smooth field that grows with time.
 
-    Its root mean square length in the last frame is `strength` pixels. A faulty frame t shows at pixel p what the
-    clean one shows at p + field[t, p].
+    Its root mean square length in the last frame is `strength` pixels. A faulty frame t shows at pixel p what
+    the clean one shows at p + field[t, p].
     """
-    field_HW2 = _smooth_fields(1, size, _generator("warp", seed))[0]
+    field_HW2 = smooth_fields(1, size, _generator("warp", seed))[0]
     return torch.linspace(0, strength, frames)[:, None, None, None] * field_HW2
 
 
@@ -69,7 +69,7 @@ def warp(scene: Scene, clip: Clip, strength: float, seed: int) -> Tensor:
 def jitter(scene: Scene, clip: Clip, strength: float, seed: int) -> Tensor:
     """An independent smooth warp of every later frame, `strength` pixels root mean square."""
     count, size = clip.frames_THW3.shape[:2]
-    field = _smooth_fields(count, size, _generator("jitter", seed)) * strength
+    field = smooth_fields(count, size, _generator("jitter", seed)) * strength
     field[0] = 0
     return apply_field(clip.frames_THW3, field)
 
@@ -85,7 +85,7 @@ def _progress(clip: Clip) -> list[float]:
 
 
 def texture_drift(scene: Scene, clip: Clip, strength: float, seed: int) -> Tensor:
-    """Textures slide over their surfaces, each in its own direction, by `strength` texels at the last frame."""
+    """Textures slide over their surfaces, each its own way, by `strength` texels at the last frame."""
     faces, _, side, _ = scene.textures_FCSS.shape
     angle_F = torch.rand(faces, generator=_generator("texture_drift", seed)) * (2 * torch.pi)
     shift_F2 = torch.stack([angle_F.cos(), angle_F.sin()], -1) * strength
@@ -116,7 +116,7 @@ def moving_boxes(scene: Scene, clip: Clip, strength: float, seed: int) -> Tensor
 
 
 def deforming_boxes(scene: Scene, clip: Clip, strength: float, seed: int) -> Tensor:
-    """Boxes grow or shrink per side by a factor of up to 1 + `strength` at the last frame, feet on the floor."""
+    """Boxes grow or shrink per side by a factor 1 + `strength` at the last frame, feet on the floor."""
     sign_B3 = torch.randn(scene.box_count, 3, generator=_generator("deforming_boxes", seed)).sign()
     size_B3 = scene.high_B3[1:] - scene.low_B3[1:]
 

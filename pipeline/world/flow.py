@@ -56,7 +56,7 @@ def flow_to_first(clip: Clip, tolerance: float = 0.03) -> tuple[Tensor, Tensor]:
 
 
 def warp_first(frames_THW3: Tensor, flow_THW2: Tensor) -> Tensor:
-    """Frame 0 pulled along a backward flow: frames [T, H, W, 3] as a motion-compensated codec would show them."""
+    """Frame 0 pulled along a backward flow: frames [T, H, W, 3] as a motion-compensated codec shows them."""
     count, height, width = flow_THW2.shape[:3]
     first = frames_THW3[:1].permute(0, 3, 1, 2).expand(count, 3, height, width)
     return sample_at(first, pixel_grid(height, width) + flow_THW2).permute(0, 2, 3, 1)

@@ -42,13 +42,14 @@ class Clip:
             value = getattr(self, name)
             if tuple(value.shape) != shape or value.dtype != torch.float32:
                 raise ValueError(
-                    f"Clip.{name}: must be float32 {shape} to match the depth, got {value.dtype} {tuple(value.shape)}"
+                    f"Clip.{name}: must be float32 {shape} to match the depth, got {value.dtype} "
+                    f"{tuple(value.shape)}"
                 )
 
 
 @dataclass(frozen=True)
 class _Hits:
-    """Per ray: z-depth, the object and the axis (0, 1, 2) and side (0 low, 1 high) of the face that was hit."""
+    """Per ray: z-depth, the object, and axis (0, 1, 2) and side (0 low, 1 high) of the face hit."""
 
     depth_TN: Tensor
     box_TN: Tensor

@@ -22,7 +22,7 @@ _FAR_WALL = 5  # face index of the wall that the first camera looks at
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """A room and its boxes; `low_B3`, `high_B3` are corners in metres, `textures_FCSS` is shaded RGB in [0, 1].
+    """A room and its boxes; `low_B3`, `high_B3` are corners in metres, `textures_FCSS` shaded RGB in [0, 1].
 
     `camera_3` is where every clip of the scene starts, looking along `yaw` and `pitch` (radians).
     """

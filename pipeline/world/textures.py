@@ -1,4 +1,4 @@
-"""Soft procedural 32x32 textures: patterns that a small model can learn, with a few marks that can be tracked.
+"""Soft procedural 32x32 textures: patterns that a small model can learn, with a few marks to track.
 
 Legend: S texture side (32), C colour channels.
 """
@@ -39,7 +39,7 @@ def smooth_noise(rng: np.random.Generator, cells: int, side: int = TEXTURE_SIDE)
     base = np.minimum(position.astype(int), cells - 1)
     mix = (1 - np.cos(np.pi * (position - base))) / 2
     rows = grid[base] * (1 - mix[:, None]) + grid[base + 1] * mix[:, None]
-    return rows[:, base] * (1 - mix) + rows[:, base + 1] * mix
+    return np.asarray(rows[:, base] * (1 - mix) + rows[:, base + 1] * mix)
 
 
 def _pattern_weight(rng: np.random.Generator, pattern: str, cycles: float) -> Array:

@@ -115,7 +115,7 @@ def test_directions_mean_what_their_names_say() -> None:
     for move in MOVES:
         clip = render(scene, camera_path(scene, move.name, 5))
         flows[move.name] = flow_to_first(clip)[0][-1].mean((0, 1))
-    # Backward flow points from the last frame to the first: a camera that turns or goes left sends things right.
+    # Backward flow points from last frame to first: a camera that turns or goes left sends things right.
     assert flows["pan_left"][0] < 0 < flows["pan_right"][0]
     assert flows["slide_left"][0] < 0 < flows["slide_right"][0]
     assert flows["tilt_up"][1] < 0 < flows["tilt_down"][1]

@@ -27,7 +27,7 @@ _MOVE_INDEX: Final = {move.name: index for index, move in enumerate(MOVES)}
 
 @dataclass(frozen=True, kw_only=True)
 class ClipBank:
-    """True clips: frames uint8, depth float16 (metres), w2c float32, backward flow a cell float16, move index."""
+    """True clips: frames uint8, depth float16 (metres), w2c float32, backward flow float16, move index."""
 
     frames_NTHW3: Tensor
     depth_NTHW: Tensor
@@ -71,13 +71,19 @@ def cached_bank(directory: Path, split: str, count: int) -> ClipBank:
 
 
 def rewarp(first_NHW3: Tensor, flow_NT2hw: Tensor) -> Tensor:
-    """Clips [N, T, H, W, 3] in which frame t is the first one moved along an upsampled coarse backward flow."""
+    """Clips [N, T, H, W, 3] in which frame t is the first moved along an upsampled coarse backward flow."""
     count, frames = flow_NT2hw.shape[:2]
     height, width = first_NHW3.shape[1:3]
     dense = functional.interpolate(flow_NT2hw.flatten(0, 1), scale_factor=CELL, mode="bilinear")
     where = pixel_grid(height, width) + dense.permute(0, 2, 3, 1)
     first = first_NHW3.permute(0, 3, 1, 2).repeat_interleave(frames, 0)
     return sample_at(first, where).permute(0, 2, 3, 1).reshape(count, frames, height, width, 3)
+
+
+def wobble(shape: tuple[int, ...], generator: torch.Generator, pixels: float = 0.2) -> Tensor:
+    """Small smooth errors [B, T, 2, h, w] of a coarse flow, independent from frame to frame."""
+    noise = pixels * torch.randn(shape[0] * shape[1], 2, 8, 8, generator=generator)
+    return functional.interpolate(noise, size=shape[-2:], mode="bilinear").view(shape)
 
 
 def degrade(frames_NTHW3: Tensor, generator: torch.Generator) -> Tensor:

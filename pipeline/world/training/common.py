@@ -71,7 +71,7 @@ def save_state(
     step: int,
     **counters: float,
 ) -> None:
-    """Everything that resuming needs in one safetensors file: weights, their average, optimiser moments, step."""
+    """All that resuming needs in one safetensors file: weights, their average, optimiser moments, step."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.tensors.items()}
     for number, optimizer in enumerate(optimizers):

@@ -14,7 +14,7 @@ _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 
 
 def orthogonalise(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
-    """Approximately the nearest semi-orthogonal matrix of each, in the dtype given; a stack of equal shapes."""
+    """Approximately the nearest semi-orthogonal matrix of each of a stack, in the dtype given."""
     a, b, c = _COEFFICIENTS
     tall = matrices_NRC.shape[-2] > matrices_NRC.shape[-1]
     x = matrices_NRC.mT if tall else matrices_NRC
@@ -22,13 +22,14 @@ def orthogonalise(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
     for _ in range(steps):
         gram = x @ x.mT
         x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
+    result: Tensor = x.mT if tall else x
+    return result
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum orthogonalised per matrix; matrices of one shape are handled as a stack, in fp32.
 
-    `lr` is the root mean square size of an update's elements, as AdamW's would be at that rate times five.
+    `lr` is the root mean square size of the elements of an update.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Muon(torch.optim.Optimizer):
             state = self.state[param]
             if "momentum" not in state:
                 state["momentum"] = torch.zeros_like(param)
-            buffer = state["momentum"].lerp_(param.grad, 1 - group["momentum"])
-            directions.append(torch.lerp(param.grad, buffer, group["momentum"]).flatten(1))
+            gradient = param.grad
+            assert gradient is not None
+            buffer = state["momentum"].lerp_(gradient, 1 - group["momentum"])
+            directions.append(torch.lerp(gradient, buffer, group["momentum"]).flatten(1))
         updates = orthogonalise(torch.stack(directions))
-        size = 0.2 * math.sqrt(max(updates.shape[-2:])) * 5 * group["lr"]
+        size = math.sqrt(max(updates.shape[-2:])) * group["lr"]
         for param, update in zip(params, updates, strict=True):
             param.mul_(1 - group["lr"] * group["decay"]).sub_(update.view_as(param), alpha=size)
 
@@ -67,7 +70,8 @@ def build_optimizers(
     model: nn.Module, muon_lr: float, adam_lr: float, decay: float = 0.01
 ) -> list[torch.optim.Optimizer]:
     """Muon for hidden matrices and convolutions, AdamW for vectors, embeddings and thin matrices."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, param in model.named_parameters():
         if not param.requires_grad:
             continue

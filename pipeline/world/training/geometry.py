@@ -1,0 +1,204 @@
+"""Training of the world's geometry network on true clips, most of them in the dress of a decoded video.
+
+Legend: B clips, T frames, H, W pixels; lengths in units of the mean depth of frame 0.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from pipeline.world.training.bank import ClipBank, cached_bank, degrade, rewarp, wobble
+from pipeline.world.training.common import (
+    Curve,
+    WeightAverage,
+    build_optimizers,
+    load_state,
+    save_state,
+    schedule,
+    set_rate,
+)
+from rewards.world_geometry import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
+from rewards.world_matching import match_to_first
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryTraining:
+    """How long and on what the geometry network is trained."""
+
+    steps: int = 1200
+    batch_size: int = 8
+    frames: int = 5
+    clips: int = 4000
+    rewarp_share: float = 0.5
+    warp_share: float = 0.1
+    muon_lr: float = 2e-3
+    adam_lr: float = 2e-3
+    seed: int = 0
+    save_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "frames", "clips", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"GeometryTraining.{name}: must be at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryTarget:
+    """True geometry in the network's units: pose relative to frame 0, depth, confidence not included."""
+
+    w2c_BT34: Tensor
+    depth_BTHW: Tensor
+
+    def at(self, times_T: Tensor) -> GeometryTarget:
+        """The target of those frames."""
+        return GeometryTarget(w2c_BT34=self.w2c_BT34[:, times_T], depth_BTHW=self.depth_BTHW[:, times_T])
+
+
+def relative_target(bank: ClipBank) -> GeometryTarget:
+    """Frame 0 becomes the world frame and the mean of its depth the unit of length."""
+    depth = bank.depth_NTHW.float()
+    unit = depth[:, 0].mean((1, 2))
+    rotation, translation = bank.w2c_NT34[:, :, :, :3], bank.w2c_NT34[:, :, :, 3]
+    relative = rotation @ rotation[:, :1].transpose(2, 3)
+    moved = translation - (relative @ translation[:, :1, :, None])[..., 0]
+    w2c = torch.cat([relative, (moved / unit[:, None, None])[..., None]], -1)
+    return GeometryTarget(w2c_BT34=w2c, depth_BTHW=depth / unit[:, None, None, None])
+
+
+def _mirror(frames: Tensor, target: GeometryTarget) -> tuple[Tensor, GeometryTarget]:
+    sign = torch.tensor([-1.0, 1.0, 1.0])
+    w2c = target.w2c_BT34 * sign[:, None] * torch.tensor([-1.0, 1.0, 1.0, 1.0])
+    return frames.flip(3), GeometryTarget(w2c_BT34=w2c, depth_BTHW=target.depth_BTHW.flip(3))
+
+
+def dressed_frames(bank: ClipBank, training: GeometryTraining, generator: torch.Generator) -> Tensor:
+    """Frames [B, T, H, W, 3]: raw or moved first frames, some with a slight growing warp; then degraded."""
+    frames = bank.frames_NTHW3.float() / 255
+    count = len(bank)
+    flow = bank.flow_NT2hw.float()
+    warped = torch.rand(count, generator=generator) < training.warp_share
+    fields = F.interpolate(
+        torch.randn(count, 2, 5, 5, generator=generator), size=flow.shape[-2:], mode="bicubic"
+    )
+    growth = torch.linspace(0, 1.5, flow.shape[1]).view(1, -1, 1, 1, 1) * warped.view(-1, 1, 1, 1, 1)
+    moved = rewarp(frames[:, 0], flow + growth * fields[:, None] + wobble(tuple(flow.shape), generator))
+    moved[:, 0] = frames[:, 0]
+    chosen = warped | (torch.rand(count, generator=generator) < training.rewarp_share)
+    return degrade(torch.where(chosen.view(-1, 1, 1, 1, 1), moved, frames), generator)
+
+
+def make_batch(
+    bank: ClipBank, training: GeometryTraining, generator: torch.Generator
+) -> tuple[Tensor, GeometryTarget]:
+    """A random batch: frames [B, T, 3, H, W] and its target; mirrored at random, colours permuted."""
+    picked = bank.pick(torch.randint(len(bank), (training.batch_size,), generator=generator))
+    frames, target = dressed_frames(picked, training, generator), relative_target(picked)
+    if torch.rand((), generator=generator) < 0.5:
+        frames, target = _mirror(frames, target)
+    frames = frames[..., torch.randperm(3, generator=generator)]
+    return frames.permute(0, 1, 4, 2, 3).contiguous(), target
+
+
+def rotation_angle(first: Tensor, second: Tensor) -> Tensor:
+    """Angle in radians between rotations [..., 3, 3], from their chord: well-behaved at zero."""
+    chord = (first - second).square().sum((-2, -1)).clamp_min(1e-12).sqrt()
+    return 2 * torch.asin((chord / 8**0.5).clamp(max=1.0))
+
+
+def geometry_loss(prediction: GeometryPrediction, target: GeometryTarget) -> tuple[Tensor, dict[str, float]]:
+    """Log-depth error weighted by confidence (VGGT, section 3.3), its gradient, translation and rotation."""
+    w2c = pose_to_w2c(prediction.pose_encoding_BT9)
+    translation = (w2c[..., 3] - target.w2c_BT34[..., 3]).norm(dim=-1)[:, 1:].mean()
+    rotation = rotation_angle(w2c[..., :3], target.w2c_BT34[..., :3])[:, 1:].mean()
+    difference = prediction.depth_BTHW.log() - target.depth_BTHW.log()
+    confidence = prediction.confidence_BTHW
+    depth = (confidence * difference.abs() - 0.05 * confidence.log()).mean()
+    gradient = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    view = (prediction.pose_encoding_BT9[..., 7:] - torch.pi / 3).abs().mean()
+    loss = depth + gradient + 4 * translation + 12 * rotation + view
+    values = {
+        "loss": loss.item(),
+        "depth": difference.detach().abs().mean().item(),
+        "rotation_degrees": rotation.item() * 180 / torch.pi,
+        "translation": translation.item(),
+    }
+    return loss, values
+
+
+def _random_times(available: int, count: int, generator: torch.Generator) -> Tensor:
+    """Frame 0 and a random choice of later ones, in order: attention over nine costs a CPU too much time."""
+    later = torch.randperm(available - 1, generator=generator)[: count - 1] + 1
+    return torch.cat([torch.zeros(1, dtype=torch.long), later.sort().values])
+
+
+def _check_finite(loss: Tensor, step: int) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"geometry training: the loss is {loss.item()} at step {step}; lower the rates"
+        )
+
+
+def train_geometry(
+    out_dir: Path,
+    training: GeometryTraining | None = None,
+    config: WorldGeometryConfig | None = None,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> Path:
+    """Trains, or resumes, in `out_dir`; writes the averaged weights to `out_dir/geometry`, which is returned.
+
+    Every random draw depends on the seed and the step alone, so a resumed run equals an uninterrupted one.
+    """
+    training, config = training or GeometryTraining(), config or WorldGeometryConfig()
+    bank = cached_bank(out_dir, "train", training.clips)
+    torch.manual_seed(training.seed)
+    model = WorldGeometry(config)
+    average = WeightAverage(model)
+    optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
+    state = out_dir / "geometry-state.safetensors"
+    start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
+    curve, began, sums = Curve(out_dir / "geometry-curve.jsonl", start), time.monotonic(), dict[str, float]()
+    for step in range(start, training.steps):
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
+        frames, target = make_batch(bank, training, generator)
+        set_rate(optimizers, schedule(step, training.steps))
+        matches, times = match_to_first(frames), _random_times(frames.shape[1], training.frames, generator)
+        prediction = model(frames[:, times], matches.at(times), times)
+        loss, values = geometry_loss(prediction, target.at(times))
+        _check_finite(loss, step)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        average.update(model, step)
+        sums = {name: sums.get(name, 0.0) + value / 20 for name, value in values.items()}
+        if (step + 1) % 20 == 0:
+            entry = {**sums, "seconds": time.monotonic() - began}
+            curve.add(step + 1, **entry)
+            sums = {}
+            if report is not None:
+                report(step + 1, entry)
+        if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
+            save_state(state, model, average, optimizers, step + 1)
+    return save_average(model, average, out_dir / "geometry")
+
+
+def save_average(model: WorldGeometry, average: WeightAverage, directory: Path) -> Path:
+    """Writes the averaged weights as a folder that `WorldGeometry.from_pretrained` reads."""
+    averaged = WorldGeometry(model.config)
+    averaged.load_state_dict(average.tensors)
+    averaged.save_pretrained(directory)
+    return directory
+
+
+def describe(training: GeometryTraining, config: WorldGeometryConfig) -> dict[str, object]:
+    """The settings of a training as JSON-serialisable data."""
+    return {"training": asdict(training), "config": asdict(config)}

@@ -1,0 +1,245 @@
+"""The world's geometry network: alternating frame and global attention with an explicit matching cue.
+
+Attention and outputs follow VGGT (arXiv 2503.11651): nine numbers of pose a frame (translation, quaternion
+x y z w, vertical and horizontal field of view), depth and confidence. What differs is the cue: plain attention
+takes far longer than a CPU has to learn rotation, so motion relative to frame 0 is measured and given to the
+tokens and to the camera head.
+Legend: B clips, T frames, H, W pixels, h, w cells of 4x4 pixels, N tokens a frame, D width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rewards.errors import RewardError
+from rewards.geometry import Reconstruction, check_frames
+from rewards.world_layers import CUES, Block, DepthHead, Stem
+from rewards.world_matching import CELL, Matches, match_to_first
+
+_WEIGHTS: Final = "model.safetensors"
+_CONFIG: Final = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldGeometryConfig:
+    """Size of the network; `image_size` is the side in pixels that it was trained at."""
+
+    image_size: int = 64
+    patch_size: int = 8
+    max_frames: int = 16
+    width: int = 128
+    heads: int = 4
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"WorldGeometryConfig.{name}: must be a positive integer, got {value!r}")
+        if self.patch_size != 2 * CELL or self.image_size % self.patch_size:
+            raise ValueError(
+                f"WorldGeometryConfig.patch_size: must be {2 * CELL} and divide image_size, got "
+                f"{self.patch_size} and {self.image_size}; use patch_size {2 * CELL}"
+            )
+        if self.width % self.heads:
+            raise ValueError(
+                f"WorldGeometryConfig.width: must be divisible by heads {self.heads}, got {self.width}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryPrediction:
+    """Outputs of the network; lengths are in units of the mean depth of frame 0, frame 0 is the world frame.
+
+    pose_encoding [B, T, 9]; depth and confidence [B, T, H, W]; confidence is at least 1, higher is surer.
+    """
+
+    pose_encoding_BT9: Tensor
+    depth_BTHW: Tensor
+    confidence_BTHW: Tensor
+
+
+def cue_channels(matches: Matches, times_T: Tensor) -> Tensor:
+    """Scaled cues [B, T, 8, h, w]: motion, motion a frame, deviation from the mean, error, texture."""
+    flow = matches.flow_BT2hw
+    steps = times_T.clamp_min(1).view(1, -1, 1, 1, 1)
+    deviation = flow - flow.mean((3, 4), keepdim=True)
+    error = 10 * matches.residual_BThw.clamp_min(0).sqrt()
+    texture = 0.3 * (matches.texture_BThw + 1e-5).log() + 2.0
+    scalars = torch.stack([error, texture], 2)
+    return torch.cat([flow / 4, 1.5 * flow / steps, deviation / 2, scalars], 2)
+
+
+class WorldGeometry(nn.Module):
+    """Depth and cameras of a short clip; see `GeometryPrediction` for units."""
+
+    def __init__(self, config: WorldGeometryConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, cells = config.width, config.image_size // config.patch_size
+        self.stem = Stem(width)
+        self.place_embed = nn.Parameter(0.02 * torch.randn(1, 1, cells * cells, width))
+        self.time_embed = nn.Parameter(0.02 * torch.randn(1, config.max_frames, 1, width))
+        self.camera_cue = nn.Sequential(
+            nn.Linear(CUES * cells * cells, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.frame_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
+        self.global_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
+        self.camera_norm = nn.LayerNorm(width)
+        self.camera_head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 9))
+        self.depth_head = DepthHead(width)
+
+    def forward(
+        self, frames_BTCHW: Tensor, matches: Matches | None = None, times_T: Tensor | None = None
+    ) -> GeometryPrediction:
+        """Predicts from frames in [0, 1], side `image_size`.
+
+        `matches` saves measuring the motion again; `times_T` are frame numbers when some were left out.
+        """
+        batch, frames = frames_BTCHW.shape[:2]
+        times = torch.arange(frames, device=frames_BTCHW.device) if times_T is None else times_T
+        cues = cue_channels(match_to_first(frames_BTCHW) if matches is None else matches, times)
+        time_embed = self.time_embed[:, times]
+        images = frames_BTCHW.flatten(0, 1)
+        tokens, fine, middle = self.stem(images, cues.flatten(0, 1))
+        tokens = tokens.unflatten(0, (batch, frames)) + self.place_embed + time_embed
+        cue = self.camera_cue(F.avg_pool2d(cues.flatten(0, 1), 2).flatten(1)).view(batch, frames, 1, -1)
+        x = torch.cat([cue + time_embed, tokens], 2)
+        count = x.shape[2]
+        for frame_block, global_block in zip(self.frame_blocks, self.global_blocks, strict=True):
+            x = frame_block(x.flatten(0, 1)).unflatten(0, (batch, frames))
+            x = global_block(x.flatten(1, 2)).unflatten(1, (frames, count))
+        camera = self.camera_head(torch.cat([self.camera_norm(x[:, :, 0]), cue[:, :, 0]], -1))
+        depth, confidence = self.depth_head(x[:, :, 1:].flatten(0, 1), images, fine, middle)
+        return GeometryPrediction(
+            pose_encoding_BT9=_finish_pose(camera),
+            depth_BTHW=depth.unflatten(0, (batch, frames)),
+            confidence_BTHW=confidence.unflatten(0, (batch, frames)),
+        )
+
+    def save_pretrained(self, directory: str | Path) -> None:
+        """Writes config.json and model.safetensors into `directory`."""
+        folder = Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / _WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path) -> WorldGeometry:
+        """Reads what `save_pretrained` wrote, in evaluation mode; RewardError names what is wrong."""
+        folder = Path(directory)
+        try:
+            config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
+            model = cls(WorldGeometryConfig(**config))
+            model.load_state_dict({k: v.float() for k, v in load_file(folder / _WEIGHTS).items()})
+        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise RewardError(
+                f"geometry weights in {folder} cannot be read ({str(error).splitlines()[0]}); "
+                "run `gpa pretrain-world` or reinstall the package"
+            ) from error
+        return model.eval()
+
+
+def _finish_pose(raw_BT9: Tensor) -> Tensor:
+    """Raw outputs to an encoding whose frame 0 is the identity by construction."""
+    moved = 0.1 * (raw_BT9 - raw_BT9[:, :1])
+    one = torch.ones_like(moved[..., :1])
+    quaternion = F.normalize(torch.cat([moved[..., 3:6], one], -1), dim=-1)
+    view = 1.0472 + 0.1 * raw_BT9[..., 7:9]
+    return torch.cat([moved[..., :3], quaternion, view], -1)
+
+
+def pose_to_w2c(pose_encoding_T9: Tensor) -> Tensor:
+    """World-to-camera matrices [..., 3, 4] of pose encodings [..., 9]."""
+    x, y, z, w = F.normalize(pose_encoding_T9[..., 3:7], dim=-1).unbind(-1)
+    rows = [
+        torch.stack([1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)], -1),
+        torch.stack([2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)], -1),
+        torch.stack([2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)], -1),
+    ]
+    return torch.cat([torch.stack(rows, -2), pose_encoding_T9[..., :3, None]], -1)
+
+
+def pose_to_intrinsics(pose_encoding_T9: Tensor, height: int, width: int) -> Tensor:
+    """Intrinsics [..., 3, 3] in pixels from the fields of view; pixel centres at integers."""
+    intrinsics = pose_encoding_T9.new_zeros(*pose_encoding_T9.shape[:-1], 3, 3)
+    intrinsics[..., 0, 0] = width / 2 / (pose_encoding_T9[..., 8] / 2).tan()
+    intrinsics[..., 1, 1] = height / 2 / (pose_encoding_T9[..., 7] / 2).tan()
+    intrinsics[..., 0, 2], intrinsics[..., 1, 2] = (width - 1) / 2, (height - 1) / 2
+    intrinsics[..., 2, 2] = 1.0
+    return intrinsics
+
+
+class WorldGeometryBackend:
+    """`WorldGeometry` behind the geometry protocol; `revision` is a hash of the weights."""
+
+    name = "world"
+    license = "Apache-2.0"
+
+    def __init__(self, model: WorldGeometry, *, model_name: str, revision: str, device: str = "cpu") -> None:
+        self.network = model.to(device).eval()
+        self.model, self.revision, self.device = model_name, revision, torch.device(device)
+
+    def reconstruct(self, frames_THW3: Tensor) -> Reconstruction:
+        """Depth and cameras of float frames in [0, 1]; frame 0 is the world, its mean depth the unit.
+
+        Frames are resampled to the side that the network was trained at. Raises RewardError for wrong shapes
+        or more frames than the network knows.
+        """
+        return self.reconstruct_many([frames_THW3])[0]
+
+    @torch.no_grad()
+    def reconstruct_many(self, clips: Sequence[Tensor]) -> list[Reconstruction]:
+        """Reconstructs clips of equal shape as one batch."""
+        limit, size = self.network.config.max_frames, self.network.config.image_size
+        for clip in clips:
+            check_frames(clip)
+            if not 2 <= clip.shape[0] <= limit:
+                raise RewardError(
+                    f"the world geometry network takes 2 to {limit} frames, got {clip.shape[0]}; "
+                    f"pass --frames {limit}"
+                )
+        frames = torch.stack([clip.to(self.device, torch.float32) for clip in clips]).permute(0, 1, 4, 2, 3)
+        if frames.shape[-2:] != (size, size):
+            flat = F.interpolate(frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True)
+            frames = flat.clamp(0, 1).view(*frames.shape[:2], 3, size, size)
+        predicted = self.network(frames.contiguous())
+        pose, shown = predicted.pose_encoding_BT9, frames.permute(0, 1, 3, 4, 2).contiguous()
+        return [
+            Reconstruction(
+                frames_THW3=shown[clip],
+                depth_THW=predicted.depth_BTHW[clip],
+                confidence_THW=predicted.confidence_BTHW[clip],
+                intrinsics_T33=pose_to_intrinsics(pose[clip], size, size),
+                w2c_T34=pose_to_w2c(pose[clip]),
+            )
+            for clip in range(len(clips))
+        ]
+
+
+def load_world_backend(*, model: str | None, revision: str | None, device: str) -> WorldGeometryBackend:
+    """Loads the backend from a local folder, by default the weights shipped beside the packages.
+
+    Raises RewardError when the weights are not there or `revision` is given and is not theirs.
+    """
+    shipped = Path(__file__).resolve().parent.parent / "pipeline" / "world" / "checkpoints" / "geometry"
+    folder = Path(model) if model else shipped
+    network = WorldGeometry.from_pretrained(folder)
+    found = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()[:12]
+    if revision is not None and revision != found:
+        raise RewardError(
+            f"geometry weights in {folder} are revision {found}, not {revision}; "
+            "drop the revision or fetch that one"
+        )
+    name = model or "world"
+    return WorldGeometryBackend(network, model_name=name, revision=found, device=device)
