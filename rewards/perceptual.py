@@ -91,11 +91,11 @@ def _cached(backbone: Backbone) -> Path:
 
 
 def _build_lpips(backbone: Backbone, weights: Path) -> Any:
+    state = _read_backbone(backbone, weights)
     try:
         import lpips
     except ImportError as error:
         raise RewardError("LPIPS needs the package lpips; install it with: pip install lpips") from error
-    state = _read_backbone(backbone, weights)
     with warnings.catch_warnings():  # lpips passes torchvision's old argument names
         warnings.simplefilter("ignore")
         # The heads are files of the installed package, which reads them with torch's default, tensors only.

@@ -23,7 +23,8 @@ FORBIDDEN = (
 def test_rewards_import_alone() -> None:
     """In a fresh interpreter: no sibling package and nothing heavy comes along."""
     root = Path(rewards.__file__).parent
-    modules = [f"rewards.{path.stem}" for path in root.glob("*.py") if path.stem != "__init__"]
+    paths = [path.relative_to(root.parent).with_suffix("") for path in root.rglob("*.py")]
+    modules = [".".join(path.parts) for path in paths if path.stem != "__init__"]
     code = f"""
 import importlib, sys
 for name in {modules!r}:

@@ -1,0 +1,159 @@
+"""Weights of VGGT: where they are, what licence they carry, and how they are read (safetensors only)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from rewards.errors import RewardError
+from rewards.vggt.config import VGGTConfig
+from rewards.vggt.model import VGGT
+
+DEFAULT_MODEL = "facebook/VGGT-1B"
+LICENSES = {
+    "facebook/VGGT-1B": "CC-BY-NC-4.0",
+    "facebook/VGGT-1B-Commercial": "VGGT commercial licence (gated; allows commercial use under its terms)",
+}
+_UNKNOWN = "unknown"
+_WEIGHTS = "model.safetensors"
+_CONFIG = "config.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGGTWeights:
+    """Weights on disk. revision is the Hub's commit, or a hash of the file for a local folder."""
+
+    model: str
+    revision: str
+    license: str
+    weights: Path
+    config: VGGTConfig
+
+
+def find_weights(model: str | None, revision: str | None) -> VGGTWeights:
+    """Find weights in a local folder or in the Hub's cache; nothing is downloaded.
+
+    Weights of several GB under a licence of their own are fetched by an explicit command, which the error
+    names. Raises RewardError when they are missing or their config is not understood.
+    """
+    name = model or DEFAULT_MODEL
+    folder = Path(name)
+    if folder.is_dir():
+        return _local(name, folder)
+    path = _cached(name, revision, _WEIGHTS)
+    if path is None:
+        raise RewardError(
+            f"VGGT weights {name} are not on this machine (licence: {LICENSES.get(name, _UNKNOWN)}); "
+            f"fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
+            + (f" --revision {revision}" if revision else "")
+        )
+    config = _cached(name, revision, _CONFIG)
+    return VGGTWeights(
+        model=name,
+        revision=path.parent.name,
+        license=LICENSES.get(name, _UNKNOWN),
+        weights=path,
+        config=_read_config(config) if config else VGGTConfig(),
+    )
+
+
+def _local(name: str, folder: Path) -> VGGTWeights:
+    path, config = folder / _WEIGHTS, folder / _CONFIG
+    if not path.is_file():
+        raise RewardError(f"{folder} has no {_WEIGHTS}; point --geometry-model at a folder with VGGT weights")
+    with path.open("rb") as file:
+        revision = hashlib.file_digest(file, "sha256").hexdigest()[:32]
+    raw = _read_json(config) if config.is_file() else {}
+    return VGGTWeights(
+        model=name,
+        revision=revision,
+        license=str(raw.get("license", _UNKNOWN)),
+        weights=path,
+        config=_read_config(config) if config.is_file() else VGGTConfig(),
+    )
+
+
+def _cached(name: str, revision: str | None, file: str) -> Path | None:
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision)
+    except ValueError as error:  # not a valid id of the Hub, such as a path that does not exist
+        raise RewardError(f"VGGT model {name} is neither a folder nor a Hub id; give one of them") from error
+    return Path(found) if isinstance(found, str) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RewardError(f"{path} is not JSON; replace it with the config.json of the weights") from error
+    if not isinstance(raw, dict):
+        raise RewardError(f"{path} is not a JSON object; replace it with the config.json of the weights")
+    return raw
+
+
+def _read_config(path: Path) -> VGGTConfig:
+    """Known fields are taken; what says only which heads were enabled in training is not needed."""
+    raw = _read_json(path)
+    known = {field.name for field in fields(VGGTConfig)}
+    unknown = sorted(
+        key for key in raw if key not in known and not key.startswith("enable_") and key != "license"
+    )
+    if unknown:
+        raise RewardError(
+            f"{path} has fields of another kind of model ({', '.join(unknown)}); it is not a VGGT"
+        )
+    values: dict[str, Any] = {
+        key: tuple(raw[key]) if isinstance(raw[key], list) else raw[key] for key in raw if key in known
+    }
+    try:
+        return VGGTConfig(**values)
+    except (TypeError, ValueError) as error:
+        raise RewardError(f"{path}: {error}; correct it or fetch it again") from error
+
+
+def load_vggt(weights: VGGTWeights, device: str = "cpu") -> VGGT:
+    """Build the model and read its weights, strictly; only the track head, which never runs, may be absent.
+
+    Raises RewardError naming the file and the first names that differ.
+    """
+    try:
+        with safe_open(weights.weights, framework="pt") as file:
+            track = any(key.startswith("track_head.") for key in file.keys())  # noqa: SIM118 (not a dict)
+        state = load_file(weights.weights, device=device)
+    except SafetensorError as error:
+        raise RewardError(
+            f"{weights.weights} is not a readable safetensors file ({error}); fetch it again"
+        ) from error
+    with torch.device("meta"):
+        model = VGGT(replace(weights.config, track=track))
+    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    found = {name: tensor.shape for name, tensor in state.items()}
+    differ = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if differ:
+        raise RewardError(
+            f"{weights.weights} does not fit its config: {len(differ)} tensors differ, first {differ[0]} "
+            f"({_show(found.get(differ[0]))}, not {_show(expected.get(differ[0]))}); use its own config.json"
+        )
+    model.load_state_dict(state, assign=True)
+    return model.requires_grad_(False).eval()
+
+
+def _show(shape: torch.Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))
+
+
+def save_vggt(model: VGGT, folder: Path, license_name: str = _UNKNOWN) -> None:
+    """Write weights and config as `find_weights` reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / _WEIGHTS)
+    (folder / _CONFIG).write_text(
+        json.dumps({**asdict(model.config), "license": license_name}, indent=1) + "\n"
+    )
