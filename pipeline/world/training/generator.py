@@ -1,0 +1,176 @@
+"""Training of the embedded image-to-video model on a mixture of clean and faulty clips.
+
+Half of the clips of every camera move carry the growing warp, so the trained model, like the large ones,
+knows what a rigid scene looks like and does not always draw it. Nothing tells it which clips are faulty.
+Shape legend: B clips, F latent frames, C channels, h w latent cells, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXTransformer3DModel
+from torch import Tensor
+
+from pipeline.world.clips import vocabulary
+from pipeline.world.generator import SIZE, TEXT_LENGTH, build_pipeline
+from pipeline.world.training.common import (
+    Curve,
+    WeightAverage,
+    build_optimizers,
+    load_state,
+    save_state,
+    schedule,
+    set_rate,
+)
+from pipeline.world.training.dataset import Examples, augment, prepare_examples
+
+MUON_RATE = 5e-4
+ADAM_RATE = 1e-3
+PROMPT_DROPOUT = 0.1
+SAVE_EVERY = 200
+CURVE_EVERY = 20
+SHIPPED_DTYPE = torch.float16
+
+
+class TextTable:
+    """Prompt embeddings [B, L, D] of the frozen text encoder, computed once per text."""
+
+    def __init__(self, pipeline: CogVideoXImageToVideoPipeline) -> None:
+        self.pipeline = pipeline
+        self.known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def __call__(self, texts: list[str]) -> Tensor:
+        """Embeddings of the texts, in their order."""
+        for text in texts:
+            if text not in self.known:
+                embeds, _ = self.pipeline.encode_prompt(
+                    text, max_sequence_length=TEXT_LENGTH, do_classifier_free_guidance=False
+                )
+                self.known[text] = embeds[0]
+        return torch.stack([self.known[text] for text in texts])
+
+
+def make_batch(
+    pipeline: CogVideoXImageToVideoPipeline,
+    table: TextTable,
+    examples: Examples,
+    size: int,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clean latents, image latents (both [B, F, C, h, w]) and prompt embeddings [B, L, D] of examples."""
+    chosen = torch.randint(len(examples.texts), (size,), generator=generator)
+    first, motion, texts = augment(examples, chosen, generator)
+    encoded = pipeline.vae.encode_image(first)
+    latents = torch.stack([encoded, motion], dim=1)
+    image_latents = torch.stack([encoded, torch.zeros_like(encoded)], dim=1)
+    dropped = torch.rand(size, generator=generator) < PROMPT_DROPOUT
+    kept = ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
+    return latents, image_latents, table(kept)
+
+
+def diffusion_loss(
+    pipeline: CogVideoXImageToVideoPipeline,
+    latents: Tensor,
+    image_latents: Tensor,
+    embeds: Tensor,
+    rotary: tuple[Tensor, Tensor],
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the v-prediction; high noise, where motion is decided, is drawn more often.
+
+    The draws come from the CPU generator, whatever device the latents are on.
+    """
+    uniform = torch.rand(len(latents), generator=generator)
+    timesteps = (uniform.sqrt() * pipeline.scheduler.config.num_train_timesteps).long().to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    noisy = pipeline.scheduler.add_noise(latents, noise, timesteps)
+    target = pipeline.scheduler.get_velocity(latents, noise, timesteps)
+    prediction: Tensor = pipeline.transformer(
+        hidden_states=torch.cat([noisy, image_latents], dim=2),
+        encoder_hidden_states=embeds,
+        timestep=timesteps,
+        image_rotary_emb=rotary,
+        return_dict=False,
+    )[0]
+    loss: Tensor = (prediction - target).square().mean()
+    return loss
+
+
+def train_generator(
+    work: Path,
+    out: Path,
+    *,
+    steps: int,
+    clips: int,
+    batch: int,
+    seed: int,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+    prepared: Callable[[int, int], None] | None = None,
+    device: str = "cpu",
+) -> Path:
+    """Trains for `steps` steps, resuming from `work`; writes and returns the pipeline folder `out`.
+
+    `report` gets the steps done and the values of the curve, `prepared` the examples made and their number.
+    Every random draw depends on the seed and the step alone. Raises FloatingPointError before a step whose
+    loss is not finite.
+    """
+    codec, examples = prepare_examples(work / "examples", clips, prepared)
+    pipeline = build_pipeline(vocabulary(), seed)
+    pipeline.register_modules(vae=codec)
+    pipeline.scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod.float()
+    model = pipeline.transformer.to(device).train()
+    average, optimizers = WeightAverage(model, decay=0.998), build_optimizers(model, MUON_RATE, ADAM_RATE)
+    state = work / "generator.safetensors"
+    start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
+    average.tensors = {name: value.to(device) for name, value in average.tensors.items()}
+    curve = Curve(work / "generator.jsonl", start)
+    rotary = pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, 2, torch.device(device))
+    table, total = TextTable(pipeline), 0.0
+    for step in range(start, steps):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        set_rate(optimizers, schedule(step, steps))
+        latents, image_latents, embeds = (
+            part.to(device) for part in make_batch(pipeline, table, examples, batch, generator)
+        )
+        loss = diffusion_loss(pipeline, latents, image_latents, embeds, rotary, generator)
+        _take_step(loss, optimizers, step)
+        average.update(model, step)
+        total += loss.item()
+        if (step + 1) % CURVE_EVERY == 0:
+            curve.add(step, loss=total / CURVE_EVERY)
+            if report is not None:
+                report(step + 1, {"loss": total / CURVE_EVERY})
+            total = 0.0
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
+            save_state(state, model, average, optimizers, step + 1)
+            export(pipeline, average, out)
+    # Also when nothing was left to train: the export of the last step may have been interrupted.
+    export(pipeline, average, out)
+    return out
+
+
+def _take_step(loss: Tensor, optimizers: list[torch.optim.Optimizer], step: int) -> None:
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"generator training: the loss is {loss.item()} at step {step}; lower the rates"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+def export(pipeline: CogVideoXImageToVideoPipeline, average: WeightAverage, out: Path) -> None:
+    """Writes the pipeline folder with the averaged weights in half precision (the codec stays in full)."""
+    transformer = CogVideoXTransformer3DModel.from_config(pipeline.transformer.config)
+    transformer.load_state_dict(average.tensors)
+    pipeline.tokenizer.save_pretrained(out / "tokenizer")
+    pipeline.text_encoder.save_pretrained(out / "text_encoder")
+    pipeline.scheduler.save_pretrained(out / "scheduler")
+    pipeline.vae.save_pretrained(out / "vae")
+    transformer.to(SHIPPED_DTYPE).save_pretrained(out / "transformer")
+    pipeline.save_config(out)
