@@ -90,7 +90,7 @@ class ReprojectionReward:
         check_frames(clip_THW3)
         return select_frames(clip_THW3.shape[0], self.options.frames)
 
-    def _result(self, reconstruction: Reconstruction, indices: list[int]) -> RewardResult:
+    def _result(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
         error = reprojection_error(reconstruction, self.options, self._perceptual)
         finite = error.value is None or torch.tensor(error.value).isfinite().item()
         return RewardResult(

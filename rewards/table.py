@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from rewards.control import RandomReward
 from rewards.errors import RewardError
 from rewards.geometry import GeometryBackend
 from rewards.reprojection import ReprojectionOptions
@@ -58,6 +59,7 @@ class RewardSpec:
 
 REWARDS: dict[str, RewardSpec] = {
     "reprojection": RewardSpec(version="1", options=ReprojectionOptions, constructor=ReprojectionReward),
+    "random": RewardSpec(version="1", options=ReprojectionOptions, constructor=RandomReward),
 }
 
 
