@@ -23,6 +23,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "score": ("jobs.score", "Score the 3D consistency of every candidate."),
     "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
+    "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
+    "demo": ("jobs.demo", "Run the whole loop on the embedded world, and print what it changed."),
 }
 FAILED = 1
 PARTIAL = 3

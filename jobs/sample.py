@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +19,9 @@ from jobs.options import (
     worker_options,
 )
 from jobs.presets import PresetCommand, preset_option
+
+if TYPE_CHECKING:
+    from pipeline.sample import SampleSettings
 
 
 @click.command("sample", cls=PresetCommand)
@@ -63,7 +66,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     from pipeline.sample import plan_sample, run_sample
     from storage.run import Run
 
-    settings = _settings(chosen)
+    settings = sample_settings(chosen)
     if dry_run:
         plan = plan_sample(settings, Run.open(run) if run.exists() else None, write=False)
         missing = sum(len(task.ids) for task in plan.tasks)
@@ -84,7 +87,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
 
 
-def _settings(chosen: dict[str, Any]) -> Any:
+def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
+    """The settings of a sampling from the options of the command, or from a section of a preset."""
     from pipeline.sample import SampleSettings
     from pipeline.samplers import SamplerSettings
     from storage.errors import UserError

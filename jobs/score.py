@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,13 +20,16 @@ from jobs.options import (
 )
 from jobs.presets import PresetCommand, preset_option
 
+if TYPE_CHECKING:
+    from pipeline.score import ScoreSettings
+
 _REWARD_OPTIONS = ("frames", "views", "holes", "hole_penalty", "perceptual", "perceptual_weight")
 
 
 @click.command("score", cls=PresetCommand)
 @run_argument
 @preset_option
-@option("--reward", metavar="NAME", help="Which reward: reprojection.")
+@option("--reward", metavar="NAME", help="Which reward: reprojection, or random as a control.")
 @option("--geometry", metavar="NAME", help="Geometry backend: world or vggt.")
 @option(
     "--geometry-model",
@@ -65,7 +68,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     from pipeline.score import plan_score, run_score
     from storage.run import Run
 
-    settings = _settings(chosen)
+    settings = score_settings(chosen)
     opened = Run.open(run)
     if dry_run:
         plan = plan_score(opened, settings)
@@ -89,17 +92,18 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     finish(ctx, summary, "candidates", "rejects, or scores without a value")
 
 
-def _settings(chosen: dict[str, Any]) -> Any:
+def score_settings(chosen: dict[str, Any]) -> ScoreSettings:
+    """The settings of a scoring from the options of the command, or from a section of a preset."""
     from pipeline.rewarding import RewardSettings
     from pipeline.score import ScoreSettings
 
-    options = {name: chosen[name] for name in _REWARD_OPTIONS if chosen[name] is not None}
+    options = {name: chosen[name] for name in _REWARD_OPTIONS if chosen.get(name) is not None}
     reward = RewardSettings(
         reward=chosen["reward"],
         geometry=chosen["geometry"],
-        geometry_model=chosen["geometry_model"],
-        geometry_revision=chosen["geometry_revision"],
+        geometry_model=chosen.get("geometry_model"),
+        geometry_revision=chosen.get("geometry_revision"),
         options=options,
     )
     names = ("batch", "limit", "workers", "gpus_per_worker", "ray_address")
-    return ScoreSettings(reward=reward, **{name: chosen[name] for name in names})
+    return ScoreSettings(reward=reward, **{name: chosen[name] for name in names if name in chosen})

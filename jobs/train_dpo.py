@@ -38,6 +38,7 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @option("--precision", type=click.Choice(["fp32", "bf16"]), help="Type of the base; the adapter stays fp32.")
 @option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory for more time.")
 @option("--checkpoint-every", type=int, metavar="N", help="Steps between checkpoints.")
+@option("--threads", type=int, metavar="N", help="CPU threads; the last bits of the result depend on it.")
 @option("--seed", type=int, metavar="N", help="Seed of initialisation, order, noise and timesteps.")
 @json_option
 def command(

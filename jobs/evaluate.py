@@ -1,0 +1,122 @@
+"""gpa evaluate: a base model against adapters on held-out prompts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.options import json_option, option, recordable, run_argument, worker_options
+from jobs.presets import PresetCommand, load_preset, preset_option
+
+if TYPE_CHECKING:
+    from pipeline.evaluate import EvaluateSettings, Evaluation
+
+
+@click.command("evaluate", cls=PresetCommand)
+@run_argument
+@preset_option
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]DIR",
+    help="LoRA folder; may be given several times. [default: that of the training dpo]",
+)
+@option("--name", metavar="NAME", help="The evaluation goes to RUN/eval/NAME.")
+@option(
+    "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="JSONL prompts instead of the world's."
+)
+@option("--split", metavar="NAME", help="Split of the world's prompts.")
+@option("--num-prompts", type=int, metavar="N", help="How many of the world's prompts.")
+@option("--seeds", type=int, metavar="N", help="Clips per prompt and model; the same seeds for every model.")
+@option("--seed", type=int, metavar="N", help="Seed that the clips' seeds follow from.")
+@worker_options
+@json_option
+def command(run: Path, preset: str, as_json: bool, adapters: tuple[str, ...], **chosen: Any) -> None:
+    """Compare the base model with adapters on held-out prompts, with the same seeds.
+
+    The judge of faults is a network that no reward has seen; it and the PSNR need prompts of the embedded
+    world. Sampling and scoring follow the sample and score sections of the preset.
+    """
+    from jobs.progress import ConsoleProgress
+    from pipeline.evaluate import as_json as plain
+    from pipeline.evaluate import run_evaluate
+    from storage.run import Run
+
+    opened = Run.open(run)
+    folders = adapters or (str(opened.path / "train" / "dpo" / "adapter"),)
+    settings = evaluate_settings(preset, folders, chosen)
+    opened.record(
+        f"evaluate {settings.name}", recordable({**chosen, "preset": preset, "adapters": list(folders)})
+    )
+    result = run_evaluate(opened, settings, progress=ConsoleProgress)
+    if as_json:
+        click.echo(json.dumps(plain(result), sort_keys=True))
+        return
+    print_evaluation(result)
+
+
+def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, Any]) -> EvaluateSettings:
+    """Settings from the options of the command and the preset's sections for sample and score."""
+    from jobs.sample import sample_settings
+    from jobs.score import score_settings
+    from pipeline.evaluate import EvaluateSettings, NamedAdapter
+
+    sections = load_preset(preset)
+    shared = {name: chosen[name] for name in ("workers", "gpus_per_worker", "ray_address")}
+    sample = (
+        sections["sample"]
+        | shared
+        | {
+            "prompts": chosen["prompts"],
+            "split": chosen["split"],
+            "num_prompts": chosen["num_prompts"],
+            "candidates": chosen["seeds"],
+            "batch": chosen["seeds"],
+            "seed": chosen["seed"],
+        }
+    )
+    named = []
+    for adapter in adapters:
+        name, _, folder = adapter.rpartition("=")
+        named.append(NamedAdapter(name=name or "aligned", path=Path(folder)))
+    return EvaluateSettings(
+        sample=sample_settings(sample),
+        score=score_settings(sections["score"] | shared),
+        adapters=tuple(named),
+        name=chosen["name"],
+    )
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """The table of every adapter, what its columns mean, and where the contact sheet lies, on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from pipeline.judging import MEASURES
+
+    console = Console(width=110, highlight=False)
+    about = {measure.name: measure.about for measure in MEASURES}
+    for name, rows in result.tables.items():
+        table = Table(
+            title=f"{name} against base: {rows[0].prompts} held-out prompts, same seeds, 95 % intervals"
+        )
+        for column in ("measure", "base", name, "difference", "prompts better"):
+            table.add_column(column, justify="left" if column == "measure" else "right", no_wrap=True)
+        table.add_column("what")
+        for row in rows:
+            low, high = row.difference.low, row.difference.high
+            wins = row.win_rate
+            table.add_row(
+                row.measure,
+                f"{row.base:.4g}",
+                f"{row.adapter:.4g}",
+                f"{row.difference.mean:+.3g} [{low:+.3g}, {high:+.3g}]",
+                "" if wins is None else f"{wins.mean:.0%} [{wins.low:.0%}, {wins.high:.0%}]",
+                about[row.measure],
+            )
+        console.print(table)
+    console.print(f"contact sheet: {result.sheet}", soft_wrap=True)

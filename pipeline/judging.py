@@ -1,0 +1,92 @@
+"""What `gpa evaluate` measures of a clip beside the reward: its pictures, a referee's verdict, the true clip.
+
+Legend: T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.world.cameras import MOVES
+from pipeline.world.clips import WorldPrompt, render_prompt
+from pipeline.world.referee import Referee
+from rewards.quality import image_motion, psnr, roughness, sharpness
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """A row of the evaluation: its name, and whether higher (1) or lower (-1) is better, or neither (0)."""
+
+    name: str
+    better: int
+    about: str
+
+
+MEASURES: tuple[Measure, ...] = (
+    Measure(name="fault", better=-1, about="probability of a geometric fault, by the referee"),
+    Measure(name="error", better=-1, about="reprojection error, minus the reward"),
+    Measure(name="motion", better=0, about="camera motion in units of scene depth, by the geometry model"),
+    Measure(name="image_motion", better=0, about="change between frames over the gradient of the first"),
+    Measure(name="sharpness", better=0, about="gradient of later frames as a share of the first frame's"),
+    Measure(name="roughness", better=-1, about="raggedness of the motion between frames, in pixels"),
+    Measure(name="psnr", better=1, about="PSNR to the true clip in dB"),
+    Measure(name="follows", better=1, about="share of clips with the prompted camera move, by the referee"),
+)
+
+
+def world_prompt(text: str, metadata: str) -> WorldPrompt | None:
+    """The prompt of the embedded world that a row of the prompts table stands for; None for any other."""
+    world = json.loads(metadata or "{}").get("world")
+    if not isinstance(world, dict):
+        return None
+    return WorldPrompt(scene_id=world["scene_id"], move=world["move"], text=text, seed=world["seed"])
+
+
+def true_clip(prompt: WorldPrompt) -> Tensor:
+    """The clip [T, H, W, 3] that a perfect model would make of the prompt."""
+    return render_prompt(prompt).frames_THW3
+
+
+@dataclass(kw_only=True)
+class Judge:
+    """Measures clips. The referee is a network that no reward sees; it knows the faults of the world."""
+
+    _referee: Referee | None = field(default=None, init=False)
+    _truth: tuple[WorldPrompt, Tensor] | None = field(default=None, init=False)
+
+    def measure(self, frames_THW3: Tensor, prompt: WorldPrompt | None) -> dict[str, float]:
+        """The measures of a clip of float frames in [0, 1]; without a world prompt, only the plain ones."""
+        values = {
+            "image_motion": image_motion(frames_THW3),
+            "sharpness": sharpness(frames_THW3),
+            "roughness": roughness(frames_THW3),
+        }
+        return values if prompt is None else values | self._against_world(frames_THW3, prompt)
+
+    def _against_world(self, frames_THW3: Tensor, prompt: WorldPrompt) -> dict[str, float]:
+        if self._referee is None:
+            self._referee = Referee.from_pretrained()
+        verdict = self._referee.judge(frames_THW3[None])
+        seen = MOVES[int(verdict.moves_BM[0].argmax())].name
+        truth = self._true_clip(prompt)
+        return {
+            "fault": float(verdict.probability_B[0]),
+            "follows": float(seen == prompt.move),
+            "psnr": float(psnr(frames_THW3[1:], truth[1:]).mean()),
+        }
+
+    def _true_clip(self, prompt: WorldPrompt) -> Tensor:
+        """The true clip; the last one is kept, since the seeds of a prompt come one after the other."""
+        if self._truth is None or self._truth[0] != prompt:
+            self._truth = (prompt, true_clip(prompt))
+        return self._truth[1]
+
+
+def as_floats(frames_THW3: Any) -> Tensor:
+    """Frames in [0, 1] of uint8 frames."""
+    return torch.from_numpy(frames_THW3).float() / 255
