@@ -1,9 +1,9 @@
 """The world's geometry network: alternating frame and global attention with an explicit matching cue.
 
 Attention and outputs follow VGGT (arXiv 2503.11651): nine numbers of pose a frame (translation, quaternion
-x y z w, vertical and horizontal field of view), depth and confidence. What differs is the cue: plain attention
-takes far longer than a CPU has to learn rotation, so motion relative to frame 0 is measured and given to the
-tokens and to the camera head.
+x y z w, vertical and horizontal field of view), depth and confidence. What differs is the cue: plain
+attention takes far longer than a CPU has to learn rotation, so motion relative to frame 0 is measured and
+given to the tokens and to the camera head.
 Legend: B clips, T frames, H, W pixels, h, w cells of 4x4 pixels, N tokens a frame, D width.
 """
 

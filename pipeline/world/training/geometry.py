@@ -72,7 +72,8 @@ def relative_target(bank: ClipBank) -> GeometryTarget:
     return GeometryTarget(w2c_BT34=w2c, depth_BTHW=depth / unit[:, None, None, None])
 
 
-def _mirror(frames: Tensor, target: GeometryTarget) -> tuple[Tensor, GeometryTarget]:
+def mirror(frames: Tensor, target: GeometryTarget) -> tuple[Tensor, GeometryTarget]:
+    """Frames and target of the clips as a mirror shows them: x changes sign."""
     sign = torch.tensor([-1.0, 1.0, 1.0])
     w2c = target.w2c_BT34 * sign[:, None] * torch.tensor([-1.0, 1.0, 1.0, 1.0])
     return frames.flip(3), GeometryTarget(w2c_BT34=w2c, depth_BTHW=target.depth_BTHW.flip(3))
@@ -101,7 +102,7 @@ def make_batch(
     picked = bank.pick(torch.randint(len(bank), (training.batch_size,), generator=generator))
     frames, target = dressed_frames(picked, training, generator), relative_target(picked)
     if torch.rand((), generator=generator) < 0.5:
-        frames, target = _mirror(frames, target)
+        frames, target = mirror(frames, target)
     frames = frames[..., torch.randperm(3, generator=generator)]
     return frames.permute(0, 1, 4, 2, 3).contiguous(), target
 

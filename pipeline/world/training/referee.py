@@ -85,7 +85,7 @@ def growing_fields(
     return torch.linspace(0, 1, frames).view(1, -1, 1, 1, 1) * field[:, None]
 
 
-def _faulty_flow(flow_BT2hw: Tensor, field_BTHW2: Tensor) -> Tensor:
+def coarse_faulty_flow(flow_BT2hw: Tensor, field_BTHW2: Tensor) -> Tensor:
     """Coarse backward flow of the clip after the warp: field(p) + flow(p + field(p)), a cell."""
     field = F.avg_pool2d(field_BTHW2.flatten(0, 1).permute(0, 3, 1, 2), CELL)
     side = field.shape[-1]
@@ -105,7 +105,7 @@ def labelled_clips(bank: ClipBank, training: RefereeTraining, generator: torch.G
     raw = torch.stack([apply_field(clip, warp) for clip, warp in zip(frames, field, strict=True)])
     # Samples of a generator are ragged to a varying degree, clean or not.
     ragged = wobble(tuple(flow.shape), generator, 0.35) * torch.rand(count, 1, 1, 1, 1, generator=generator)
-    moved = rewarp(frames[:, 0], _faulty_flow(flow, field) + ragged)
+    moved = rewarp(frames[:, 0], coarse_faulty_flow(flow, field) + ragged)
     moved[:, 0] = frames[:, 0]
     dressed = torch.rand(count, generator=generator) < training.rewarp_share
     shown = torch.where(dressed.view(-1, 1, 1, 1, 1), moved, raw)
