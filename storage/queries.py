@@ -134,7 +134,7 @@ _REJECTS = """
         SELECT candidate_id AS id, step, CASE step
             WHEN 2 THEN 'no score by this version of the reward'
             WHEN 4 THEN format('motion {}', coalesce(motion::VARCHAR, 'unknown'))
-            ELSE coalesce(reason, format('value {}', value)) END AS detail
+            ELSE coalesce(reason, format('value {}', value), 'no value, no reason') END AS detail
         FROM fates WHERE step <= 4
         UNION ALL
         SELECT prompt_id, step, 'one candidate left' FROM fates WHERE step = 5

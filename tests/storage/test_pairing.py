@@ -188,7 +188,7 @@ def pairs_of(mined: MinedPairs) -> set[tuple[str, str]]:
     return set(zip(mined.rows["winner_id"].to_pylist(), mined.rows["loser_id"].to_pylist(), strict=True))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.lists(items, max_size=24), rule_sets)
 def test_mining_agrees_with_brute_force(
     tmp_path_factory: pytest.TempPathFactory, everything: list[Item], rules: PairRules
