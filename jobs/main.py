@@ -25,6 +25,8 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
     "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
     "demo": ("jobs.demo", "Run the whole loop on the embedded world, and print what it changed."),
+    "bench": ("jobs.bench", "Measure the models and rewards that come with gpa."),
+    "pretrain-world": ("jobs.pretrain_world", "Train the models of the embedded world from scratch."),
 }
 FAILED = 1
 PARTIAL = 3
@@ -61,7 +63,7 @@ class LazyGroup(click.Group):
             code = _signal_code(error)
             click.echo(str(error) if code else f"error: {error}", err=True)
             ctx.exit(code or FAILED)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, click.Abort):
             number = stopped_by[0] if stopped_by else signal.SIGINT
             click.echo(f"stopped by {signal.Signals(number).name}; the same command continues", err=True)
             ctx.exit(128 + number)

@@ -8,6 +8,7 @@ import json
 import os
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
 WORLD = "world"
-_CHECKPOINTS = Path(__file__).parent / "world" / "checkpoints"
-_PACKAGED: dict[str, Path] = {WORLD: _CHECKPOINTS / "generator"}
-PACKAGED_GEOMETRY: dict[str, Path] = {WORLD: _CHECKPOINTS / "geometry"}
+_PACKAGED: dict[str, Path] = {WORLD: Path(__file__).parent / "world" / "checkpoints" / "generator"}
 # Modules that define pipeline components of this project. diffusers resolves a component from a module that
 # the caller has imported, never from a name it reads in a model folder; so only these are ever imported.
 _COMPONENT_MODULES = ("pipeline.world.codec",)
@@ -104,11 +103,8 @@ def load_pipeline(model: ModelRef, precision: Precision, device: str, pipeline_c
     """Load the model as `pipeline_class` onto a device. Raises UserError when its files do not load."""
     for module in _component_modules(model.path):
         importlib.import_module(module)
-    _quieten()
     try:
-        with warnings.catch_warnings():
-            # The argument's new name does not exist in every diffusers that is supported.
-            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+        with _quiet():
             pipe = pipeline_class.from_pretrained(
                 model.path, torch_dtype=torch_dtype(precision), local_files_only=True
             )
@@ -139,13 +135,24 @@ def pick_device(gpus: float) -> str:
     return "cuda"
 
 
-def _quieten() -> None:
-    """No progress bars of the libraries: a command shows its own."""
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars of the libraries (a command shows its own), and no notes on what is meant as it is."""
     from diffusers.utils import logging as diffusers_logging
     from transformers.utils import logging as transformers_logging
 
     diffusers_logging.disable_progress_bar()
     transformers_logging.disable_progress_bar()
+    verbosity = diffusers_logging.get_verbosity()
+    # diffusers notes that a codec of this project is not of the class that the pipeline's signature names.
+    diffusers_logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            # The argument's new name does not exist in every diffusers that is supported.
+            warnings.filterwarnings("ignore", message=".*torch_dtype.*", category=FutureWarning)
+            yield
+    finally:
+        diffusers_logging.set_verbosity(verbosity)
 
 
 def _component_modules(folder: Path) -> set[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pipeline.models import PACKAGED_GEOMETRY
 from rewards.backends import load_backend
 from rewards.errors import RewardError
 from rewards.table import REWARDS, Reward, load_reward
@@ -17,7 +15,7 @@ from rewards.table import REWARDS, Reward, load_reward
 class RewardSettings:
     """A reward, the geometry model behind it and the reward's own options (those of its options class).
 
-    `geometry_model` is a folder or a Hub id; None is the backend's own, for the world the packaged weights.
+    `geometry_model` is a folder or a Hub id; None is the backend's own.
     Raises RewardError for an unknown reward and for an option its reward does not have or does not accept.
     """
 
@@ -48,17 +46,7 @@ class RewardSettings:
 
     def load(self, device: str) -> Reward:
         """Load the geometry model and build the reward. Raises RewardError when weights are missing."""
-        model = self.geometry_model
-        packaged = PACKAGED_GEOMETRY.get(self.geometry)
-        if model is None and packaged is not None:
-            model = _existing(packaged, self.geometry)
-        backend = load_backend(self.geometry, model=model, revision=self.geometry_revision, device=device)
-        return load_reward(self.reward, geometry=backend, options=self.reward_options(), device=device)
-
-
-def _existing(folder: Path, geometry: str) -> str:
-    if not folder.is_dir():
-        raise RewardError(
-            f"geometry {geometry!r} has no weights in {folder}: run `gpa pretrain-world` or give another"
+        backend = load_backend(
+            self.geometry, model=self.geometry_model, revision=self.geometry_revision, device=device
         )
-    return str(folder)
+        return load_reward(self.reward, geometry=backend, options=self.reward_options(), device=device)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
 from torch import Tensor
 
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
@@ -183,8 +184,9 @@ class CogVideoXImageToVideo(_CogVideoX):
                 f"prompt {text!r} has no first frame, which model {self.model.name!r} needs: give it an image"
             )
         settings, pipe = self.settings, self.pipe
-        image = image_HW3.permute(2, 0, 1).unsqueeze(0).float() / 255
-        image = pipe.video_processor.preprocess(image, height=settings.height, width=settings.width)
+        # As an image file: the processor resizes those with a proper filter, tensors by the nearest pixel.
+        picture = Image.fromarray(image_HW3.cpu().numpy())
+        image = pipe.video_processor.preprocess(picture, height=settings.height, width=settings.width)
         pipe.shared_image_latents = None
         _, image_latents = pipe.prepare_latents(
             image.to(self.device, dtype),

@@ -1,0 +1,145 @@
+"""The sampler against diffusers' own pipeline, called as its documentation says.
+
+Legend: B batch, F latent frames, C channels, h w latent cells, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import CogVideoXImageToVideoPipeline
+from PIL import Image
+from torch import Tensor
+
+from pipeline.models import resolve_model
+from pipeline.samplers import Sampler, SamplerSettings, make_sampler
+from storage.errors import UserError
+from tests.pipeline.tiny import SAMPLER, build
+
+TEXT = "a quiet hall"
+
+
+def image() -> Tensor:
+    return torch.randint(0, 256, (40, 56, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def load(folder: Path, **changes: Any) -> Any:
+    torch.set_num_threads(1)
+    sampler: Sampler = make_sampler(resolve_model(str(folder)), SamplerSettings(**{**SAMPLER, **changes}))
+    sampler.setup()
+    return sampler
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_model: Path) -> Any:
+    return load(tiny_model)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_one_candidate_is_what_the_stock_pipeline_makes(tiny_model: Path, guidance: float) -> None:
+    sampler = load(tiny_model, guidance=guidance)
+    (sample,) = sampler.sample(sampler.encode(TEXT, image()), [5])
+    stock = CogVideoXImageToVideoPipeline.from_pretrained(tiny_model)
+    noise = torch.randn(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(5))
+    called = {
+        "image": Image.fromarray(image().numpy()),
+        "prompt": TEXT,
+        "latents": noise,
+        "height": 32,
+        "width": 32,
+        "num_frames": 9,
+        "num_inference_steps": 2,
+        "guidance_scale": guidance,
+        "max_sequence_length": SAMPLER["max_sequence_length"],
+    }
+    # The stock pipeline spends its generator on the posterior of the image alone, when latents are given.
+    latents = stock(**called, generator=torch.Generator().manual_seed(0), output_type="latent").frames[0]
+    assert torch.equal(sample.latents_FChw, latents)
+    frames = stock(**called, generator=torch.Generator().manual_seed(0), output_type="np").frames[0]
+    assert torch.equal(sample.frames_THW3, torch.from_numpy(frames * 255).round().to(torch.uint8))
+
+
+def test_kept_latents_decode_to_the_saved_frames(sampler: Any) -> None:
+    samples = sampler.sample(sampler.encode(TEXT, image()), [1, 2, 3])
+    for sample in samples:
+        assert sample.latents_FChw.dtype == torch.float32
+        assert torch.equal(sampler.decode(sample.latents_FChw), sample.frames_THW3)
+
+
+def test_a_candidate_depends_on_its_seed_and_not_on_its_place(sampler: Any) -> None:
+    condition = sampler.encode(TEXT, image())
+    forth = [sample.latents_FChw for sample in sampler.sample(condition, [1, 2])]
+    back = [sample.latents_FChw for sample in sampler.sample(condition, [2, 1])]
+    assert torch.equal(forth[0], back[1])
+    assert torch.equal(forth[1], back[0])
+    assert not torch.allclose(forth[0], forth[1], atol=0.1)
+
+
+def test_the_kept_condition_is_what_the_transformer_is_given(sampler: Any) -> None:
+    condition = sampler.encode(TEXT, image())
+    given: list[dict[str, Tensor]] = []
+    hook = sampler.pipe.transformer.register_forward_pre_hook(
+        lambda _module, _args, kwargs: given.append(dict(kwargs)), with_kwargs=True
+    )
+    sampler.sample(condition, [1, 2])
+    hook.remove()
+    kept = condition.tensors()
+    assert set(kept) == {"prompt_embeds", "image_latents"}
+    for call in given:
+        image_BFChw = call["hidden_states"].chunk(2, dim=2)[1]
+        for entry in range(2):
+            assert torch.equal(image_BFChw[entry], kept["image_latents"])
+            assert torch.equal(call["encoder_hidden_states"][entry], kept["prompt_embeds"])
+    assert torch.equal(kept["image_latents"], sampler.encode(TEXT, image()).image_latents_FChw)
+    assert kept["image_latents"][1:].abs().max() == 0
+
+
+def test_latents_that_are_not_finite_give_a_reason_and_no_frames(tiny_model: Path) -> None:
+    sampler = load(tiny_model)
+    with torch.no_grad():
+        sampler.pipe.transformer.proj_out.bias[0] = float("nan")
+    (sample,) = sampler.sample(sampler.encode(TEXT, image()), [1])
+    assert sample.frames_THW3 is None
+    assert sample.reason.startswith("latents hold ")
+    assert "NaN" in sample.reason
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"height": 40}, "height 40 does not fit model 'tiny': use a multiple of 16"),
+        ({"num_frames": 10}, "num_frames 10 does not fit model 'tiny': use 1 more than a multiple of 4"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_named(tiny_model: Path, changes: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tiny_model, **changes)
+
+
+def test_a_prompt_without_a_first_frame_is_named(sampler: Any) -> None:
+    with pytest.raises(UserError, match="has no first frame, which model 'tiny' needs"):
+        sampler.encode(TEXT, None)
+
+
+def test_text_to_video_needs_no_image(tmp_path: Path) -> None:
+    sampler = load(build(tmp_path / "t2v", text_only=True))
+    condition = sampler.encode(TEXT, None)
+    (sample,) = sampler.sample(condition, [1])
+    assert set(condition.tensors()) == {"prompt_embeds"}
+    assert sample.frames_THW3.shape == (9, 32, 32, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("steps", 0, "steps must be at least 1, got 0"),
+        ("guidance", -1.0, "guidance must be 0 or more"),
+        ("precision", "int8", "precision must be one of"),
+    ],
+)
+def test_settings_are_validated(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SamplerSettings(**{**SAMPLER, name: value})

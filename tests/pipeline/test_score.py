@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.rewarding import RewardSettings
+from pipeline.score import ScoreSettings, plan_score, run_score
+from rewards.errors import RewardError
+from storage.errors import UserError
+from storage.media import write_video
+from storage.run import Run
+from storage.shards import write_shard
+from tests.storage.builders import candidate, prompt
+
+CANDIDATES = 5
+
+
+def settings(geometry: Path, *, workers: int = 0, batch: int = 2, **options: Any) -> ScoreSettings:
+    reward = RewardSettings(
+        geometry="world", geometry_model=str(geometry), options={"frames": 3, "views": "all", **options}
+    )
+    return ScoreSettings(reward=reward, batch=batch, workers=workers)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Two prompts with videos of noise, and one candidate whose sampling failed."""
+    run = Run.create_or_open(tmp_path / "run")
+    generator = np.random.default_rng(0)
+    made = [candidate(f"c{number}", f"p{number % 2}") for number in range(CANDIDATES)]
+    for one in made:
+        frames = generator.integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+        write_video(run.resolve(run.video_uri(one.candidate_id)), frames, 8)
+    made.append(candidate("bad", "p0", status="failed"))
+    write_shard(run.shard_dir("prompts"), "prompts", [prompt("p0"), prompt("p1")])
+    write_shard(run.shard_dir("candidates"), "candidates", made)
+    return run
+
+
+def scores(run: Run) -> dict[str, dict[str, Any]]:
+    return {row["candidate_id"]: row for row in run.rows("scores").to_pylist()}
+
+
+def test_every_component_of_a_score_is_kept(run: Run, tiny_geometry: Path) -> None:
+    plan, summary = run_score(run, settings(tiny_geometry))
+    assert (summary.wanted, summary.done, summary.failed) == (CANDIDATES, CANDIDATES, 0)
+    found = scores(run)
+    assert set(found) == {f"c{number}" for number in range(CANDIDATES)}
+    for row in found.values():
+        assert row["reward_version"] == plan.reward_version
+        assert row["value"] == pytest.approx(-np.mean(row["frame_errors"]))
+        assert (len(row["frame_indices"]), len(row["w2c"]), len(row["intrinsics"])) == (3, 36, 27)
+        assert (row["geometry_model"], row["perceptual"]) == (str(tiny_geometry), "none")
+        assert row["geometry_license"]
+        assert 0 <= row["coverage"] <= 1
+        assert row["motion"] >= 0
+
+
+def test_the_same_call_scores_only_what_is_missing_and_other_options_score_beside(
+    run: Run, tiny_geometry: Path
+) -> None:
+    run_score(run, settings(tiny_geometry))
+    _, again = run_score(run, settings(tiny_geometry, batch=3))
+    assert (again.present, again.done) == (CANDIDATES, 0)
+    next(iter(sorted(run.shard_dir("scores").glob("*.parquet")))).unlink()
+    _, healed = run_score(run, settings(tiny_geometry))
+    assert healed.present + healed.done == CANDIDATES
+    assert healed.done > 0
+    _, other = run_score(run, settings(tiny_geometry, hole_penalty=0.5))
+    assert (other.present, other.done) == (0, CANDIDATES)
+    assert run.rows("scores").num_rows == 2 * CANDIDATES
+
+
+def test_a_truncated_video_is_unscorable_with_its_reason(run: Run, tiny_geometry: Path) -> None:
+    path = run.resolve(run.video_uri("c1"))
+    path.write_bytes(path.read_bytes()[:200])
+    run.resolve(run.video_uri("c2")).unlink()
+    _, summary = run_score(run, settings(tiny_geometry))
+    assert (summary.done, summary.failed) == (CANDIDATES - 2, 2)
+    for name in ("c1", "c2"):
+        row = scores(run)[name]
+        assert row["value"] is None
+        assert row["reason"].startswith(f"media/videos/{name}.mp4 cannot be read as a video")
+    assert run_score(run, settings(tiny_geometry))[1].present == CANDIDATES
+
+
+def test_a_flat_video_is_unscorable_with_its_reason(run: Run, tiny_geometry: Path) -> None:
+    write_video(run.resolve(run.video_uri("c0")), np.zeros((4, 32, 32, 3), dtype=np.uint8), 8)
+    _, summary = run_score(run, settings(tiny_geometry))
+    assert summary.failed == 1
+    assert "flat colour" in scores(run)["c0"]["reason"]
+
+
+def test_a_value_depends_on_no_other_candidate(run: Run, tiny_geometry: Path) -> None:
+    run_score(run, settings(tiny_geometry, batch=5))
+    together = {name: row["value"] for name, row in scores(run).items()}
+    for path in run.shard_dir("scores").glob("*.parquet"):
+        path.unlink()
+    run_score(run, settings(tiny_geometry, batch=1))
+    assert {name: row["value"] for name, row in scores(run).items()} == together
+
+
+def test_runs_without_anything_to_score_are_explained(tmp_path: Path, tiny_geometry: Path) -> None:
+    run = Run.create_or_open(tmp_path / "empty")
+    with pytest.raises(UserError, match=r"holds no candidates: run `gpa sample"):
+        plan_score(run, settings(tiny_geometry))
+    write_shard(run.shard_dir("candidates"), "candidates", [candidate("bad", "p0", status="failed")])
+    with pytest.raises(UserError, match=r"every candidate of .* failed: see the reason"):
+        plan_score(run, settings(tiny_geometry))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": "beauty"}, "reward 'beauty' does not exist; choose one of: reprojection"),
+        ({"options": {"frames": 1}}, "reward 'reprojection': frames must be >= 2"),
+        ({"options": {"colour": 1}}, "reward 'reprojection' has no option 'colour'; it has frames"),
+    ],
+)
+def test_bad_rewards_are_explained(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(RewardError, match=message):
+        RewardSettings(**changes)
+
+
+def test_missing_geometry_is_explained_before_any_worker_starts(run: Run) -> None:
+    unknown = ScoreSettings(reward=RewardSettings(geometry="lidar"), workers=2)
+    with pytest.raises(RewardError, match=r"geometry backend 'lidar' does not exist; choose one of"):
+        run_score(run, unknown)
