@@ -16,9 +16,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from pipeline.world.cameras import camera_path
 from pipeline.world.clips import WorldPrompt, render_prompt, world_prompts
 from pipeline.world.codec import MotionCodec
 from pipeline.world.corruptions import warp
+from pipeline.world.generator import SIZE
+from pipeline.world.render import render
 from pipeline.world.scenes import make_scene
 from pipeline.world.seeding import stable_generator
 from pipeline.world.training.common import save_safetensors
@@ -60,10 +63,16 @@ def example_video(prompt: WorldPrompt, faulty: bool) -> Tensor:
 
 def fit_codec(count: int = 200) -> MotionCodec:
     """A codec whose PCA is fitted on first frames of train scenes."""
-    videos = [example_video(prompt, False)[:, 0] for prompt in world_prompts("train", count)]
     codec: MotionCodec = MotionCodec()
-    codec.fit(torch.stack(videos))
+    codec.fit(torch.stack([_first_image(prompt) for prompt in world_prompts("train", count)]))
     return codec
+
+
+def _first_image(prompt: WorldPrompt) -> Tensor:
+    """The first frame of `example_video`, without the others."""
+    scene = make_scene(prompt.scene_id)
+    frames = render(scene, camera_path(scene, prompt.move, prompt.seed)[:1], SIZE).frames_THW3
+    return frames[0].permute(2, 0, 1) * 2 - 1
 
 
 def prepare_chunk(codec: MotionCodec, directory: Path, index: int, size: int = CHUNK) -> Path:

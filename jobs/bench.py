@@ -1,0 +1,88 @@
+"""gpa bench: measure what this checkout ships."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from jobs.options import json_option, option
+
+if TYPE_CHECKING:
+    from pipeline.world.figures import FigureTable
+
+SUBJECTS: Final = ("codec", "generator", "geometry", "referee", "reward", "ranking")
+
+
+@click.group("bench")
+def command() -> None:
+    """Measure the models and rewards that come with gpa."""
+
+
+@command.command("world")
+@click.option(
+    "--checkpoints",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with generator/, geometry/ and referee/. [default: those that come with gpa]",
+)
+@click.option(
+    "--only",
+    type=click.Choice(SUBJECTS),
+    multiple=True,
+    help="Measure this; may be repeated. [default: everything]",
+)
+@option("--split", type=click.Choice(["test", "val", "train"]), default="test", help="Scenes to measure on.")
+@option("--clips", type=click.IntRange(1), default=50, metavar="N", help="True clips.")
+@option("--prompts", type=click.IntRange(1), default=40, metavar="N", help="Prompts that are sampled.")
+@option("--seeds", type=click.IntRange(1), default=8, metavar="N", help="Samples a prompt.")
+@option("--steps", type=click.IntRange(1), default=20, metavar="N", help="Denoising steps.")
+@json_option
+def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
+    """Held-out figures of the embedded world.
+
+    How well its codec, generator, geometry network and referee do on scenes that none of them was trained
+    on; how well the reward tells faulty clips from clean ones; whether it ranks samples of one prompt as the
+    referee does. Runs on the CPU, in about ten minutes with all defaults.
+    """
+    import torch
+
+    from jobs.progress import ConsoleProgress
+    from pipeline.world.figures import HeldOut, measure
+    from pipeline.world.figures.held_out import CHECKPOINTS
+
+    torch.set_num_threads(1)
+    held_out = HeldOut(checkpoints=checkpoints or CHECKPOINTS, progress=ConsoleProgress("items"), **chosen)
+    tables = measure(held_out, only or SUBJECTS)
+    if as_json:
+        click.echo(json.dumps([table.as_dict() for table in tables], indent=2))
+    else:
+        _print(tables)
+
+
+def _print(tables: list[FigureTable]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console() if sys.stdout.isatty() else Console(width=110)
+    for figures in tables:
+        counted = ", ".join(f"{count} {what}" for what, count in figures.counts.items())
+        console.print(f"[bold]{figures.title}[/bold] ({counted})")
+        shown = Table()
+        for name, first in zip(figures.columns, figures.rows[0], strict=True):
+            shown.add_column(name, justify="left" if isinstance(first, str) else "right")
+        for row in figures.rows:
+            shown.add_row(*(_text(cell) for cell in row))
+        console.print(shown)
+        console.print()
+
+
+def _text(cell: str | float | int | None) -> str:
+    if cell is None:
+        return "-"
+    if isinstance(cell, float):
+        return f"{cell:.2f}" if abs(cell) >= 10 else f"{cell:.4g}" if abs(cell) < 0.01 else f"{cell:.3f}"
+    return str(cell)

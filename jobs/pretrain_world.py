@@ -1,0 +1,82 @@
+"""gpa pretrain-world: train the models of the embedded world from scratch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from jobs.options import json_option, option, print_result
+
+MODELS: Final = ("geometry", "referee", "generator")
+_COUNT = click.IntRange(1)
+
+
+@click.command("pretrain-world")
+@option(
+    "--work",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("world-training"),
+    metavar="DIR",
+    help="Clips, curves and resumable state.",
+)
+@option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("world-checkpoints"),
+    metavar="DIR",
+    help="Where the checkpoints go.",
+)
+@click.option(
+    "--only",
+    type=click.Choice(MODELS),
+    multiple=True,
+    help="Train this model; may be repeated. [default: all]",
+)
+@option("--generator-steps", type=_COUNT, default=4000, metavar="N", help="Steps of the generator.")
+@option("--generator-clips", type=_COUNT, default=2500, metavar="N", help="Clips the generator learns from.")
+@option("--generator-batch", type=_COUNT, default=8, metavar="N", help="Clips a step of the generator.")
+@option("--geometry-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the geometry network.")
+@option("--referee-steps", type=_COUNT, default=800, metavar="N", help="Steps of the referee.")
+@option("--bank-clips", type=_COUNT, default=4000, metavar="N", help="Clips the other two learn from.")
+@option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed of everything random.")
+@json_option
+def command(work: Path, out: Path, only: tuple[str, ...], as_json: bool, **chosen: int) -> None:
+    """Train the models of the embedded world from scratch, on the CPU: two to three hours on two cores.
+
+    The geometry network, the referee and the generator with its codec, on clips rendered here. The same
+    command again continues where the last saved step was (every 100 or 200 steps); more steps than before
+    go on training. At the end a curve of each.
+
+    The checkpoints go to the folder --out and are not used by themselves: look at them with
+    `gpa bench world --checkpoints DIR`, then ship them by copying geometry/, referee/ and generator/ over
+    pipeline/world/checkpoints/.
+    """
+    from jobs.training_progress import TrainingProgress
+    from pipeline.world.training.pretrain import PretrainSettings, pretrain
+
+    settings = PretrainSettings(**chosen)
+    made: dict[str, Any] = {}
+    with TrainingProgress() as progress:
+        for model in only or MODELS:
+            folder = pretrain(model, work, out, settings, progress.show)
+            made[model] = {"checkpoint": str(folder), "loss": _losses(model, work)}
+    text = "\n".join(_line(model, result) for model, result in made.items())
+    print_result(made, as_json, f"{text}\ncheckpoints: {out}")
+
+
+def _losses(model: str, work: Path) -> list[float]:
+    from pipeline.world.training.common import read_curve
+    from pipeline.world.training.pretrain import TRAININGS
+
+    return [entry["loss"] for entry in read_curve(work / TRAININGS[model].curve)]
+
+
+def _line(model: str, result: dict[str, Any]) -> str:
+    from jobs.training_progress import sparkline
+
+    losses = result["loss"]
+    if not losses:
+        return f"{model:10} trained; too few steps for a curve"
+    return f"{model:10} {sparkline(losses)}  loss {losses[0]:.3f} -> {losses[-1]:.3f}"
