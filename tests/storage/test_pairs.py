@@ -112,7 +112,9 @@ def test_the_view_of_pairs_has_the_tables_columns(run: Run) -> None:
     written(run)
     with connect(run) as connection:
         described = connection.execute("DESCRIBE pairs").fetchall()
-        count = connection.execute("SELECT count(*), sum(octet_length(winner_latents.data)) FROM pairs").fetchall()
+        count = connection.execute(
+            "SELECT count(*), sum(octet_length(winner_latents.data)) FROM pairs"
+        ).fetchall()
     assert [row[0] for row in described] == TABLES["pairs"].names
     assert count == [(11, 11 * 2 * 4 * 6 * 6 * 4)]
 
