@@ -15,7 +15,7 @@ from diffusers import CogVideoXImageToVideoPipeline, CogVideoXTransformer3DModel
 from torch import Tensor
 
 from pipeline.world.clips import vocabulary
-from pipeline.world.generator import SIZE, TEXT_LENGTH, build_pipeline
+from pipeline.world.generator import SIZE, TEXT_LENGTH, build_pipeline, build_tokenizer
 from pipeline.world.training.common import (
     Curve,
     WeightAverage,
@@ -168,9 +168,11 @@ def export(pipeline: CogVideoXImageToVideoPipeline, average: WeightAverage, out:
     """Writes the pipeline folder with the averaged weights in half precision (the codec stays in full)."""
     transformer = CogVideoXTransformer3DModel.from_config(pipeline.transformer.config)
     transformer.load_state_dict(average.tensors)
-    pipeline.tokenizer.save_pretrained(out / "tokenizer")
+    # A fresh one: a tokenizer that has been used writes down how it last padded.
+    build_tokenizer(vocabulary()).save_pretrained(out / "tokenizer")
     pipeline.text_encoder.save_pretrained(out / "text_encoder")
     pipeline.scheduler.save_pretrained(out / "scheduler")
     pipeline.vae.save_pretrained(out / "vae")
-    transformer.to(SHIPPED_DTYPE).save_pretrained(out / "transformer")
+    # The method of torch itself: the one of diffusers warns about modules that this class does not have.
+    torch.nn.Module.to(transformer, SHIPPED_DTYPE).save_pretrained(out / "transformer")
     pipeline.save_config(out)
