@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pipeline.execute import Summary
+    from pipeline.runners import Summary
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 

@@ -1,4 +1,4 @@
-"""Runners: the same stage in this process or on Ray actors, with the same results.
+"""Running the tasks of a stage, in this process or on Ray actors, with the same results.
 
 An error inside a task comes back as an outcome and the others go on. A worker that dies is replaced and its
 task done again; a task that keeps killing its worker is given up with its reason.
@@ -6,33 +6,27 @@ task done again; a task that keeps killing its worker is given up with its reaso
 
 from __future__ import annotations
 
-import logging
-import os
-import signal
 import sys
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from pipeline.stages.base import ERROR, WORKER_LOST, Stage, Task, TaskOutcome, attempt, give_up
+from pipeline.progress import Progress
+from pipeline.stages.base import ERROR, Stage, Task, TaskOutcome, attempt
 from storage.errors import UserError
+from storage.records import Reject
+from storage.run import Run
+from storage.shards import write_shard
 
-log = logging.getLogger(__name__)
-
-MAX_DEATHS = 3
 # When nothing but errors comes back, the cause is not in the tasks.
 _HOPELESS = 5
-_OBJECT_STORE_BYTES = 100 * 2**20
-_POLL_SECONDS = 0.5
 
 
 class Runner(Protocol):
     """Spreads tasks over workers and yields their outcomes as they come, in any order."""
 
-    def run(self, stage: Stage[Any], tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
+    def run(self, stage: Stage[Any], tasks: Iterable[Task]) -> Generator[TaskOutcome, None, None]:
         """Set the stage up in every worker and do the tasks. Raises what `setup` raises."""
 
 
@@ -40,14 +34,20 @@ def make_runner(workers: int, ray_address: str | None = None) -> Runner:
     """In-process for 0 workers, else that many Ray actors. Raises UserError for a count below 0."""
     if workers < 0:
         raise UserError(f"--workers must be 0 (no Ray) or more, got {workers}")
-    return RayRunner(workers=workers, address=ray_address) if workers else InProcessRunner()
+    if not workers:
+        return InProcessRunner()
+    from pipeline.ray_runner import RayRunner  # it builds on this module
+
+    return RayRunner(workers=workers, address=ray_address)
 
 
 def settle_threads(gpus: float) -> None:
-    """Make CPU results independent of how many cores or workers there are: one thread each."""
-    import torch
+    """Make CPU results independent of how many cores or workers there are: one thread each.
 
-    if gpus <= 0:
+    To be called when everything is imported: a stage without torch does not wait seconds for it here.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None and gpus <= 0:
         torch.set_num_threads(1)
 
 
@@ -55,14 +55,15 @@ def settle_threads(gpus: float) -> None:
 class InProcessRunner:
     """Does the tasks here, one after the other."""
 
-    def run(self, stage: Stage[Any], tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
+    def run(self, stage: Stage[Any], tasks: Iterable[Task]) -> Generator[TaskOutcome, None, None]:
         """Set the stage up once and do the tasks in order."""
-        settle_threads(stage.resources.gpus)
         stage.setup()
-        yield from give_up_when_hopeless(attempt(stage, task) for task in tasks)
+        settle_threads(stage.resources.gpus)
+        for task in tasks:
+            yield attempt(stage, task)
 
 
-def give_up_when_hopeless(outcomes: Iterable[TaskOutcome]) -> Iterator[TaskOutcome]:
+def _give_up_when_hopeless(outcomes: Iterable[TaskOutcome]) -> Iterator[TaskOutcome]:
     """Pass outcomes on. Raises UserError when the first few are all errors: then every task would fail."""
     raised = 0
     for number, outcome in enumerate(outcomes, 1):
@@ -75,195 +76,43 @@ def give_up_when_hopeless(outcomes: Iterable[TaskOutcome]) -> Iterator[TaskOutco
             )
 
 
-class _Worker:
-    """One actor: a stage with its weights."""
-
-    def __init__(self, stage: Stage[Any]) -> None:
-        self._stage = stage
-
-    def setup(self) -> None:
-        settle_threads(self._stage.resources.gpus)
-        self._stage.setup()
-
-    def process(self, task: Task) -> TaskOutcome:
-        return attempt(self._stage, task)
-
-
 @dataclass(frozen=True, kw_only=True)
-class RayRunner:
-    """Ray Core actors, one stage each, one task in flight each: the bound on what a crash can lose.
+class Summary:
+    """The count of a command: rows it wanted, found, made and failed to make; the last failure's reason."""
 
-    Without an address Ray is started here, on the loopback interface only, and stopped at the end.
+    wanted: int
+    present: int
+    done: int = 0
+    failed: int = 0
+    reason: str | None = None
+
+
+def execute(
+    run: Run, stage: Stage[Any], tasks: Sequence[Task], *, runner: Runner, progress: Progress, wanted: int
+) -> Summary:
+    """Do the tasks and count.
+
+    Tasks without rows (errors, dead workers) go to rejects; the same command tries them again.
     """
-
-    workers: int
-    address: str | None = None
-
-    def run(self, stage: Stage[Any], tasks: Iterable[Task]) -> Iterator[TaskOutcome]:
-        """Start the actors and do the tasks. Raises what `setup` raises, or UserError without Ray."""
-        queue = deque(tasks)
-        count = min(self.workers, len(queue))
-        if not count:
-            return
-        with _ray(self.address, stage.resources.cpus * count, stage.resources.gpus * count) as ray:
-            pool = _Pool(ray, stage, queue, count)
-            try:
-                yield from give_up_when_hopeless(pool.outcomes())
-            finally:
-                pool.stop()
-
-
-class _Pool:
-    """The actors of one run and what each of them is doing."""
-
-    def __init__(self, ray: Any, stage: Stage[Any], queue: deque[Task], count: int) -> None:
-        self._ray, self._stage, self._queue = ray, stage, queue
-        self._deaths: dict[str, int] = {}
-        self._setup_deaths = 0
-        # What an actor is busy with, by the reference of its result; None while it is being set up.
-        self._busy: dict[Any, tuple[Any, Task | None]] = {}
-        for _ in range(count):
-            self._start_actor()
-
-    def outcomes(self) -> Iterator[TaskOutcome]:
-        """Outcomes until the queue is empty and no actor is busy with a task."""
-        while self._queue or any(task is not None for _, task in self._busy.values()):
-            # A short wait, so that a signal is seen soon.
-            ready, _ = self._ray.wait(list(self._busy), num_returns=1, timeout=_POLL_SECONDS)
-            for reference in ready:
-                outcome = self._collect(reference)
-                if outcome is not None:
-                    yield outcome
-
-    def stop(self) -> None:
-        """End every actor at once; what they were doing is done again by the next run."""
-        for actor, _ in self._busy.values():
-            self._ray.kill(actor)
-        self._busy.clear()
-
-    def _start_actor(self) -> None:
-        options = {
-            "num_cpus": self._stage.resources.cpus,
-            "num_gpus": self._stage.resources.gpus,
-            "max_restarts": 0,
-        }
-        actor = self._ray.remote(_Worker).options(**options).remote(self._stage)
-        self._busy[actor.setup.remote()] = (actor, None)
-
-    def _collect(self, reference: Any) -> TaskOutcome | None:
-        actor, task = self._busy.pop(reference)
-        try:
-            outcome: TaskOutcome | None = self._ray.get(reference)
-        except self._ray.exceptions.RayActorError as error:
-            outcome = self._bury(task, error)
-            if self._queue:
-                self._start_actor()
-            return outcome
-        except self._ray.exceptions.RayTaskError as error:
-            # Only setup can raise: attempt() turns what a task raises into an outcome.
-            raise _cause(error) from error
-        if task is None:
-            self._setup_deaths = 0
-        self._give_next(actor)
-        return outcome
-
-    def _give_next(self, actor: Any) -> None:
-        if self._queue:
-            task = self._queue.popleft()
-            self._busy[actor.process.remote(task)] = (actor, task)
-        else:
-            self._ray.kill(actor)
-
-    def _bury(self, task: Task | None, error: Exception) -> TaskOutcome | None:
-        """Put the task of a dead actor back, unless it has killed too many."""
-        if task is None:
-            self._setup_deaths += 1
-            if self._setup_deaths >= MAX_DEATHS:
-                raise UserError(
-                    f"workers of {self._stage.name} died {MAX_DEATHS} times while loading their weights "
-                    "(out of memory, most often): use fewer --workers"
-                ) from error
-            return None
-        deaths = self._deaths[task.key] = self._deaths.get(task.key, 0) + 1
-        log.warning("%s: a worker died on task %s (%d of %d)", self._stage.name, task.key, deaths, MAX_DEATHS)
-        if deaths < MAX_DEATHS:
-            self._queue.appendleft(task)
-            return None
-        return give_up(task, WORKER_LOST, f"killed its worker {deaths} times")
-
-
-def _cause(error: Any) -> Exception:
-    cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Exception) else UserError(str(error))
-
-
-@contextmanager
-def _ray(address: str | None, cpus: float, gpus: float) -> Iterator[Any]:
-    """A Ray session: the cluster at `address`, or a quiet local one on the loopback interface."""
-    with _environment(_local_environment() if address is None else {}), _own_signals():
-        import ray
-
-        common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "gpa"}
-        try:
-            if address is not None:
-                ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": _python_path()}}, **common)
-            else:
-                ray.init(
-                    num_cpus=max(1, int(cpus + 0.999)),
-                    num_gpus=int(gpus + 0.999),
-                    include_dashboard=False,
-                    object_store_memory=_OBJECT_STORE_BYTES,
-                    **common,
-                )
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-            where = f"at {address}" if address else "on this machine"
-            raise UserError(
-                f"Ray does not start {where} ({error}): try --workers 0, which needs no Ray"
-            ) from error
+    present = wanted - sum(len(task.ids) for task in tasks)
+    if not tasks:
+        return Summary(wanted=wanted, present=present)
+    done = failed = 0
+    reason: str | None = None
+    progress.start(stage.name, wanted, present)
     try:
-        yield ray
+        with closing(runner.run(stage, tasks)) as outcomes:
+            for outcome in _give_up_when_hopeless(outcomes):
+                _write_rejects(run, stage.name, outcome)
+                done, failed = done + len(outcome.done), failed + len(outcome.failed)
+                reason = outcome.failed[0].reason if outcome.failed else reason
+                progress.advance(len(outcome.done), len(outcome.failed))
     finally:
-        ray.shutdown()
+        progress.stop()
+    return Summary(wanted=wanted, present=present, done=done, failed=failed, reason=reason)
 
 
-def _local_environment() -> dict[str, str]:
-    """What the processes of a local Ray inherit."""
-    return {
-        # Despite its name this is what makes Ray listen on the loopback interface only.
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "PYTHONPATH": _python_path(),
-    }
-
-
-def _python_path() -> str:
-    """Workers import from where this process does, installed or not."""
-    return os.pathsep.join(path or os.getcwd() for path in sys.path)
-
-
-@contextmanager
-def _own_signals() -> Iterator[None]:
-    """Undo that Ray takes over SIGTERM: how a command ends is the command's business."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+def _write_rejects(run: Run, stage: str, outcome: TaskOutcome) -> None:
+    if outcome.was_raised:
+        rows = [Reject(stage=stage, id=one.id, rule=one.rule, detail=one.reason) for one in outcome.failed]
+        write_shard(run.shard_dir("rejects"), "rejects", rows)

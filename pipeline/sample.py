@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.execute import Summary, execute
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
-from pipeline.runners import make_runner
+from pipeline.runners import Summary, execute, make_runner
 from pipeline.samplers import SamplerSettings, needs_image
 from pipeline.stages.base import Resources
 from pipeline.stages.sample import SampleStage, SampleTask

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from pipeline.execute import Summary, execute
 from pipeline.progress import Progress, Silent
 from pipeline.rewarding import RewardSettings
-from pipeline.runners import make_runner, settle_threads
+from pipeline.runners import Summary, execute, make_runner
 from pipeline.stages.base import Resources
 from pipeline.stages.score import ScoreStage, ScoreTask
 from storage.errors import UserError
@@ -80,7 +79,6 @@ def plan_score(run: Run, settings: ScoreSettings) -> ScorePlan:
 
     Loads the geometry model once, because its revision is part of the reward's version.
     """
-    settle_threads(0)
     version = settings.reward.load("cpu").version
     candidates = _sampled(run, settings.limit)
     have = scored_ids(run, settings.reward.reward, version)

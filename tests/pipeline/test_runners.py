@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.runners import MAX_DEATHS, InProcessRunner, RayRunner, make_runner
+from pipeline.progress import Silent
+from pipeline.ray_runner import MAX_DEATHS, RayRunner
+from pipeline.runners import InProcessRunner, execute, make_runner
 from pipeline.stages.base import ERROR, WORKER_LOST, TaskOutcome
 from storage.errors import UserError
+from storage.run import Run
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 
 
@@ -60,11 +63,15 @@ def test_a_worker_that_cannot_be_set_up_ends_the_command(tmp_path: Path, trouble
 def test_when_nothing_but_errors_comes_back_the_command_stops(tmp_path: Path) -> None:
     hopeless = tasks(*(f"raises{n}" for n in range(9)))
     message = r"the first 5 tasks all failed, the last with: ValueError: raises4 is bad"
+    run = Run.create_or_open(tmp_path / "run")
+    (tmp_path / "tries").mkdir()
+    stage = ToyStage(folder=tmp_path / "tries")
     with pytest.raises(UserError, match=message):
-        list(InProcessRunner().run(ToyStage(folder=tmp_path), hopeless))
-    assert len(list(tmp_path.iterdir())) == 5
+        execute(run, stage, hopeless, runner=InProcessRunner(), progress=Silent(), wanted=9)
+    assert len(list(stage.folder.iterdir())) == run.rows("rejects").num_rows == 5
     mixed = tasks(*(f"raises{n}" for n in range(4)), "a", *(f"raises{n}" for n in range(4, 9)))
-    assert len(list(InProcessRunner().run(ToyStage(folder=tmp_path), mixed))) == 10
+    summary = execute(run, stage, mixed, runner=InProcessRunner(), progress=Silent(), wanted=12)
+    assert (summary.wanted, summary.present, summary.done, summary.failed) == (12, 2, 1, 9)
 
 
 def test_the_number_of_workers_chooses_the_runner() -> None:
