@@ -73,7 +73,7 @@ def _print(tables: list[FigureTable]) -> None:
         console.print(f"[bold]{figures.title}[/bold] ({counted})")
         shown = Table()
         for name, first in zip(figures.columns, figures.rows[0], strict=True):
-            shown.add_column(name, justify="left" if isinstance(first, str) else "right")
+            shown.add_column(name, justify="left" if isinstance(first, str) else "right", no_wrap=True)
         for row in figures.rows:
             shown.add_row(*(_text(cell) for cell in row))
         console.print(shown)

@@ -37,7 +37,8 @@ def test_win_rate_counts_ties_half() -> None:
 def test_agreement_leaves_out_what_was_not_scored() -> None:
     errors = [[0.1, 0.2, math.nan], [0.3, 0.1, 0.2], [math.nan, math.nan, 0.1]]
     faults = [[0.0, 0.9, 0.0], [0.1, 0.2, 0.9], [0.0, 0.5, 1.0]]
-    rho, low, high, ranked, won, *_, compared = agreement(errors, faults)
+    agreed = agreement(errors, faults)
+    (rho, low, high, ranked), (won, *_, compared) = agreed["Spearman"], agreed["win rate"]
     # The first prompt agrees; in the second the ranks (3, 1, 2) and (1, 2, 3) correlate by -1/2.
     assert rho == pytest.approx((1.0 - 0.5) / 2)
     assert (ranked, compared) == (2, 2)

@@ -31,28 +31,28 @@ def measure(held_out: HeldOut) -> list[FigureTable]:
         reconstructions = list(predicted_reconstructions(held_out.geometry, clips))
         for views in VIEWS:
             errors[views].append([-reward_of(one, views) for one in reconstructions])
-    rows = []
+    mixed = [number for number, row in enumerate(faults) if min(row) < CLEAN and max(row) > FAULTY]
+    rows: list[tuple[Cell, ...]] = []
     for views in VIEWS:
-        rows.append(("all prompts", views, *agreement(errors[views], faults)))
-        mixed = [number for number, row in enumerate(faults) if min(row) < CLEAN and max(row) > FAULTY]
-        kept = [[source[number] for number in mixed] for source in (errors[views], faults)]
-        rows.append(("with clean and faulty samples", views, *agreement(*kept)))
+        for name, kept in (("all", range(len(faults))), ("with clean and faulty samples", mixed)):
+            chosen = [[source[number] for number in kept] for source in (errors[views], faults)]
+            for figure, interval in agreement(*chosen).items():
+                rows.append((name, views, figure, *interval))
     return [
         FigureTable(
             subject="ranking",
             title="Ranking: error against fault probability within prompts, 95 % bootstrap over prompts",
             counts={"prompts": held_out.prompts, "seeds": held_out.seeds},
-            columns=(
-                *("prompts", "views", "Spearman", "Spearman low", "Spearman high", "ranked"),
-                *("win rate", "win rate low", "win rate high", "compared"),
-            ),
+            columns=("prompts", "views", "figure", "value", "low", "high", "measured"),
             rows=tuple(rows),
         )
     ]
 
 
-def agreement(errors: Sequence[Sequence[float]], faults: Sequence[Sequence[float]]) -> tuple[Cell, ...]:
-    """Mean Spearman, its interval and prompts; the same of the share of prompts that the lowest error wins.
+def agreement(
+    errors: Sequence[Sequence[float]], faults: Sequence[Sequence[float]]
+) -> dict[str, tuple[Cell, ...]]:
+    """Mean Spearman and the share of prompts that the lowest error wins: value, interval, number of prompts.
 
     Samples without an error are left out, and prompts where fewer than two remain.
     """
@@ -67,7 +67,7 @@ def agreement(errors: Sequence[Sequence[float]], faults: Sequence[Sequence[float
         if correlation is not None:
             correlations.append(correlation)
         wins.append(win_rate([pairs[-1][1]], [pairs[0][1]]))
-    return (*_interval(correlations), *_interval(wins))
+    return {"Spearman": _interval(correlations), "win rate": _interval(wins)}
 
 
 def _interval(values: list[float]) -> tuple[Cell, ...]:

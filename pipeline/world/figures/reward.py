@@ -69,7 +69,8 @@ def measure(held_out: HeldOut) -> list[FigureTable]:
                 columns=(
                     "corruption",
                     "strength",
-                    *(f"{what} ({views})" for views in VIEWS for what in ("AUC", "win rate", "not scored")),
+                    *(f"{what} ({views})" for views in VIEWS for what in ("AUC", "win rate")),
+                    "not scored",
                 ),
                 rows=tuple(_rows(rewards, geometry)),
             )
@@ -94,10 +95,9 @@ def _rows(rewards: Rewards, geometry: str) -> Iterable[tuple[Cell, ...]]:
     for name in rewards[geometry, VIEWS[0]]:
         corruption, _, strength = name.partition("@")
         if strength:
-            cells: list[Cell] = [corruption, float(strength)]
-            for views in VIEWS:
-                cells += separation(rewards[geometry, views], name)
-            yield tuple(cells)
+            results = [separation(rewards[geometry, views], name) for views in VIEWS]
+            values = (value for area, won, _ in results for value in (area, won))
+            yield (corruption, float(strength), *values, max(lost for *_, lost in results))
 
 
 def separation(rewards: dict[str, list[float]], name: str) -> tuple[float | None, float | None, int]:
