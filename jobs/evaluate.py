@@ -12,6 +12,9 @@ from jobs.options import json_option, option, recordable, run_argument, worker_o
 from jobs.presets import PresetCommand, load_preset, preset_option
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipeline.comparison import Row
     from pipeline.evaluate import EvaluateSettings, Evaluation
 
 
@@ -92,31 +95,36 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
 
 
 def print_evaluation(result: Evaluation) -> None:
-    """The table of every adapter, what its columns mean, and where the contact sheet lies, on stdout."""
+    """The table of every adapter, what its rows mean, and where the contact sheet lies, on stdout."""
     from rich.console import Console
-    from rich.table import Table
 
     from pipeline.judging import MEASURES
 
-    console = Console(width=110, highlight=False)
-    about = {measure.name: measure.about for measure in MEASURES}
+    console = Console(width=100, highlight=False)
     for name, rows in result.tables.items():
-        table = Table(
-            title=f"{name} against base: {rows[0].prompts} held-out prompts, same seeds, 95 % intervals"
-        )
-        for column in ("measure", "base", name, "difference", "prompts better"):
-            table.add_column(column, justify="left" if column == "measure" else "right", no_wrap=True)
-        table.add_column("what")
-        for row in rows:
-            low, high = row.difference.low, row.difference.high
-            wins = row.win_rate
-            table.add_row(
-                row.measure,
-                f"{row.base:.4g}",
-                f"{row.adapter:.4g}",
-                f"{row.difference.mean:+.3g} [{low:+.3g}, {high:+.3g}]",
-                "" if wins is None else f"{wins.mean:.0%} [{wins.low:.0%}, {wins.high:.0%}]",
-                about[row.measure],
-            )
-        console.print(table)
+        console.print(_table(name, rows))
+    shown = {row.measure for rows in result.tables.values() for row in rows}
+    for measure in MEASURES:
+        if measure.name in shown:
+            console.print(f"{measure.name:13s} {measure.about}")
     console.print(f"contact sheet: {result.sheet}", soft_wrap=True)
+
+
+def _table(name: str, rows: list[Row]) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    title = f"{name} against base: {rows[0].prompts} held-out prompts, same seeds, 95 % intervals"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for column in ("measure", "base", name, "difference", "prompts better"):
+        table.add_column(column, justify="left" if column == "measure" else "right", no_wrap=True)
+    for row in rows:
+        change, wins = row.difference, row.win_rate
+        table.add_row(
+            row.measure,
+            f"{row.base:.4g}",
+            f"{row.adapter:.4g}",
+            f"{change.mean:+.3g} [{change.low:+.3g}, {change.high:+.3g}]",
+            "" if wins is None else f"{wins.mean:.0%} [{wins.low:.0%}, {wins.high:.0%}]",
+        )
+    return table

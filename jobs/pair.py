@@ -31,6 +31,12 @@ if TYPE_CHECKING:
     "--max-motion-ratio", type=float, metavar="X", help="Largest ratio of the two motions; inf is no bound."
 )
 @option(
+    "--min-motion-ratio",
+    type=float,
+    metavar="X",
+    help="Least motion of a winner over its loser's: 1 keeps DPO from learning to stand still; 0 is no bound.",
+)
+@option(
     "--strategy", type=click.Choice(["best-worst", "all", "top-k"]), help="Which candidates of a prompt meet."
 )
 @option("--top-k", type=int, metavar="K", help="For top-k: each of the K best against each of the K worst.")

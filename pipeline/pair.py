@@ -25,7 +25,7 @@ _REMEDIES = {
     "fewer-than-two": "sample more candidates per prompt (gpa sample --candidates)",
     "not-chosen": "use --strategy all",
     "max-error": "raise --max-error",
-    "motion-ratio": "raise --max-motion-ratio",
+    "motion-ratio": "raise --max-motion-ratio or lower --min-motion-ratio",
 }
 
 
@@ -42,6 +42,7 @@ class PairSettings:
     max_error: float = 0.8
     min_motion: float = 0.0
     max_motion_ratio: float = float("inf")
+    min_motion_ratio: float = 0.0
     strategy: Strategy = "best-worst"
     top_k: int = 2
     split: str | None = None
@@ -58,6 +59,7 @@ class PairSettings:
                 max_error=self.max_error,
                 min_motion=self.min_motion,
                 max_motion_ratio=self.max_motion_ratio,
+                min_motion_ratio=self.min_motion_ratio,
                 strategy=self.strategy,
                 top_k=self.top_k,
                 split=self.split,

@@ -31,6 +31,7 @@ _RULES = """
         $reward::VARCHAR AS reward, $reward_version::VARCHAR AS reward_version,
         $min_gap::DOUBLE AS min_gap, $max_error::DOUBLE AS max_error,
         $min_motion::DOUBLE AS min_motion, $max_motion_ratio::DOUBLE AS max_motion_ratio,
+        $min_motion_ratio::DOUBLE AS min_motion_ratio,
         $strategy::VARCHAR AS strategy, $top_k::BIGINT AS top_k, $split::VARCHAR AS split
 """
 
@@ -71,6 +72,7 @@ _PROPOSED = """
             WHEN isfinite(r.max_motion_ratio) AND NOT coalesce(
                 w.motion <= r.max_motion_ratio * l.motion AND l.motion <= r.max_motion_ratio * w.motion,
                 false) THEN 9
+            WHEN r.min_motion_ratio > 0 AND NOT coalesce(w.motion >= r.min_motion_ratio * l.motion, false) THEN 9
         END AS step
     FROM ranked w
     JOIN ranked l ON l.prompt_id = w.prompt_id AND l.place > w.place

@@ -27,8 +27,10 @@ class PairRules:
     """Which candidates of a prompt make a pair.
 
     `min_gap` and `max_error` are in units of the reward (`max_error` bounds minus the winner's value); 0 or
-    inf turns a bound off. `max_motion_ratio` bounds winner over loser motion on both sides. `top_k` pairs
-    each of the k best with each of the k worst of a prompt, k at most half of them. `split` None takes all.
+    inf turns a bound off. `max_motion_ratio` bounds winner over loser motion on both sides, and
+    `min_motion_ratio` from below: at 1 no winner moves less than its loser, so that less motion is not what
+    the pairs teach; 0 turns it off. `top_k` pairs each of the k best with each of the k worst of a prompt, k
+    at most half of them. `split` None takes all.
     """
 
     reward: str
@@ -37,6 +39,7 @@ class PairRules:
     max_error: float = 0.8
     min_motion: float = 0.0
     max_motion_ratio: float = math.inf
+    min_motion_ratio: float = 0.0
     strategy: Strategy = "best-worst"
     top_k: int = 2
     split: str | None = None
@@ -45,13 +48,15 @@ class PairRules:
         for name in ("reward", "reward_version"):
             if not getattr(self, name):
                 raise _invalid(name, "a name", getattr(self, name), "see queries.reward_versions")
-        for name in ("min_gap", "min_motion"):
+        for name in ("min_gap", "min_motion", "min_motion_ratio"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise _invalid(name, "finite and >= 0", getattr(self, name), "0 turns it off")
         if math.isnan(self.max_error):
             raise _invalid("max_error", "a number", self.max_error, "inf turns it off")
         if not self.max_motion_ratio >= 1:
             raise _invalid("max_motion_ratio", ">= 1", self.max_motion_ratio, "inf turns it off")
+        if self.min_motion_ratio > self.max_motion_ratio:
+            raise _invalid("min_motion_ratio", "<= max_motion_ratio", self.min_motion_ratio, "lower it")
         if self.strategy not in get_args(Strategy):
             raise _invalid("strategy", f"one of {', '.join(get_args(Strategy))}", self.strategy, "choose one")
         if self.top_k < 1:

@@ -66,6 +66,7 @@ rule_sets = st.builds(
     max_error=st.sampled_from([0.1, 0.25, 0.8, math.inf]),
     min_motion=st.sampled_from([0.0, 0.0, 0.2, 0.4]),
     max_motion_ratio=st.sampled_from([1.0, 2.0, 4.0, math.inf, math.inf]),
+    min_motion_ratio=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
     strategy=st.sampled_from(["best-worst", "all", "top-k"]),
     top_k=st.integers(1, 4),
     split=st.sampled_from([None, None, "train", "test"]),
@@ -110,6 +111,11 @@ def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
             return "motion-ratio"
         high, low = max(winner.motion, loser.motion), min(winner.motion, loser.motion)  # type: ignore[type-var]
         if high > rules.max_motion_ratio * low:  # type: ignore[operator]
+            return "motion-ratio"
+    if rules.min_motion_ratio > 0:
+        if not (finite(winner.motion) and finite(loser.motion)):
+            return "motion-ratio"
+        if winner.motion < rules.min_motion_ratio * loser.motion:  # type: ignore[operator]
             return "motion-ratio"
     return None
 
@@ -359,6 +365,11 @@ def test_a_run_of_another_schema_is_named(tmp_path: Path) -> None:
         ({"min_motion": math.nan}, "PairRules.min_motion must be finite and >= 0, got nan"),
         ({"max_error": math.nan}, "PairRules.max_error must be a number, got nan"),
         ({"max_motion_ratio": 0.5}, "PairRules.max_motion_ratio must be >= 1, got 0.5"),
+        ({"min_motion_ratio": -1.0}, "PairRules.min_motion_ratio must be finite and >= 0, got -1.0"),
+        (
+            {"min_motion_ratio": 2.0, "max_motion_ratio": 1.5},
+            "PairRules.min_motion_ratio must be <= max_motion_ratio, got 2.0",
+        ),
         ({"strategy": "best"}, "PairRules.strategy must be one of best-worst, all, top-k, got 'best'"),
         ({"top_k": 0}, "PairRules.top_k must be >= 1, got 0"),
         ({"split": "dev"}, "PairRules.split must be one of train, val, test or None, got 'dev'"),

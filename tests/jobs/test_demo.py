@@ -1,0 +1,79 @@
+"""The whole journey through the command line, in its short form, as a newcomer starts it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from storage.media import read_image
+from storage.run import Run
+
+
+def gpa(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "jobs.main", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=800)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("demo") / "run"
+    done = gpa("demo", "--fast", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+@pytest.mark.slow
+def test_every_stage_is_printed_as_a_command_with_its_time(demo: tuple[Path, str]) -> None:
+    _, printed = demo
+    commands = re.findall(r"^\$ gpa ([\w-]+)", printed, flags=re.MULTILINE)
+    assert commands == ["sample", "score", "pair", "train-dpo", "evaluate"]
+    assert re.search(r"sample \d+ s, score \d+ s, pair \d+ s, train-dpo \d+ s, evaluate \d+ s", printed)
+
+
+@pytest.mark.slow
+def test_the_run_holds_every_table_and_an_adapter(demo: tuple[Path, str]) -> None:
+    run = Run.open(demo[0])
+    assert [run.rows(table).num_rows for table in ("prompts", "candidates", "scores")] == [4, 16, 16]
+    assert run.rows("pairs").num_rows > 0
+    assert (run.path / "train" / "dpo" / "adapter" / "pytorch_lora_weights.safetensors").is_file()
+    assert {"sample", "score", "pair"} <= set(run.header()["commands"])
+
+
+@pytest.mark.slow
+def test_the_table_compares_the_same_seeds(demo: tuple[Path, str]) -> None:
+    folder = demo[0] / "eval" / "heldout"
+    table = json.loads((folder / "evaluation.json").read_text())
+    assert table["clips"] == 12
+    rows = {row["measure"]: row for row in table["tables"]["aligned"]}
+    assert {"fault", "error", "motion", "sharpness", "roughness", "psnr", "follows"} <= set(rows)
+    for row in rows.values():
+        assert row["prompts"] == 3
+        assert row["difference"]["mean"] == pytest.approx(row["adapter"] - row["base"], abs=1e-9)
+        assert row["difference"]["low"] <= row["difference"]["mean"] <= row["difference"]["high"]
+    candidates = Run.open(folder).rows("candidates").to_pylist()
+    seeds = {
+        adapter is None: sorted(row["seed"] for row in candidates if row["adapter"] == adapter)
+        for adapter in {row["adapter"] for row in candidates}
+    }
+    assert seeds[True] == seeds[False]
+    assert read_image(folder / "contact-sheet.png").shape[0] > 3 * 3 * 128
+
+
+@pytest.mark.slow
+def test_the_same_demo_again_does_nothing_twice(demo: tuple[Path, str]) -> None:
+    before = (demo[0] / "eval" / "heldout" / "evaluation.json").read_text()
+    again = gpa("demo", "--fast", "--out", str(demo[0]), "--workers", "0")
+    assert again.returncode == 0, again.stderr
+    assert "0 candidates sampled, 16 were there" in again.stdout
+    assert (demo[0] / "eval" / "heldout" / "evaluation.json").read_text() == before
+
+
+def test_evaluate_names_a_missing_adapter(demo: tuple[Path, str]) -> None:
+    done = gpa("evaluate", str(demo[0]), "--adapter", "nowhere")
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: adapter nowhere has no")
