@@ -34,7 +34,7 @@ _COUNT = click.IntRange(1)
     multiple=True,
     help="Train this model; may be repeated. [default: all]",
 )
-@option("--generator-steps", type=_COUNT, default=4000, metavar="N", help="Steps of the generator.")
+@option("--generator-steps", type=_COUNT, default=3000, metavar="N", help="Steps of the generator.")
 @option("--generator-clips", type=_COUNT, default=2500, metavar="N", help="Clips the generator learns from.")
 @option("--generator-batch", type=_COUNT, default=8, metavar="N", help="Clips a step of the generator.")
 @option("--geometry-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the geometry network.")
@@ -43,7 +43,7 @@ _COUNT = click.IntRange(1)
 @option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed of everything random.")
 @json_option
 def command(work: Path, out: Path, only: tuple[str, ...], as_json: bool, **chosen: int) -> None:
-    """Train the models of the embedded world from scratch, on the CPU: two to three hours on two cores.
+    """Train the models of the embedded world from scratch, on the CPU: an hour or two on two cores.
 
     The geometry network, the referee and the generator with its codec, on clips rendered here. The same
     command again continues where the last saved step was (every 100 or 200 steps); more steps than before

@@ -21,9 +21,9 @@ Report: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainSettings:
-    """How long each model is trained, and on how much; the defaults made the shipped checkpoints."""
+    """How long each model is trained, and on how much; the defaults are those of the shipped checkpoints."""
 
-    generator_steps: int = 4000
+    generator_steps: int = 3000
     generator_clips: int = 2500
     generator_batch: int = 8
     geometry_steps: int = 1200
