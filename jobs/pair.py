@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--min-motion-ratio",
     type=float,
     metavar="X",
-    help="Least motion of a winner over its loser's: 1 keeps DPO from learning to stand still; 0 is no bound.",
+    help="Least motion of a winner over its loser's; 1 keeps DPO from slowing the camera, 0 is no bound.",
 )
 @option(
     "--strategy", type=click.Choice(["best-worst", "all", "top-k"]), help="Which candidates of a prompt meet."

@@ -72,7 +72,8 @@ _PROPOSED = """
             WHEN isfinite(r.max_motion_ratio) AND NOT coalesce(
                 w.motion <= r.max_motion_ratio * l.motion AND l.motion <= r.max_motion_ratio * w.motion,
                 false) THEN 9
-            WHEN r.min_motion_ratio > 0 AND NOT coalesce(w.motion >= r.min_motion_ratio * l.motion, false) THEN 9
+            WHEN r.min_motion_ratio > 0
+                AND NOT coalesce(w.motion >= r.min_motion_ratio * l.motion, false) THEN 9
         END AS step
     FROM ranked w
     JOIN ranked l ON l.prompt_id = w.prompt_id AND l.place > w.place
