@@ -11,7 +11,7 @@ import click
 _FAST: dict[str, list[str]] = {
     "sample": ["--num-prompts", "4", "--candidates", "4", "--batch", "4", "--steps", "6"],
     "score": [],
-    "pair": [],
+    "pair": ["--min-gap", "0", "--min-motion-ratio", "0", "--max-motion-ratio", "inf"],
     "train-dpo": ["--steps", "6", "--warmup", "2", "--batch-size", "4", "--checkpoint-every", "3"],
     "evaluate": ["--num-prompts", "3", "--seeds", "2"],
 }
