@@ -36,11 +36,14 @@ def test_means_are_over_prompts_not_over_clips() -> None:
 def test_direction_decides_who_wins() -> None:
     base, adapter = {"a": [1.0], "b": [1.0]}, {"a": [2.0], "b": [3.0]}
     higher, lower = compare("x", base, adapter, better=1), compare("x", base, adapter, better=-1)
-    assert higher is not None and lower is not None
-    assert higher.win_rate is not None and lower.win_rate is not None
+    assert higher is not None
+    assert lower is not None
+    assert higher.win_rate is not None
+    assert lower.win_rate is not None
     assert (higher.win_rate.mean, lower.win_rate.mean) == (1.0, 0.0)
     neither = compare("x", base, adapter, better=0)
-    assert neither is not None and neither.win_rate is None
+    assert neither is not None
+    assert neither.win_rate is None
 
 
 def test_prompts_without_a_value_on_both_sides_are_left_out() -> None:
