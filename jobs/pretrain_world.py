@@ -38,12 +38,13 @@ _COUNT = click.IntRange(1)
 @option("--generator-clips", type=_COUNT, default=2500, metavar="N", help="Clips the generator learns from.")
 @option("--generator-batch", type=_COUNT, default=8, metavar="N", help="Clips a step of the generator.")
 @option("--geometry-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the geometry network.")
-@option("--referee-steps", type=_COUNT, default=800, metavar="N", help="Steps of the referee.")
+@option("--referee-steps", type=_COUNT, default=700, metavar="N", help="Steps of the referee.")
 @option("--bank-clips", type=_COUNT, default=4000, metavar="N", help="Clips the other two learn from.")
 @option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed of everything random.")
+@option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the networks train.")
 @json_option
-def command(work: Path, out: Path, only: tuple[str, ...], as_json: bool, **chosen: int) -> None:
-    """Train the models of the embedded world from scratch, on the CPU: an hour or two on two cores.
+def command(work: Path, out: Path, only: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
+    """Train the models of the embedded world from scratch: an hour or two on two cores.
 
     The geometry network, the referee and the generator with its codec, on clips rendered here. The same
     command again continues where the last saved step was (every 100 or 200 steps); more steps than before

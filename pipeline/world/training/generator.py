@@ -126,7 +126,7 @@ def train_generator(
     average, optimizers = WeightAverage(model, decay=0.998), build_optimizers(model, MUON_RATE, ADAM_RATE)
     state = work / "generator.safetensors"
     start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
-    average.tensors = {name: value.to(device) for name, value in average.tensors.items()}
+    average.to(device)
     curve = Curve(work / "generator.jsonl", start)
     rotary = pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, 2, torch.device(device))
     table, total = TextTable(pipeline), 0.0

@@ -60,6 +60,10 @@ class GeometryTarget:
         """The target of those frames."""
         return GeometryTarget(w2c_BT34=self.w2c_BT34[:, times_T], depth_BTHW=self.depth_BTHW[:, times_T])
 
+    def to(self, device: str) -> GeometryTarget:
+        """The same on a device."""
+        return GeometryTarget(w2c_BT34=self.w2c_BT34.to(device), depth_BTHW=self.depth_BTHW.to(device))
+
 
 def relative_target(bank: ClipBank) -> GeometryTarget:
     """Frame 0 becomes the world frame and the mean of its depth the unit of length."""
@@ -151,25 +155,30 @@ def train_geometry(
     training: GeometryTraining | None = None,
     config: WorldGeometryConfig | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Trains, or resumes, in `out_dir`; writes the averaged weights to `out_dir/geometry`, which is returned.
 
-    Every random draw depends on the seed and the step alone, so a resumed run equals an uninterrupted one.
+    Batches are made on the CPU. Every random draw depends on the seed and the step alone, so a resumed run
+    equals an uninterrupted one.
     """
     training, config = training or GeometryTraining(), config or WorldGeometryConfig()
     bank = cached_bank(out_dir, "train", training.clips)
     torch.manual_seed(training.seed)
-    model = WorldGeometry(config)
+    model = WorldGeometry(config).to(device)
     average = WeightAverage(model)
     optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
     state = out_dir / "geometry-state.safetensors"
     start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
+    average.to(device)
     curve, began, sums = Curve(out_dir / "geometry-curve.jsonl", start), time.monotonic(), dict[str, float]()
     for step in range(start, training.steps):
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
         frames, target = make_batch(bank, training, generator)
         set_rate(optimizers, schedule(step, training.steps))
-        matches, times = match_to_first(frames), _random_times(frames.shape[1], training.frames, generator)
+        times = _random_times(frames.shape[1], training.frames, generator).to(device)
+        frames, target = frames.to(device), target.to(device)
+        matches = match_to_first(frames)
         prediction = model(frames[:, times], matches.at(times), times)
         loss, values = geometry_loss(prediction, target.at(times))
         _check_finite(loss, step)

@@ -110,6 +110,10 @@ class WeightAverage:
         self.decay = decay
         self.tensors = {name: value.detach().clone() for name, value in model.state_dict().items()}
 
+    def to(self, device: str) -> None:
+        """Moves the average to a device."""
+        self.tensors = {name: value.to(device) for name, value in self.tensors.items()}
+
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         """Moves the average towards the weights of `model` after optimiser step `step`."""

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
+import torch
+
 from pipeline.world.training.generator import train_generator
 from pipeline.world.training.geometry import GeometryTraining, train_geometry
 from pipeline.world.training.referee import RefereeTraining, train_referee
@@ -27,13 +29,16 @@ class PretrainSettings:
     generator_clips: int = 2500
     generator_batch: int = 8
     geometry_steps: int = 1200
-    referee_steps: int = 800
+    referee_steps: int = 700
     bank_clips: int = 4000
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
+        if self.device != "cpu" and not torch.cuda.is_available():
+            raise UserError(f"--device {self.device} asks for a GPU and torch sees none: use --device cpu")
         for name, value in asdict(self).items():
-            if value < (0 if name == "seed" else 1):
+            if name != "device" and value < (0 if name == "seed" else 1):
                 raise ValueError(f"{name} must be {'0' if name == 'seed' else '1'} or more, got {value}")
 
 
@@ -45,6 +50,7 @@ def _generator(work: Path, settings: PretrainSettings, report: Report) -> Path:
         clips=settings.generator_clips,
         batch=settings.generator_batch,
         seed=settings.seed,
+        device=settings.device,
         report=lambda step, values: report("generator", step, settings.generator_steps, values),
         prepared=lambda made, clips: report("generator's clips", made, clips, {}),
     )
@@ -53,14 +59,20 @@ def _generator(work: Path, settings: PretrainSettings, report: Report) -> Path:
 def _geometry(work: Path, settings: PretrainSettings, report: Report) -> Path:
     training = GeometryTraining(steps=settings.geometry_steps, clips=settings.bank_clips, seed=settings.seed)
     return train_geometry(
-        work, training, report=lambda step, values: report("geometry", step, training.steps, values)
+        work,
+        training,
+        device=settings.device,
+        report=lambda step, values: report("geometry", step, training.steps, values),
     )
 
 
 def _referee(work: Path, settings: PretrainSettings, report: Report) -> Path:
     training = RefereeTraining(steps=settings.referee_steps, clips=settings.bank_clips, seed=settings.seed)
     return train_referee(
-        work, training, report=lambda step, values: report("referee", step, training.steps, values)
+        work,
+        training,
+        device=settings.device,
+        report=lambda step, values: report("referee", step, training.steps, values),
     )
 
 

@@ -67,6 +67,14 @@ class LabelledClips:
     fault_B: Tensor
     move_B: Tensor
 
+    def to(self, device: str) -> LabelledClips:
+        """The same on a device."""
+        return LabelledClips(
+            frames_BTHW3=self.frames_BTHW3.to(device),
+            fault_B=self.fault_B.to(device),
+            move_B=self.move_B.to(device),
+        )
+
 
 def mirrored_moves() -> Tensor:
     """For each move the index of what it becomes in a mirror."""
@@ -134,22 +142,26 @@ def train_referee(
     training: RefereeTraining | None = None,
     config: RefereeConfig | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Trains, or resumes, in `out_dir`; writes the averaged weights to `out_dir/referee`, which is returned.
 
-    Every random draw depends on the seed and the step alone, so a resumed run equals an uninterrupted one.
+    Batches are made on the CPU. Every random draw depends on the seed and the step alone, so a resumed run
+    equals an uninterrupted one.
     """
     training, config = training or RefereeTraining(), config or RefereeConfig()
     bank = cached_bank(out_dir, "train", training.clips)
     torch.manual_seed(training.seed)
-    model = Referee(config)
+    model = Referee(config).to(device)
     average = WeightAverage(model, decay=0.995)
     optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
     state = out_dir / "referee-state.safetensors"
     start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
+    average.to(device)
     curve, began, sums = Curve(out_dir / "referee-curve.jsonl", start), time.monotonic(), dict[str, float]()
     for step in range(start, training.steps):
-        clips = make_batch(bank, training, torch.Generator().manual_seed(training.seed * 1_000_003 + step))
+        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
+        clips = make_batch(bank, training, generator).to(device)
         set_rate(optimizers, schedule(step, training.steps))
         verdict = model(torch.cat([referee_inputs(chunk) for chunk in torch.split(clips.frames_BTHW3, 4)]))
         fault_loss = F.binary_cross_entropy_with_logits(verdict.fault_B, clips.fault_B)
