@@ -34,7 +34,8 @@ MEASURES: tuple[Measure, ...] = (
     Measure(name="image_motion", better=0, about="change between frames over the gradient of the first"),
     Measure(name="sharpness", better=0, about="gradient of later frames as a share of the first frame's"),
     Measure(name="roughness", better=-1, about="raggedness of the motion between frames, in pixels"),
-    Measure(name="psnr", better=1, about="PSNR to the true clip in dB"),
+    Measure(name="psnr", better=1, about="PSNR of the later frames to the true clip in dB"),
+    Measure(name="first_frame", better=1, about="PSNR of the first frame to the one it was given in dB"),
     Measure(name="follows", better=1, about="share of clips with the prompted camera move, by the referee"),
 )
 
@@ -78,6 +79,7 @@ class Judge:
             "fault": float(verdict.probability_B[0]),
             "follows": float(seen == prompt.move),
             "psnr": float(psnr(frames_THW3[1:], truth[1:]).mean()),
+            "first_frame": float(psnr(frames_THW3[:1], truth[:1])),
         }
 
     def _true_clip(self, prompt: WorldPrompt) -> Tensor:

@@ -50,7 +50,9 @@ def test_the_table_compares_the_same_seeds(demo: tuple[Path, str]) -> None:
     table = json.loads((folder / "evaluation.json").read_text())
     assert table["clips"] == 12
     rows = {row["measure"]: row for row in table["tables"]["aligned"]}
-    assert {"fault", "error", "motion", "sharpness", "roughness", "psnr", "follows"} <= set(rows)
+    assert {"fault", "error", "motion", "sharpness", "roughness", "psnr", "first_frame", "follows"} <= set(
+        rows
+    )
     for row in rows.values():
         assert row["prompts"] == 3
         assert row["difference"]["mean"] == pytest.approx(row["adapter"] - row["base"], abs=1e-9)
