@@ -18,6 +18,7 @@ from pipeline.world.training.optim import (
     build_optimizers,
     schedule,
     set_rate,
+    take_step,
 )
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "save_state",
     "schedule",
     "set_rate",
+    "take_step",
 ]
 
 

@@ -24,6 +24,7 @@ from pipeline.world.training.common import (
     save_state,
     schedule,
     set_rate,
+    take_step,
 )
 from pipeline.world.training.dataset import Examples, augment, prepare_examples
 
@@ -137,7 +138,7 @@ def train_generator(
             part.to(device) for part in make_batch(pipeline, table, examples, batch, generator)
         )
         loss = diffusion_loss(pipeline, latents, image_latents, embeds, rotary, generator)
-        _take_step(loss, optimizers, step)
+        take_step(loss, optimizers, "generator", step)
         average.update(model, step)
         total += loss.item()
         if (step + 1) % CURVE_EVERY == 0:
@@ -151,17 +152,6 @@ def train_generator(
     # Also when nothing was left to train: the export of the last step may have been interrupted.
     export(pipeline, average, out)
     return out
-
-
-def _take_step(loss: Tensor, optimizers: list[torch.optim.Optimizer], step: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"generator training: the loss is {loss.item()} at step {step}; lower the rates"
-        )
-    loss.backward()  # type: ignore[no-untyped-call]
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
 
 
 def export(pipeline: CogVideoXImageToVideoPipeline, average: WeightAverage, out: Path) -> None:

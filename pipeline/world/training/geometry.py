@@ -23,6 +23,7 @@ from pipeline.world.training.common import (
     save_state,
     schedule,
     set_rate,
+    take_step,
 )
 from rewards.world_geometry import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
 from rewards.world_matching import match_to_first
@@ -143,13 +144,6 @@ def _random_times(available: int, count: int, generator: torch.Generator) -> Ten
     return torch.cat([torch.zeros(1, dtype=torch.long), later.sort().values])
 
 
-def _check_finite(loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"geometry training: the loss is {loss.item()} at step {step}; lower the rates"
-        )
-
-
 def train_geometry(
     out_dir: Path,
     training: GeometryTraining | None = None,
@@ -181,13 +175,7 @@ def train_geometry(
         matches = match_to_first(frames)
         prediction = model(frames[:, times], matches.at(times), times)
         loss, values = geometry_loss(prediction, target.at(times))
-        _check_finite(loss, step)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(loss, optimizers, "geometry", step, clip=model.parameters())
         average.update(model, step)
         sums = {name: sums.get(name, 0.0) + value / 20 for name, value in values.items()}
         if (step + 1) % 20 == 0:

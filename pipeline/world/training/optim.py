@@ -103,6 +103,29 @@ def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak_lr"] * factor
 
 
+def take_step(
+    loss: Tensor,
+    optimizers: list[torch.optim.Optimizer],
+    model_name: str,
+    step: int,
+    clip: Iterable[nn.Parameter] | None = None,
+) -> None:
+    """One update by every optimizer; the gradient of the parameters in `clip` is first bounded to norm 1.
+
+    Raises FloatingPointError, before anything is changed, for a loss that is not finite.
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(
+            f"{model_name} training: the loss is {loss.item()} at step {step}; lower the rates"
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    if clip is not None:
+        torch.nn.utils.clip_grad_norm_(clip, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 class WeightAverage:
     """Exponential moving average of a model's floating-point state, with a short memory at the start."""
 

@@ -29,6 +29,7 @@ from pipeline.world.training.common import (
     save_state,
     schedule,
     set_rate,
+    take_step,
 )
 
 _SWAPS: Final = (("left", "right"), ("right", "left"))
@@ -130,13 +131,6 @@ def make_batch(bank: ClipBank, training: RefereeTraining, generator: torch.Gener
     return LabelledClips(frames_BTHW3=frames, fault_B=clips.fault_B, move_B=move)
 
 
-def _check_finite(loss: Tensor, step: int) -> None:
-    if not torch.isfinite(loss):
-        raise FloatingPointError(
-            f"referee training: the loss is {loss.item()} at step {step}; lower the rates"
-        )
-
-
 def train_referee(
     out_dir: Path,
     training: RefereeTraining | None = None,
@@ -166,12 +160,7 @@ def train_referee(
         verdict = model(torch.cat([referee_inputs(chunk) for chunk in torch.split(clips.frames_BTHW3, 4)]))
         fault_loss = F.binary_cross_entropy_with_logits(verdict.fault_B, clips.fault_B)
         loss = fault_loss + 0.5 * F.cross_entropy(verdict.moves_BM, clips.move_B)
-        _check_finite(loss, step)
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        for optimizer in optimizers:
-            optimizer.step()
+        take_step(loss, optimizers, "referee", step)
         average.update(model, step)
         right = ((verdict.fault_B > 0) == (clips.fault_B > 0.5)).float().mean().item()
         moved = (verdict.moves_BM.argmax(1) == clips.move_B).float().mean().item()
