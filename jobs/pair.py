@@ -28,6 +28,24 @@ if TYPE_CHECKING:
 )
 @option("--min-motion", type=float, metavar="X", help="Less camera motion is static, and left out.")
 @option(
+    "--min-image-motion",
+    type=float,
+    metavar="X",
+    help="Less motion of the pixels is a still clip, and left out; needs no geometry.",
+)
+@option(
+    "--min-sharpness",
+    type=float,
+    metavar="X",
+    help="Less detail, as a share of the first frame's, is a soft clip, and left out.",
+)
+@option(
+    "--min-coverage",
+    type=float,
+    metavar="X",
+    help="Least share of a clip's pixels that points of other frames reach.",
+)
+@option(
     "--max-motion-ratio", type=float, metavar="X", help="Largest ratio of the two motions; inf is no bound."
 )
 @option(
@@ -35,6 +53,18 @@ if TYPE_CHECKING:
     type=float,
     metavar="X",
     help="Least motion of a winner over its loser's; 1 keeps DPO from slowing the camera, 0 is no bound.",
+)
+@option(
+    "--min-image-motion-ratio",
+    type=float,
+    metavar="X",
+    help="The same for the motion of the pixels.",
+)
+@option(
+    "--min-sharpness-ratio",
+    type=float,
+    metavar="X",
+    help="Least sharpness of a winner over its loser's; near 1 keeps DPO from blurring, 0 is no bound.",
 )
 @option(
     "--strategy", type=click.Choice(["best-worst", "all", "top-k"]), help="Which candidates of a prompt meet."

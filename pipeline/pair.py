@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.errors import UserError
+from storage.mining import mine_pairs
 from storage.pairs import write_pair_shards
-from storage.queries import mine_pairs, reward_versions
+from storage.queries import reward_versions
 from storage.rules import CANDIDATE_RULES, FunnelStep, MinedPairs, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
@@ -22,10 +23,15 @@ _REMEDIES = {
     "not-scored": "run `gpa score` with the same reward first",
     "unscorable": "see the reason column of its scores",
     "static": "lower --min-motion, or sample prompts with more camera motion",
+    "still": "lower --min-image-motion, or sample prompts with more camera motion",
+    "soft": "lower --min-sharpness, or sample with more steps",
+    "uncovered": "lower --min-coverage, or score with more --frames",
     "fewer-than-two": "sample more candidates per prompt (gpa sample --candidates)",
     "not-chosen": "use --strategy all",
     "max-error": "raise --max-error",
     "motion-ratio": "raise --max-motion-ratio or lower --min-motion-ratio",
+    "image-motion-ratio": "lower --min-image-motion-ratio",
+    "sharpness-ratio": "lower --min-sharpness-ratio",
 }
 
 
@@ -41,8 +47,13 @@ class PairSettings:
     min_gap: float = 0.05
     max_error: float = 0.8
     min_motion: float = 0.0
+    min_image_motion: float = 0.0
+    min_sharpness: float = 0.0
+    min_coverage: float = 0.0
     max_motion_ratio: float = float("inf")
     min_motion_ratio: float = 0.0
+    min_image_motion_ratio: float = 0.0
+    min_sharpness_ratio: float = 0.0
     strategy: Strategy = "best-worst"
     top_k: int = 2
     split: str | None = None
@@ -52,18 +63,9 @@ class PairSettings:
     def rules(self, run: Run) -> PairRules:
         """The rules with the run's reward version. Raises UserError when it is ambiguous or a rule is bad."""
         try:
-            return PairRules(
-                reward=self.reward,
-                reward_version=self.reward_version or _only_version(run, self.reward),
-                min_gap=self.min_gap,
-                max_error=self.max_error,
-                min_motion=self.min_motion,
-                max_motion_ratio=self.max_motion_ratio,
-                min_motion_ratio=self.min_motion_ratio,
-                strategy=self.strategy,
-                top_k=self.top_k,
-                split=self.split,
-            )
+            shared = {one.name: getattr(self, one.name) for one in fields(PairRules)}
+            version = self.reward_version or _only_version(run, self.reward)
+            return PairRules(**shared | {"reward_version": version})
         except ValueError as error:
             raise UserError(str(error)) from error
 

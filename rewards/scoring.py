@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from rewards.frames import select_frames
 from rewards.geometry import GeometryBackend, Reconstruction, check_frames, reconstruct_many
 from rewards.perceptual import load_perceptual
+from rewards.quality import image_motion, sharpness
 from rewards.reprojection import ReprojectionOptions, reprojection_error
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
@@ -26,8 +28,11 @@ _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
 class RewardResult:
     """A score. value is higher-is-better, or None with a reason; the rest as far as it could be computed.
 
-    w2c (K*12) and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW
-    are the reprojections and the squared error per pixel, for whoever wants to look.
+    image_motion and sharpness are those of `rewards.quality`, of the frames used: whatever the reward, a
+    clip that stands still or is soft can be left out by them. sampson is in pixels, over measured_pairs
+    pairs of frames; psnr and ssim compare frames with their reprojections where a point lands. w2c (K*12)
+    and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW are the
+    reprojections and the squared error per pixel, for whoever wants to look.
     """
 
     value: float | None
@@ -40,6 +45,13 @@ class RewardResult:
     frame_errors: tuple[float, ...] = ()
     w2c: tuple[float, ...] = ()
     intrinsics: tuple[float, ...] = ()
+    image_motion: float | None = None
+    sharpness: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    mvcs: float | None = None
+    sampson: float | None = None
+    measured_pairs: int | None = None
     images_KHW3: Tensor | None = None
     error_maps_KHW: Tensor | None = None
 
@@ -82,8 +94,8 @@ class ReprojectionReward:
         return [
             RewardResult(value=None, reason=reason, frame_indices=tuple(index))
             if reason
-            else self._result(next(reconstructions), index)
-            for index, reason in zip(indices, reasons, strict=True)
+            else with_picture(self._result(next(reconstructions), index), frames)
+            for index, frames, reason in zip(indices, chosen, reasons, strict=True)
         ]
 
     def _indices(self, clip_THW3: Tensor) -> list[int]:
@@ -107,6 +119,19 @@ class ReprojectionReward:
             images_KHW3=error.images_THW3,
             error_maps_KHW=error.error_maps_THW,
         )
+
+
+def with_picture(result: RewardResult, frames_KHW3: Tensor) -> RewardResult:
+    """The result with what the frames alone say, which needs no geometry."""
+    return replace(
+        result,
+        image_motion=_finite(image_motion(frames_KHW3)),
+        sharpness=_finite(sharpness(frames_KHW3)),
+    )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def unusable(frames_KHW3: Tensor) -> str | None:

@@ -102,6 +102,13 @@ class Score:
     w2c: Sequence[float] | None = None
     intrinsics: Sequence[float] | None = None
     seconds: float | None = None
+    image_motion: float | None = None
+    sharpness: float | None = None
+    psnr: float | None = None
+    ssim: float | None = None
+    mvcs: float | None = None
+    sampson: float | None = None
+    measured_pairs: int | None = None
 
     def __post_init__(self) -> None:
         _require_text("Score", self, "candidate_id", "reward", "reward_version")

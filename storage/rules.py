@@ -18,8 +18,28 @@ Strategy: TypeAlias = Literal["best-worst", "all", "top-k"]
 
 # In the order in which they are applied. A candidate leaves at the first of the candidate rules it breaks, or
 # at the last rule that any of its pairs reached; a prompt leaves with its last candidate.
-CANDIDATE_RULES = ("sampling-failed", "not-scored", "unscorable", "static", "fewer-than-two", "not-chosen")
-PAIR_RULES = ("max-error", "min-gap", "motion-ratio")
+CANDIDATE_RULES = (
+    "sampling-failed",
+    "not-scored",
+    "unscorable",
+    "static",
+    "still",
+    "soft",
+    "uncovered",
+    "fewer-than-two",
+    "not-chosen",
+)
+PAIR_RULES = ("max-error", "min-gap", "motion-ratio", "image-motion-ratio", "sharpness-ratio")
+_BOUNDS_FROM_BELOW = (
+    "min_gap",
+    "min_motion",
+    "min_image_motion",
+    "min_sharpness",
+    "min_coverage",
+    "min_motion_ratio",
+    "min_image_motion_ratio",
+    "min_sharpness_ratio",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,10 +47,13 @@ class PairRules:
     """Which candidates of a prompt make a pair.
 
     `min_gap` and `max_error` are in units of the reward (`max_error` bounds minus the winner's value); 0 or
-    inf turns a bound off. `max_motion_ratio` bounds winner over loser motion on both sides, and
-    `min_motion_ratio` from below: at 1 no winner moves less than its loser, so that less motion is not what
-    the pairs teach; 0 turns it off. `top_k` pairs each of the k best with each of the k worst of a prompt, k
-    at most half of them. `split` None takes all.
+    inf turns a bound off. A candidate needs `min_motion` of its camera (in units of scene depth),
+    `min_image_motion` of its pixels (a still clip has no reliable pose), `min_sharpness` as a share of its
+    first frame's detail and `min_coverage` of its frames by other frames' points. `max_motion_ratio` bounds
+    winner over loser motion on both sides, and `min_motion_ratio`, `min_image_motion_ratio` and
+    `min_sharpness_ratio` bound winner over loser from below: at 1 no winner moves less, or is softer, than
+    its loser, so that this is not what the pairs teach. 0 turns a bound off. `top_k` pairs each of the k best
+    with each of the k worst of a prompt, k at most half of them. `split` None takes all.
     """
 
     reward: str
@@ -38,8 +61,13 @@ class PairRules:
     min_gap: float = 0.05
     max_error: float = 0.8
     min_motion: float = 0.0
+    min_image_motion: float = 0.0
+    min_sharpness: float = 0.0
+    min_coverage: float = 0.0
     max_motion_ratio: float = math.inf
     min_motion_ratio: float = 0.0
+    min_image_motion_ratio: float = 0.0
+    min_sharpness_ratio: float = 0.0
     strategy: Strategy = "best-worst"
     top_k: int = 2
     split: str | None = None
@@ -48,7 +76,7 @@ class PairRules:
         for name in ("reward", "reward_version"):
             if not getattr(self, name):
                 raise _invalid(name, "a name", getattr(self, name), "see queries.reward_versions")
-        for name in ("min_gap", "min_motion", "min_motion_ratio"):
+        for name in _BOUNDS_FROM_BELOW:
             if not 0 <= getattr(self, name) < math.inf:
                 raise _invalid(name, "finite and >= 0", getattr(self, name), "0 turns it off")
         if math.isnan(self.max_error):

@@ -97,6 +97,8 @@ def _read_file(path: Path, table_name: str, schema: pa.Schema) -> pa.Table:
         table = shard.read(columns=schema.names)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path) from error
+    for name in set(schema.names) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(table.num_rows, schema.field(name).type))
     return table.select(schema.names).cast(schema)
 
 

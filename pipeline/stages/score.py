@@ -94,4 +94,11 @@ class ScoreStage:
             w2c=result.w2c or None,
             intrinsics=result.intrinsics or None,
             seconds=seconds,
+            image_motion=result.image_motion,
+            sharpness=result.sharpness,
+            psnr=result.psnr,
+            ssim=result.ssim,
+            mvcs=result.mvcs,
+            sampson=result.sampson,
+            measured_pairs=result.measured_pairs,
         )

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.ids import split_of
-from storage.queries import existing_ids, mine_pairs, reward_versions, scored_ids
+from storage.mining import mine_pairs
+from storage.queries import existing_ids, reward_versions, scored_ids
 from storage.records import Candidate, Score
-from storage.rules import MinedPairs, PairRules
+from storage.rules import CANDIDATE_RULES, PAIR_RULES, MinedPairs, PairRules
 from storage.run import Run
-from storage.schemas import TABLES, default_columns, stamped
+from storage.schemas import ADDED, TABLES, default_columns, stamped
 from storage.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
 
@@ -38,6 +39,9 @@ class Item:
     scored: bool
     value: float | None
     motion: float | None
+    image_motion: float | None = 0.4
+    sharpness: float | None = 0.9
+    coverage: float | None = 1.0
     id: str = ""
 
 
@@ -57,6 +61,9 @@ items = st.builds(
     scored=st.sampled_from([True] * 7 + [False]),
     value=VALUES | st.sampled_from([-0.05 * step for step in range(21)]),
     motion=MOTIONS | st.sampled_from([0.1, 0.2, 0.4, 0.8]),
+    image_motion=MOTIONS | st.sampled_from([0.1, 0.2, 0.4, 0.8]),
+    sharpness=MOTIONS | st.sampled_from([0.4, 0.8, 0.8]),
+    coverage=MOTIONS | st.sampled_from([0.4, 0.8, 0.8]),
 )
 rule_sets = st.builds(
     PairRules,
@@ -65,6 +72,11 @@ rule_sets = st.builds(
     min_gap=st.sampled_from([0.0, 0.05, 0.1, 0.3]),
     max_error=st.sampled_from([0.1, 0.25, 0.8, math.inf]),
     min_motion=st.sampled_from([0.0, 0.0, 0.2, 0.4]),
+    min_image_motion=st.sampled_from([0.0, 0.0, 0.2]),
+    min_sharpness=st.sampled_from([0.0, 0.0, 0.8]),
+    min_coverage=st.sampled_from([0.0, 0.0, 0.8]),
+    min_image_motion_ratio=st.sampled_from([0.0, 0.0, 1.0]),
+    min_sharpness_ratio=st.sampled_from([0.0, 0.0, 1.0]),
     max_motion_ratio=st.sampled_from([1.0, 2.0, 4.0, math.inf, math.inf]),
     min_motion_ratio=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
     strategy=st.sampled_from(["best-worst", "all", "top-k"]),
@@ -84,8 +96,14 @@ def own_fault(item: Item, rules: PairRules) -> str | None:
         return "not-scored"
     if not finite(item.value):
         return "unscorable"
-    if rules.min_motion > 0 and not (finite(item.motion) and item.motion >= rules.min_motion):  # type: ignore[operator]
-        return "static"
+    for rule, measure, bound in (
+        ("static", item.motion, rules.min_motion),
+        ("still", item.image_motion, rules.min_image_motion),
+        ("soft", item.sharpness, rules.min_sharpness),
+        ("uncovered", item.coverage, rules.min_coverage),
+    ):
+        if bound > 0 and not (finite(measure) and measure >= bound):  # type: ignore[operator]
+            return rule
     return None
 
 
@@ -112,11 +130,15 @@ def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
         high, low = max(winner.motion, loser.motion), min(winner.motion, loser.motion)  # type: ignore[type-var]
         if high > rules.max_motion_ratio * low:  # type: ignore[operator]
             return "motion-ratio"
-    if rules.min_motion_ratio > 0:
-        if not (finite(winner.motion) and finite(loser.motion)):
-            return "motion-ratio"
-        if winner.motion < rules.min_motion_ratio * loser.motion:  # type: ignore[operator]
-            return "motion-ratio"
+    for rule, measure in (
+        ("motion-ratio", "motion"),
+        ("image-motion-ratio", "image_motion"),
+        ("sharpness-ratio", "sharpness"),
+    ):
+        bound = getattr(rules, f"min_{measure}_ratio")
+        ours, theirs = getattr(winner, measure), getattr(loser, measure)
+        if bound > 0 and not (finite(ours) and finite(theirs) and ours >= bound * theirs):
+            return rule
     return None
 
 
@@ -126,16 +148,7 @@ def brute_force(everything: list[Item], rules: PairRules) -> Account:
     for item in everything:
         if rules.split is None or split_of(f"scene-{item.prompt}") == rules.split:
             by_prompt[item.prompt].append(item)
-    pair_order = ["max-error", "min-gap", "motion-ratio"]
-    order = [
-        "sampling-failed",
-        "not-scored",
-        "unscorable",
-        "static",
-        "fewer-than-two",
-        "not-chosen",
-        *pair_order,
-    ]
+    order = [*CANDIDATE_RULES, *PAIR_RULES]
     for name, group in by_prompt.items():
         faults = {item.id: own_fault(item, rules) for item in group}
         ranked = sorted(
@@ -179,6 +192,8 @@ def stored(path: Path, everything: list[Item]) -> Run:
             whole = score(item.id, -0.5, reward_version="v1")
             rows.append({name: getattr(whole, name) for name in TABLES["scores"].names})
             rows[-1] |= {"value": item.value, "motion": item.motion, "reason": None}
+            rows[-1] |= {"image_motion": item.image_motion, "sharpness": item.sharpness}
+            rows[-1] |= {"coverage": item.coverage}
             # Neither another version nor another reward of the same candidate may matter.
             rows.append(rows[-1] | {"reward_version": "v0", "value": -0.9 + 0.01 * number})
             rows.append(rows[-1] | {"reward": "epipolar", "reward_version": "v1"})
@@ -231,9 +246,9 @@ def check_rejects(mined: MinedPairs, expected: Account) -> None:
         assert reject.stage == "pair"
         assert reject.detail
         found[reject.rule].add(reject.id)
-    for rule in ("sampling-failed", "not-scored", "unscorable", "static"):
+    for rule in CANDIDATE_RULES[: CANDIDATE_RULES.index("fewer-than-two")]:
         assert found[rule] == expected.lost[rule]
-    for rule in ("max-error", "min-gap", "motion-ratio"):
+    for rule in PAIR_RULES:
         assert found[rule] == expected.lost_prompts[rule]
     assert len(found["fewer-than-two"]) == len(expected.lost["fewer-than-two"])
 
@@ -288,6 +303,37 @@ def test_rejects_carry_the_figures(tmp_path: Path) -> None:
     assert rejects["min-gap"].id == "p0"
     assert "winner error 0.1, gap 0.02, motions 0.5 and 0.25" in rejects["min-gap"].detail
     assert "unscorable" in rejects
+
+
+def test_a_clip_that_only_looks_good_cannot_win(tmp_path: Path) -> None:
+    still = Item("p0", False, True, -0.01, 0.5, image_motion=0.0)
+    soft = Item("p0", False, True, -0.02, 0.5, sharpness=0.5)
+    hidden = Item("p0", False, True, -0.03, 0.5, coverage=0.1)
+    good, bad = Item("p0", False, True, -0.1, 0.5), Item("p0", False, True, -0.3, 0.5)
+    run = stored(tmp_path, [still, soft, hidden, good, bad])
+    guards = {"min_image_motion": 0.1, "min_sharpness": 0.8, "min_coverage": 0.5}
+    mined = mine_pairs(run, PairRules(**RULES, **guards))
+    assert pairs_of(mined) == {(good.id, bad.id)}
+    details = {reject.rule: (reject.id, reject.detail) for reject in mined.rejects}
+    assert details["still"] == (still.id, "image_motion 0.0")
+    assert details["soft"] == (soft.id, "sharpness 0.5")
+    assert details["uncovered"] == (hidden.id, "coverage 0.1")
+
+
+def test_scores_from_before_a_column_are_read_with_nulls(tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    run = one_prompt(tmp_path, [-0.1, -0.3])
+    path = next(run.shard_dir("scores").glob("*.parquet"))
+    pq.write_table(pq.read_table(path).drop_columns(list(ADDED["scores"])), path)
+    assert run.rows("scores", ["sharpness"])["sharpness"].null_count == len(run.rows("scores"))
+    assert mine_pairs(run, PairRules(**RULES)).rows.num_rows == 1
+    # What is not known cannot be vouched for.
+    lost = {
+        step.rule: step.candidates_lost
+        for step in mine_pairs(run, PairRules(**RULES, min_sharpness=0.1)).funnel
+    }
+    assert lost["soft"] == 2
 
 
 def test_rows_of_racing_writers_count_once(tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 
 from storage.errors import UserError
 from storage.ids import split_of
+from storage.mining import mine_pairs
 from storage.pairs import PairDataset, write_pair_shards
-from storage.queries import connect, mine_pairs
+from storage.queries import connect
 from storage.records import Candidate
 from storage.rules import PairRules
 from storage.run import Run
