@@ -9,7 +9,7 @@ import click
 
 from jobs.options import json_option, option, print_result
 
-MODELS: Final = ("geometry", "referee", "generator")
+MODELS: Final = ("geometry", "referee", "generator", "generator-boxes", "referee-boxes")
 _COUNT = click.IntRange(1)
 
 
@@ -39,6 +39,10 @@ _COUNT = click.IntRange(1)
 @option("--generator-batch", type=_COUNT, default=8, metavar="N", help="Clips a step of the generator.")
 @option("--geometry-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the geometry network.")
 @option("--referee-steps", type=_COUNT, default=700, metavar="N", help="Steps of the referee.")
+@option(
+    "--boxes-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the generator with sliding boxes."
+)
+@option("--boxes-referee-steps", type=_COUNT, default=400, metavar="N", help="Steps of its referee.")
 @option("--bank-clips", type=_COUNT, default=4000, metavar="N", help="Clips the other two learn from.")
 @option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed of everything random.")
 @option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the networks train.")
@@ -46,12 +50,13 @@ _COUNT = click.IntRange(1)
 def command(work: Path, out: Path, only: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
     """Train the models of the embedded world from scratch: an hour or two on two cores.
 
-    The geometry network, the referee and the generator with its codec, on clips rendered here. The same
+    The geometry network, the referee and the generator with its codec, on clips rendered here; then the
+    sibling whose fault is that boxes slide, and its referee, which begin from the former two. The same
     command again continues where the last saved step was (every 100 or 200 steps); more steps than before
     go on training. At the end a curve of each.
 
     The checkpoints go to the folder --out and are not used by themselves: look at them with
-    `gpa bench world --checkpoints DIR`, then ship them by copying geometry/, referee/ and generator/ over
+    `gpa bench world --checkpoints DIR`, then ship them by copying their folders over
     pipeline/world/checkpoints/.
     """
     from jobs.training_progress import TrainingProgress
@@ -79,5 +84,5 @@ def _line(model: str, result: dict[str, Any]) -> str:
 
     losses = result["loss"]
     if not losses:
-        return f"{model:10} trained; too few steps for a curve"
-    return f"{model:10} {sparkline(losses)}  loss {losses[0]:.3f} -> {losses[-1]:.3f}"
+        return f"{model:15} trained; too few steps for a curve"
+    return f"{model:15} {sparkline(losses)}  loss {losses[0]:.3f} -> {losses[-1]:.3f}"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 )
 @option("--split", metavar="NAME", help="Split of the world's prompts: train, val or test.")
 @option("--num-prompts", type=int, metavar="N", help="How many of the world's prompts.")
-@option("--model", metavar="NAME", help="world, a diffusers folder, or a Hub id.")
+@option("--model", metavar="NAME", help="world, world-boxes, a diffusers folder, or a Hub id.")
 @option("--revision", metavar="REV", help="Revision of a Hub id.")
 @option(
     "--adapter", type=click.Path(path_type=Path), metavar="DIR", help="LoRA folder written by gpa train-dpo."

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 
 WORLD = "world"
-_PACKAGED: dict[str, Path] = {WORLD: Path(__file__).parent / "world" / "checkpoints" / "generator"}
+_CHECKPOINTS = Path(__file__).parent / "world" / "checkpoints"
+# The embedded model and its sibling, whose fault is that boxes slide instead of a warp.
+_PACKAGED: dict[str, Path] = {
+    WORLD: _CHECKPOINTS / "generator",
+    "world-boxes": _CHECKPOINTS / "generator-boxes",
+}
 # Modules that define pipeline components of this project. diffusers resolves a component from a module that
 # the caller has imported, never from a name it reads in a model folder; so only these are ever imported.
 _COMPONENT_MODULES = ("pipeline.world.codec",)
@@ -51,7 +56,7 @@ class AdapterRef:
 
 
 def resolve_model(name: str, revision: str | None = None) -> ModelRef:
-    """Find a model: `world`, a local diffusers folder or a Hub id.
+    """Find a model: `world`, `world-boxes`, a local diffusers folder or a Hub id.
 
     The revision of a folder is a hash of its files, the revision of a Hub model its commit. A folder is
     recorded by its last name, so that a run stays valid when the folder moves. Raises UserError, naming the

@@ -20,6 +20,7 @@ from rewards.world_geometry import load_world_backend
 TINY = [
     *("--generator-steps", "2", "--generator-clips", "2", "--generator-batch", "1"),
     *("--geometry-steps", "1", "--referee-steps", "1", "--bank-clips", "2"),
+    *("--boxes-steps", "2", "--boxes-referee-steps", "1"),
 ]
 
 
@@ -44,7 +45,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def test_every_checkpoint_loads(trained: tuple[Path, Result]) -> None:
     out = trained[0] / "out"
-    assert sorted(path.name for path in out.iterdir()) == ["generator", "geometry", "referee"]
+    assert sorted(path.name for path in out.iterdir()) == sorted(pretrain_world.MODELS)
     assert resolve_model(str(out / "generator")).family == "CogVideoXImageToVideoPipeline"
     assert load_world_backend(model=str(out / "geometry"), revision=None, device="cpu").name == "world"
     assert not Referee.from_pretrained(out / "referee").training

@@ -11,15 +11,17 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
+from diffusers.configuration_utils import FrozenDict
 from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.world.cameras import camera_path
 from pipeline.world.clips import WorldPrompt, render_prompt, world_prompts
 from pipeline.world.codec import MotionCodec
-from pipeline.world.corruptions import warp
+from pipeline.world.corruptions import Corruption, moving_boxes, warp
 from pipeline.world.generator import SIZE
 from pipeline.world.render import render
 from pipeline.world.scenes import make_scene
@@ -28,7 +30,22 @@ from pipeline.world.training.common import save_safetensors
 
 CHUNK = 100
 ENCODED_AT_ONCE = 25
-FAULT_STRENGTH = (2.0, 3.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A fault that half of a generator's clips carry, and the range of its strength in the last frame."""
+
+    corruption: Corruption
+    weakest: float
+    strongest: float
+
+
+# By family: pixels of the growing warp, metres that the boxes slide. Each makes a base model with that fault.
+FAULTS: Final[dict[str, Fault]] = {
+    "warp": Fault(corruption=warp, weakest=2.0, strongest=3.5),
+    "boxes": Fault(corruption=moving_boxes, weakest=0.35, strongest=0.7),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +68,14 @@ def is_faulty(index: int) -> bool:
     return (index // 10) % 2 == 1
 
 
-def example_video(prompt: WorldPrompt, faulty: bool) -> Tensor:
-    """The clip of a prompt, [3, T, H, W] in [-1, 1], with the growing warp when it is a faulty one."""
+def example_video(prompt: WorldPrompt, fault: str | None) -> Tensor:
+    """The clip of a prompt, [3, T, H, W] in [-1, 1], with a fault of that family if one is named."""
     clip = render_prompt(prompt)
     frames: Tensor = clip.frames_THW3
-    if faulty:
-        strength = stable_generator("fault", prompt.scene_id).uniform(*FAULT_STRENGTH)
-        frames = warp(make_scene(prompt.scene_id), clip, strength, prompt.seed)
+    if fault is not None:
+        family = FAULTS[fault]
+        strength = stable_generator("fault", prompt.scene_id).uniform(family.weakest, family.strongest)
+        frames = family.corruption(make_scene(prompt.scene_id), clip, strength, prompt.seed)
     return frames.permute(3, 0, 1, 2) * 2 - 1
 
 
@@ -75,9 +93,12 @@ def _first_image(prompt: WorldPrompt) -> Tensor:
     return frames[0].permute(2, 0, 1) * 2 - 1
 
 
-def prepare_chunk(codec: MotionCodec, directory: Path, index: int, size: int = CHUNK) -> Path:
+def prepare_chunk(
+    codec: MotionCodec, directory: Path, index: int, size: int = CHUNK, fault: str = "warp"
+) -> Path:
     """Writes chunk `index` of the examples (its first `size` clips) unless it is there; returns its path."""
-    name = f"examples-{index:04d}" if size == CHUNK else f"examples-{index:04d}-first-{size}"
+    family = "" if fault == "warp" else f"-{fault}"
+    name = f"examples{family}-{index:04d}" + ("" if size == CHUNK else f"-first-{size}")
     path = directory / f"{name}.safetensors"
     if path.exists():
         return path
@@ -85,7 +106,7 @@ def prepare_chunk(codec: MotionCodec, directory: Path, index: int, size: int = C
     prompts = world_prompts("train", size, start=start)
     faulty = [is_faulty(position) for position in range(start, start + size)]
     videos = torch.stack(
-        [example_video(prompt, fault) for prompt, fault in zip(prompts, faulty, strict=True)]
+        [example_video(prompt, fault if bad else None) for prompt, bad in zip(prompts, faulty, strict=True)]
     )
     parts = torch.split(videos, ENCODED_AT_ONCE)
     motion = torch.cat([codec.encode(part, return_dict=False)[0][:, :, 1] for part in parts])
@@ -116,13 +137,16 @@ def load_examples(paths: list[Path]) -> Examples:
 
 
 def prepare_examples(
-    directory: Path, clips: int, report: Callable[[int, int], None] | None = None
+    directory: Path, clips: int, report: Callable[[int, int], None] | None = None, fault: str = "warp"
 ) -> tuple[MotionCodec, Examples]:
-    """The codec and `clips` examples; makes only what `directory` lacks and reports (made, clips)."""
+    """The codec and `clips` examples, half of them with a fault of that family.
+
+    Makes only what `directory` lacks and reports (made, clips).
+    """
     codec, paths = _prepare_codec(directory / "codec"), []
     for index, start in enumerate(range(0, clips, CHUNK)):
         size = min(CHUNK, clips - start)
-        paths.append(prepare_chunk(codec, directory, index, size))
+        paths.append(prepare_chunk(codec, directory, index, size, fault))
         if report is not None:
             report(start + size, clips)
     return codec, load_examples(paths)
@@ -135,6 +159,10 @@ def _prepare_codec(folder: Path) -> MotionCodec:
             fit_codec().save_pretrained(Path(made) / folder.name)
             (Path(made) / folder.name).rename(folder)
     codec: MotionCodec = MotionCodec.from_pretrained(folder)
+    # Where it was loaded from would end in the exported configuration, and so in the model's revision.
+    codec._internal_dict = FrozenDict(
+        {name: value for name, value in codec.config.items() if name != "_name_or_path"}
+    )
     return codec
 
 

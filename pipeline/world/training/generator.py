@@ -112,23 +112,29 @@ def train_generator(
     report: Callable[[int, dict[str, float]], None] | None = None,
     prepared: Callable[[int, int], None] | None = None,
     device: str = "cpu",
+    fault: str = "warp",
+    initial: Path | None = None,
 ) -> Path:
     """Trains for `steps` steps, resuming from `work`; writes and returns the pipeline folder `out`.
 
-    `report` gets the steps done and the values of the curve, `prepared` the examples made and their number.
-    Every random draw depends on the seed and the step alone. Raises FloatingPointError before a step whose
-    loss is not finite.
+    `fault` is the family that half of the clips carry; `initial` a generator's folder whose transformer the
+    training begins from instead of random weights. `report` gets the steps done and the values of the curve,
+    `prepared` the examples made and their number. Every random draw depends on the seed and the step alone.
+    Raises FloatingPointError before a step whose loss is not finite.
     """
-    codec, examples = prepare_examples(work / "examples", clips, prepared)
+    codec, examples = prepare_examples(work / "examples", clips, prepared, fault)
     pipeline = build_pipeline(vocabulary(), seed)
     pipeline.register_modules(vae=codec)
     pipeline.scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod.float()
+    if initial is not None:
+        pipeline.transformer.load_state_dict(_weights(initial))
     model = pipeline.transformer.to(device).train()
     average, optimizers = WeightAverage(model, decay=0.998), build_optimizers(model, MUON_RATE, ADAM_RATE)
-    state = work / "generator.safetensors"
+    name = "generator" if fault == "warp" else f"generator-{fault}"
+    state = work / f"{name}.safetensors"
     start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
     average.to(device)
-    curve = Curve(work / "generator.jsonl", start)
+    curve = Curve(work / f"{name}.jsonl", start)
     rotary = pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, 2, torch.device(device))
     table, total = TextTable(pipeline), 0.0
     for step in range(start, steps):
@@ -138,7 +144,7 @@ def train_generator(
             part.to(device) for part in make_batch(pipeline, table, examples, batch, generator)
         )
         loss = diffusion_loss(pipeline, latents, image_latents, embeds, rotary, generator)
-        take_step(loss, optimizers, "generator", step)
+        take_step(loss, optimizers, name, step)
         average.update(model, step)
         total += loss.item()
         if (step + 1) % CURVE_EVERY == 0:
@@ -152,6 +158,15 @@ def train_generator(
     # Also when nothing was left to train: the export of the last step may have been interrupted.
     export(pipeline, average, out)
     return out
+
+
+def _weights(folder: Path) -> dict[str, Tensor]:
+    """The transformer of a generator's folder in single precision."""
+    model = CogVideoXTransformer3DModel.from_pretrained(
+        folder, subfolder="transformer", torch_dtype=torch.float32
+    )
+    state: dict[str, Tensor] = model.state_dict()
+    return state
 
 
 def export(pipeline: CogVideoXImageToVideoPipeline, average: WeightAverage, out: Path) -> None:

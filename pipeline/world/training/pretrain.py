@@ -17,6 +17,7 @@ from pipeline.world.training.referee import RefereeTraining, train_referee
 from storage.atomic import atomic_writer
 from storage.errors import UserError
 
+CHECKPOINTS: Final = Path(__file__).parent.parent / "checkpoints"
 # Told what is worked on, how much is done, of how much, and the values of the curve.
 Report: TypeAlias = Callable[[str, int, int, dict[str, float]], None]
 
@@ -30,6 +31,8 @@ class PretrainSettings:
     generator_batch: int = 8
     geometry_steps: int = 1200
     referee_steps: int = 700
+    boxes_steps: int = 1200
+    boxes_referee_steps: int = 400
     bank_clips: int = 4000
     seed: int = 0
     device: str = "cpu"
@@ -56,6 +59,28 @@ def _generator(work: Path, settings: PretrainSettings, report: Report) -> Path:
     )
 
 
+def _generator_boxes(work: Path, settings: PretrainSettings, report: Report) -> Path:
+    return train_generator(
+        work,
+        work / "generator-boxes",
+        steps=settings.boxes_steps,
+        clips=settings.generator_clips,
+        batch=settings.generator_batch,
+        seed=settings.seed,
+        device=settings.device,
+        report=lambda step, values: report("generator-boxes", step, settings.boxes_steps, values),
+        prepared=lambda made, clips: report("its clips with sliding boxes", made, clips, {}),
+        fault="boxes",
+        initial=_start("generator", work),
+    )
+
+
+def _start(model: str, work: Path) -> Path:
+    """What a sibling begins from: the model that `work` made, or else the shipped one."""
+    made = work / model
+    return made if made.is_dir() else CHECKPOINTS / model
+
+
 def _geometry(work: Path, settings: PretrainSettings, report: Report) -> Path:
     training = GeometryTraining(steps=settings.geometry_steps, clips=settings.bank_clips, seed=settings.seed)
     return train_geometry(
@@ -76,6 +101,24 @@ def _referee(work: Path, settings: PretrainSettings, report: Report) -> Path:
     )
 
 
+def _referee_boxes(work: Path, settings: PretrainSettings, report: Report) -> Path:
+    training = RefereeTraining(
+        steps=settings.boxes_referee_steps,
+        clips=settings.generator_clips,
+        seed=settings.seed,
+        fault="boxes",
+        initial=_start("referee", work),
+        muon_lr=1e-3,
+        adam_lr=1e-3,
+    )
+    return train_referee(
+        work,
+        training,
+        device=settings.device,
+        report=lambda step, values: report("referee-boxes", step, training.steps, values),
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """A model's training, its curve in the work folder, and the settings that a resumed run must share."""
@@ -93,6 +136,14 @@ TRAININGS: Final[dict[str, Training]] = {
         train=_generator,
         curve="generator.jsonl",
         fixed=("generator_clips", "generator_batch", "seed"),
+    ),
+    "generator-boxes": Training(
+        train=_generator_boxes,
+        curve="generator-boxes.jsonl",
+        fixed=("generator_clips", "generator_batch", "seed"),
+    ),
+    "referee-boxes": Training(
+        train=_referee_boxes, curve="referee-boxes-curve.jsonl", fixed=("generator_clips", "seed")
     ),
 }
 

@@ -31,13 +31,21 @@ from pipeline.world.training.common import (
     set_rate,
     take_step,
 )
+from pipeline.world.training.dataset import prepare_examples
+from pipeline.world.training.decoded import decoded_batch
+from pipeline.world.training.labelled import LabelledClips
 
 _SWAPS: Final = (("left", "right"), ("right", "left"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefereeTraining:
-    """How long and on which faults (root mean square pixels at the last frame) the referee is trained."""
+    """How long and on which faults the referee is trained.
+
+    `weakest` and `strongest` bound warps, in root mean square pixels at the last frame; another family of
+    `fault` is learnt from `clips` examples of the generator with that fault. `initial` is a referee's folder
+    that training begins from instead of random weights.
+    """
 
     steps: int = 700
     batch_size: int = 24
@@ -49,6 +57,8 @@ class RefereeTraining:
     adam_lr: float = 2e-3
     seed: int = 0
     save_every: int = 100
+    fault: str = "warp"
+    initial: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "clips", "save_every"):
@@ -58,23 +68,6 @@ class RefereeTraining:
             raise ValueError(
                 f"RefereeTraining.weakest: must lie in (0, {self.strongest}], got {self.weakest}; lower it"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledClips:
-    """Frames [B, T, H, W, 3] in [0, 1], whether each is faulty (1.0) and the index of its move."""
-
-    frames_BTHW3: Tensor
-    fault_B: Tensor
-    move_B: Tensor
-
-    def to(self, device: str) -> LabelledClips:
-        """The same on a device."""
-        return LabelledClips(
-            frames_BTHW3=self.frames_BTHW3.to(device),
-            fault_B=self.fault_B.to(device),
-            move_B=self.move_B.to(device),
-        )
 
 
 def mirrored_moves() -> Tensor:
@@ -131,6 +124,15 @@ def make_batch(bank: ClipBank, training: RefereeTraining, generator: torch.Gener
     return LabelledClips(frames_BTHW3=frames, fault_B=clips.fault_B, move_B=move)
 
 
+def _batches(work: Path, training: RefereeTraining) -> Callable[[torch.Generator], LabelledClips]:
+    """Random labelled batches of the family of faults."""
+    if training.fault == "warp":
+        bank = cached_bank(work, "train", training.clips)
+        return lambda generator: make_batch(bank, training, generator)
+    codec, examples = prepare_examples(work / "examples", training.clips, fault=training.fault)
+    return lambda generator: decoded_batch(codec, examples, training.batch_size, generator)
+
+
 def train_referee(
     out_dir: Path,
     training: RefereeTraining | None = None,
@@ -138,29 +140,32 @@ def train_referee(
     report: Callable[[int, dict[str, float]], None] | None = None,
     device: str = "cpu",
 ) -> Path:
-    """Trains, or resumes, in `out_dir`; writes the averaged weights to `out_dir/referee`, which is returned.
+    """Trains, or resumes, in `out_dir`; writes the averaged weights to a folder in it, which is returned.
 
     Batches are made on the CPU. Every random draw depends on the seed and the step alone, so a resumed run
     equals an uninterrupted one.
     """
     training, config = training or RefereeTraining(), config or RefereeConfig()
-    bank = cached_bank(out_dir, "train", training.clips)
+    name = "referee" if training.fault == "warp" else f"referee-{training.fault}"
+    batches = _batches(out_dir, training)
     torch.manual_seed(training.seed)
-    model = Referee(config).to(device)
+    model = (Referee.from_pretrained(training.initial) if training.initial else Referee(config)).train()
+    config = model.config
+    model = model.to(device)
     average = WeightAverage(model, decay=0.995)
     optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
-    state = out_dir / "referee-state.safetensors"
+    state = out_dir / f"{name}-state.safetensors"
     start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
     average.to(device)
-    curve, began, sums = Curve(out_dir / "referee-curve.jsonl", start), time.monotonic(), dict[str, float]()
+    curve, began, sums = Curve(out_dir / f"{name}-curve.jsonl", start), time.monotonic(), dict[str, float]()
     for step in range(start, training.steps):
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
-        clips = make_batch(bank, training, generator).to(device)
+        clips = batches(generator).to(device)
         set_rate(optimizers, schedule(step, training.steps))
         verdict = model(torch.cat([referee_inputs(chunk) for chunk in torch.split(clips.frames_BTHW3, 4)]))
         fault_loss = F.binary_cross_entropy_with_logits(verdict.fault_B, clips.fault_B)
         loss = fault_loss + 0.5 * F.cross_entropy(verdict.moves_BM, clips.move_B)
-        take_step(loss, optimizers, "referee", step)
+        take_step(loss, optimizers, name, step)
         average.update(model, step)
         right = ((verdict.fault_B > 0) == (clips.fault_B > 0.5)).float().mean().item()
         moved = (verdict.moves_BM.argmax(1) == clips.move_B).float().mean().item()
@@ -181,5 +186,5 @@ def train_referee(
             save_state(state, model, average, optimizers, step + 1)
     averaged = Referee(config)
     averaged.load_state_dict(average.tensors)
-    averaged.save_pretrained(out_dir / "referee")
-    return out_dir / "referee"
+    averaged.save_pretrained(out_dir / name)
+    return out_dir / name
