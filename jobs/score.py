@@ -23,7 +23,15 @@ from jobs.presets import PresetCommand, preset_option
 if TYPE_CHECKING:
     from pipeline.score import ScoreSettings
 
-_REWARD_OPTIONS = ("frames", "views", "holes", "hole_penalty", "perceptual", "perceptual_weight")
+_REWARD_OPTIONS = (
+    "frames",
+    "views",
+    "holes",
+    "hole_penalty",
+    "perceptual",
+    "perceptual_weight",
+    "rasteriser",
+)
 
 
 @click.command("score", cls=PresetCommand)
@@ -51,6 +59,11 @@ _REWARD_OPTIONS = ("frames", "views", "holes", "hole_penalty", "perceptual", "pe
     help="Perceptual distance added to the MSE.",
 )
 @option("--perceptual-weight", type=float, metavar="X", help="Weight of the perceptual distance.")
+@option(
+    "--rasteriser",
+    type=click.Choice(["auto", "torch", "pytorch3d"]),
+    help="What draws the points: the one built in (auto, torch), or PyTorch3D, which draws the same.",
+)
 @option("--batch", type=int, metavar="N", help="Candidates of a prompt that make one task.")
 @option("--limit", type=int, metavar="N", help="Only the candidates of N prompts.")
 @worker_options

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_EMPTY = torch.iinfo(torch.int64).max
+EMPTY = torch.iinfo(torch.int64).max  # the key of a pixel that no point reaches
 _INDEX_BITS = 32
 _MAX_PIXELS = 1 << 24  # pixel numbers are formed in float32, which is exact up to here
 # Elements of one (views x points) block. On a CPU the temporaries of a block should stay in the L2 cache.
@@ -49,11 +49,11 @@ def splat_views(
     """
     views = intrinsics_V33.shape[0]
     points_XN3 = points_N3 if points_N3.ndim == 3 else points_N3[None]
-    _check(points_XN3, colors_N3, intrinsics_V33, w2c_V34, height, width, keep_VN)
+    check_cloud(points_XN3, colors_N3, intrinsics_V33, w2c_V34, height, width, keep_VN)
     # Coordinates as contiguous rows: strided access would cost more than the arithmetic.
     points_X3N = points_XN3.float().transpose(1, 2).contiguous()
-    projection_V34 = (intrinsics_V33.double() @ w2c_V34.double()).float()
-    keys_VP = torch.full((views, height * width), _EMPTY, dtype=torch.int64, device=points_X3N.device)
+    projection_V34 = projection(intrinsics_V33, w2c_V34)
+    keys_VP = torch.full((views, height * width), EMPTY, dtype=torch.int64, device=points_X3N.device)
     count = points_X3N.shape[2]
     block = _BLOCK_GPU if points_X3N.is_cuda else _BLOCK_CPU
     view_step = max(1, min(views, block // max(1, count)))
@@ -63,14 +63,14 @@ def splat_views(
         for start in range(0, count, block):
             columns = slice(start, start + block)
             keep_VC = None if keep_VN is None else keep_VN[rows, columns]
-            pixel_VC, key_VC = _project(
+            pixel_VC, key_VC = _pixels_and_keys(
                 cloud_X3N[:, :, columns], projection_V34[rows], height, width, start, keep_VC
             )
             _keep_nearest(keys_VP[rows], pixel_VC, key_VC)
-    return _resolve(keys_VP, colors_N3, height, width)
+    return resolve(keys_VP, colors_N3, height, width)
 
 
-def _check(
+def check_cloud(
     points_XN3: Tensor,
     colors_N3: Tensor,
     intrinsics_V33: Tensor,
@@ -79,6 +79,7 @@ def _check(
     width: int,
     keep_VN: Tensor | None,
 ) -> None:
+    """Raise ValueError unless cloud (of one view or of each), cameras and mask fit together."""
     views, count = intrinsics_V33.shape[0], points_XN3.shape[1]
     if points_XN3.shape[2] != 3 or points_XN3.shape[0] not in (1, views):
         raise ValueError(f"points must have shape (N, 3) or ({views}, N, 3), got {tuple(points_XN3.shape)}")
@@ -110,14 +111,18 @@ def _row(points_X3C: Tensor, matrix_V34: Tensor, row: int) -> Tensor:
     return result_VC
 
 
-def _project(
-    points_X3C: Tensor, projection_V34: Tensor, height: int, width: int, start: int, keep_VC: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Pixel number and sort key of each point in each view; points not drawn get the key _EMPTY.
+def projection(intrinsics_V33: Tensor, w2c_V34: Tensor) -> Tensor:
+    """Matrix from world to pixels times depth, projection_V34, composed in float64."""
+    return (intrinsics_V33.double() @ w2c_V34.double()).float()
+
+
+def project(
+    points_X3C: Tensor, projection_V34: Tensor, height: int, width: int, keep_VC: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Column u_VC and row v_VC (whole numbers as floats), depth z_VC, and drawn_VC (bool) of each point.
 
     Rounding is floor(x + 0.5), not half-to-even: a cloud shifted by half a pixel then stays one point per
-    pixel, while half-to-even would send pairs of neighbours to even pixels and leave holes at odd ones. The
-    key is the bit pattern of the depth (ordered like the depth itself, as it is positive) above the index.
+    pixel, while half-to-even would send pairs of neighbours to even pixels and leave holes at odd ones.
     """
     z_VC = _row(points_X3C, projection_V34, 2)
     u_VC = _row(points_X3C, projection_V34, 0).div_(z_VC).add_(0.5).floor_()
@@ -126,12 +131,24 @@ def _project(
     drawn_VC &= z_VC < torch.inf
     if keep_VC is not None:
         drawn_VC &= keep_VC
+    return u_VC, v_VC, z_VC, drawn_VC
+
+
+def sort_keys(z_VC: Tensor, number_C: Tensor) -> Tensor:
+    """The bit pattern of the depth (ordered like the depth itself, as it is positive) above the number."""
+    return z_VC.view(torch.int32).to(torch.int64).bitwise_left_shift_(_INDEX_BITS).add_(number_C)
+
+
+def _pixels_and_keys(
+    points_X3C: Tensor, projection_V34: Tensor, height: int, width: int, start: int, keep_VC: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Pixel number and sort key of each point in each view; points not drawn get the key EMPTY."""
+    u_VC, v_VC, z_VC, drawn_VC = project(points_X3C, projection_V34, height, width, keep_VC)
     number_C = torch.arange(z_VC.shape[1], device=z_VC.device)
     # Points not drawn are spread over the pixels (their key changes nothing there): one shared pixel would
     # make the atomic operations of a GPU queue up.
     pixel_VC = torch.where(drawn_VC, v_VC.mul_(width).add_(u_VC), (number_C % (height * width)).float())
-    key_VC = z_VC.view(torch.int32).to(torch.int64).bitwise_left_shift_(_INDEX_BITS).add_(number_C + start)
-    return pixel_VC.to(torch.int64), key_VC.masked_fill_(~drawn_VC, _EMPTY)
+    return pixel_VC.to(torch.int64), sort_keys(z_VC, number_C + start).masked_fill_(~drawn_VC, EMPTY)
 
 
 def _keep_nearest(keys_VP: Tensor, pixel_VC: Tensor, key_VC: Tensor) -> None:
@@ -142,9 +159,10 @@ def _keep_nearest(keys_VP: Tensor, pixel_VC: Tensor, key_VC: Tensor) -> None:
     keys_VP.view(-1).scatter_reduce_(0, pixel_VC.view(-1), key_VC.view(-1), "amin")
 
 
-def _resolve(keys_VP: Tensor, colors_N3: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def resolve(keys_VP: Tensor, colors_N3: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """image_VHW3, depth_VHW and index_VHW of the nearest keys."""
     views = keys_VP.shape[0]
-    empty_VP = keys_VP == _EMPTY
+    empty_VP = keys_VP == EMPTY
     index_VP = keys_VP.bitwise_and((1 << _INDEX_BITS) - 1).masked_fill_(empty_VP, -1)
     depth_VP = (keys_VP >> _INDEX_BITS).to(torch.int32).view(torch.float32).masked_fill_(empty_VP, torch.inf)
     image_VP3 = torch.zeros(views, height * width, 3, dtype=colors_N3.dtype, device=colors_N3.device)

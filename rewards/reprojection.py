@@ -14,7 +14,7 @@ from rewards.backproject import backproject
 from rewards.geometry import Reconstruction
 from rewards.motion import camera_motion
 from rewards.perceptual import PERCEPTUAL, Perceptual
-from rewards.rasterise import splat_views
+from rewards.rasterisers import RASTERISERS, find_rasteriser
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,9 @@ class ReprojectionOptions:
     views: "all" splats every point into every frame (the paper); "others" leaves out a frame's own points,
     which land on themselves without error. holes: "black" counts pixels that no point reaches as black (the
     paper); "masked" leaves them out and adds hole_penalty times their share. perceptual: which distance is
-    added, times perceptual_weight. frames: how many frames of the clip are used.
+    added, times perceptual_weight. frames: how many frames of the clip are used. rasteriser: the one built in
+    ("torch") or PyTorch3D's, which draws the same; "auto" becomes "torch", the faster one. Raises ValueError
+    for what does not exist, RewardError when PyTorch3D is asked for and cannot be imported.
     """
 
     views: str = "others"
@@ -33,9 +35,11 @@ class ReprojectionOptions:
     perceptual_weight: float = 1.0
     hole_penalty: float = 0.1
     frames: int = 10
+    rasteriser: str = "torch"
 
     def __post_init__(self) -> None:
         for field, allowed in (
+            ("rasteriser", ("auto", *RASTERISERS)),
             ("views", ("all", "others")),
             ("holes", ("black", "masked")),
             ("perceptual", PERCEPTUAL),
@@ -49,6 +53,9 @@ class ReprojectionOptions:
             raise ValueError(
                 f"frames must be >= 2 because an error between views needs two, got {self.frames}"
             )
+        if self.rasteriser == "auto":  # resolved here, so that both words give one version of the reward
+            object.__setattr__(self, "rasteriser", "torch")
+        find_rasteriser(self.rasteriser)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +95,7 @@ def reprojection_error(
     reason = unscorable(reconstruction)
     if reason:
         return ReprojectionResult(value=None, reason=reason)
-    images_THW3, hit_THW = reproject(reconstruction, options.views)
+    images_THW3, hit_THW = reproject(reconstruction, options.views, options.rasteriser)
     return _compare(reconstruction, images_THW3, hit_THW, options, perceptual)
 
 
@@ -108,12 +115,12 @@ def unscorable(reconstruction: Reconstruction) -> str | None:
 
 
 @torch.no_grad()
-def reproject(reconstruction: Reconstruction, views: str) -> tuple[Tensor, Tensor]:
+def reproject(reconstruction: Reconstruction, views: str, rasteriser: str = "torch") -> tuple[Tensor, Tensor]:
     """Every frame drawn from the points of all frames or of the others: images_THW3 and hit_THW (bool)."""
     frames = reconstruction.num_frames
     height, width = reconstruction.size
     points_THW3 = backproject(reconstruction.depth_THW, reconstruction.intrinsics_T33, reconstruction.w2c_T34)
-    images_THW3, _, index_THW = splat_views(
+    images_THW3, _, index_THW = find_rasteriser(rasteriser)(
         points_THW3.view(-1, 3),
         reconstruction.frames_THW3.reshape(-1, 3),
         reconstruction.intrinsics_T33,
