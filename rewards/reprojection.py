@@ -24,9 +24,11 @@ class ReprojectionOptions:
     views: "all" splats every point into every frame (the paper); "others" leaves out a frame's own points,
     which land on themselves without error. holes: "black" counts pixels that no point reaches as black (the
     paper); "masked" leaves them out and adds hole_penalty times their share. perceptual: which distance is
-    added, times perceptual_weight. frames: how many frames of the clip are used. rasteriser: the one built in
-    ("torch") or PyTorch3D's, which draws the same; "auto" becomes "torch", the faster one. Raises ValueError
-    for what does not exist, RewardError when PyTorch3D is asked for and cannot be imported.
+    added, times perceptual_weight. photometric: squared ("mse", the paper) or absolute ("l1") differences of
+    colours; the latter is less ruled by a few edges. frames: how many frames of the clip are used.
+    rasteriser: the one built in ("torch") or PyTorch3D's, which draws the same; "auto" becomes "torch", the
+    faster one. Raises ValueError for what does not exist, RewardError when PyTorch3D is asked for and cannot
+    be imported.
     """
 
     views: str = "others"
@@ -36,6 +38,7 @@ class ReprojectionOptions:
     hole_penalty: float = 0.1
     frames: int = 10
     rasteriser: str = "torch"
+    photometric: str = "mse"
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -43,6 +46,7 @@ class ReprojectionOptions:
             ("views", ("all", "others")),
             ("holes", ("black", "masked")),
             ("perceptual", PERCEPTUAL),
+            ("photometric", ("mse", "l1")),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
@@ -169,11 +173,15 @@ def _compare(
     # With holes masked, a hole shows the frame itself: no squared error, and no edge for the perceptual
     # term to see.
     shown_THW3 = torch.where(hit_THW[..., None], images_THW3, frames_THW3) if masked else images_THW3
-    maps_THW = (shown_THW3 - frames_THW3).square().mean(dim=-1)
-    mse_T = maps_THW.mean(dim=(1, 2))
+    difference_THW3 = shown_THW3 - frames_THW3
+    maps_THW = difference_THW3.square().mean(dim=-1)
+    share_T = coverage_T if masked else torch.ones_like(coverage_T)
+    mse_T = maps_THW.mean(dim=(1, 2)) / share_T
+    error_T = mse_T
+    if options.photometric == "l1":
+        error_T = difference_THW3.abs().mean(dim=(1, 2, 3)) / share_T
     if masked:
-        mse_T = mse_T / coverage_T
-    error_T = mse_T + options.hole_penalty * (1 - coverage_T) if masked else mse_T
+        error_T = error_T + options.hole_penalty * (1 - coverage_T)
     distance_T = perceptual(shown_THW3, frames_THW3) if perceptual else None
     if distance_T is not None:
         error_T = error_T + options.perceptual_weight * distance_T

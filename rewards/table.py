@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from rewards.combined import CombinedOptions, CombinedReward
 from rewards.control import RandomReward
 from rewards.errors import RewardError
 from rewards.geometry import GeometryBackend
@@ -59,6 +60,7 @@ class RewardSpec:
 
 REWARDS: dict[str, RewardSpec] = {
     "reprojection": RewardSpec(version="1", options=ReprojectionOptions, constructor=ReprojectionReward),
+    "combined": RewardSpec(version="1", options=CombinedOptions, constructor=CombinedReward),
     "random": RewardSpec(version="1", options=ReprojectionOptions, constructor=RandomReward),
 }
 
