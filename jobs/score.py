@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from pipeline.score import ScoreSettings
 
 _REWARD_OPTIONS = (
+    "photometric",
+    "pairs",
     "frames",
     "views",
     "holes",
@@ -37,7 +40,11 @@ _REWARD_OPTIONS = (
 @click.command("score", cls=PresetCommand)
 @run_argument
 @preset_option
-@option("--reward", metavar="NAME", help="Which reward: reprojection, or random as a control.")
+@option(
+    "--reward",
+    metavar="NAME",
+    help="Which reward: reprojection (the paper's), combined (with matches), or random as a control.",
+)
 @option("--geometry", metavar="NAME", help="Geometry backend: world or vggt.")
 @option(
     "--geometry-model",
@@ -64,6 +71,16 @@ _REWARD_OPTIONS = (
     type=click.Choice(["auto", "torch", "pytorch3d"]),
     help="What draws the points: the one built in (auto, torch), or PyTorch3D, which draws the same.",
 )
+@option(
+    "--photometric",
+    type=click.Choice(["mse", "l1"]),
+    help="Squared or absolute differences of colours. [default: mse for reprojection, l1 for combined]",
+)
+@option(
+    "--pairs",
+    type=click.Choice(["half", "first"]),
+    help="For combined: match frames half a clip apart, or all with the first. [default: half]",
+)
 @option("--batch", type=int, metavar="N", help="Candidates of a prompt that make one task.")
 @option("--limit", type=int, metavar="N", help="Only the candidates of N prompts.")
 @worker_options
@@ -81,7 +98,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     from pipeline.score import plan_score, run_score
     from storage.run import Run
 
-    settings = score_settings(chosen)
+    settings = score_settings(chosen, given_options(ctx))
     opened = Run.open(run)
     if dry_run:
         plan = plan_score(opened, settings)
@@ -105,12 +122,30 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     finish(ctx, summary, "candidates", "rejects, or scores without a value")
 
 
-def score_settings(chosen: dict[str, Any]) -> ScoreSettings:
-    """The settings of a scoring from the options of the command, or from a section of a preset."""
-    from pipeline.rewarding import RewardSettings
+def given_options(ctx: click.Context) -> set[str]:
+    """The names of the options that the command line gives itself."""
+    return {
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+
+
+def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> ScoreSettings:
+    """The settings of a scoring from the options of the command, or from a section of a preset.
+
+    What the reward does not have is refused when the command line gives it, and left out when it comes from
+    a preset that was made for another reward.
+    """
+    from pipeline.rewarding import RewardSettings, option_names
     from pipeline.score import ScoreSettings
 
-    options = {name: chosen[name] for name in _REWARD_OPTIONS if chosen.get(name) is not None}
+    known = option_names(chosen["reward"])
+    options = {
+        name: chosen[name]
+        for name in _REWARD_OPTIONS
+        if chosen.get(name) is not None and (name in known or name in given)
+    }
     reward = RewardSettings(
         reward=chosen["reward"],
         geometry=chosen["geometry"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from storage.run import Run
 
 BASE = "base"
 _SHEET_PROMPTS = 6
+_OF_SCORE = ("error", "reprojection", "motion")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +152,9 @@ def _clips(
 
 def _scored(scores: dict[str, dict[str, Any]], row: dict[str, Any]) -> dict[str, float]:
     score = scores.get(row["candidate_id"], {})
-    value, motion = score.get("value"), score.get("motion")
-    return {
-        "error": float("nan") if value is None else -value,
-        "motion": float("nan") if motion is None else motion,
-    }
+    values = {"error": score.get("value"), "reprojection": score.get("mse"), "motion": score.get("motion")}
+    known = {name: math.nan if value is None else value for name, value in values.items()}
+    return known | {"error": -known["error"]}
 
 
 Measured = dict[str, dict[str, dict[str, list[float]]]]
@@ -170,7 +170,7 @@ def _measure(inner: Run, clips: Sequence[dict[str, Any]], progress: Progress) ->
         for clip in clips:
             frames = as_floats(read_video(inner.resolve(clip["video_uri"])))
             prompt = world_prompt(clip["prompt"]["text"], clip["prompt"]["metadata"])
-            values = judge.measure(frames, prompt) | {"error": clip["error"], "motion": clip["motion"]}
+            values = judge.measure(frames, prompt) | {name: clip[name] for name in _OF_SCORE}
             for name, value in values.items():
                 measured[clip["model_name"]][name][clip["prompt_id"]].append(value)
             progress.advance(1, 0)

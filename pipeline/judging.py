@@ -29,7 +29,8 @@ class Measure:
 
 MEASURES: tuple[Measure, ...] = (
     Measure(name="fault", better=-1, about="probability of a geometric fault, by the referee"),
-    Measure(name="error", better=-1, about="reprojection error, minus the reward"),
+    Measure(name="error", better=-1, about="minus the reward"),
+    Measure(name="reprojection", better=-1, about="squared reprojection error where a point lands"),
     Measure(name="motion", better=0, about="camera motion in units of scene depth, by the geometry model"),
     Measure(name="image_motion", better=0, about="change between frames over the gradient of the first"),
     Measure(name="sharpness", better=0, about="gradient of later frames as a share of the first frame's"),

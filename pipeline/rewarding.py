@@ -11,6 +11,14 @@ from rewards.errors import RewardError
 from rewards.table import REWARDS, Reward, load_reward
 
 
+def option_names(reward: str) -> set[str]:
+    """The options that a reward has. Raises RewardError when there is no such reward."""
+    spec = REWARDS.get(reward)
+    if spec is None:
+        raise RewardError(f"reward {reward!r} does not exist; choose one of: {', '.join(REWARDS)}")
+    return {one.name for one in dataclasses.fields(spec.options)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RewardSettings:
     """A reward, the geometry model behind it and the reward's own options (those of its options class).
@@ -30,10 +38,8 @@ class RewardSettings:
 
     def reward_options(self) -> Any:
         """The options as an instance of the reward's options class."""
-        spec = REWARDS.get(self.reward)
-        if spec is None:
-            raise RewardError(f"reward {self.reward!r} does not exist; choose one of: {', '.join(REWARDS)}")
-        names = {one.name for one in dataclasses.fields(spec.options)}
+        names = option_names(self.reward)
+        spec = REWARDS[self.reward]
         unknown = sorted(set(self.options) - names)
         if unknown:
             raise RewardError(

@@ -129,3 +129,13 @@ def test_missing_geometry_is_explained_before_any_worker_starts(run: Run) -> Non
     unknown = ScoreSettings(reward=RewardSettings(geometry="lidar"), workers=2)
     with pytest.raises(RewardError, match=r"geometry backend 'lidar' does not exist; choose one of"):
         run_score(run, unknown)
+
+
+def test_a_preset_for_one_reward_serves_another_and_the_command_line_does_not() -> None:
+    from jobs.score import score_settings
+
+    section = {"reward": "reprojection", "geometry": "world", "pairs": "first", "frames": 9}
+    assert score_settings(section).reward.options == {"frames": 9}
+    assert score_settings(section | {"reward": "combined"}).reward.options == {"frames": 9, "pairs": "first"}
+    with pytest.raises(RewardError, match="reward 'reprojection' has no option 'pairs'; it has frames, "):
+        score_settings(section, given={"pairs"})
