@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
+from jobs.bench_score import command as score
+from jobs.bench_tables import print_tables
 from jobs.options import json_option, option
-
-if TYPE_CHECKING:
-    from pipeline.world.figures import FigureTable
 
 SUBJECTS: Final = ("codec", "generator", "geometry", "referee", "reward", "ranking")
 
@@ -60,29 +58,7 @@ def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chos
     if as_json:
         click.echo(json.dumps([table.as_dict() for table in tables], indent=2))
     else:
-        _print(tables)
+        print_tables(tables)
 
 
-def _print(tables: list[FigureTable]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console() if sys.stdout.isatty() else Console(width=110)
-    for figures in tables:
-        counted = ", ".join(f"{count} {what}" for what, count in figures.counts.items())
-        console.print(f"[bold]{figures.title}[/bold] ({counted})")
-        shown = Table()
-        for name, first in zip(figures.columns, figures.rows[0], strict=True):
-            shown.add_column(name, justify="left" if isinstance(first, str) else "right", no_wrap=True)
-        for row in figures.rows:
-            shown.add_row(*(_text(cell) for cell in row))
-        console.print(shown)
-        console.print()
-
-
-def _text(cell: str | float | int | None) -> str:
-    if cell is None:
-        return "-"
-    if isinstance(cell, float):
-        return f"{cell:.2f}" if abs(cell) >= 10 else f"{cell:.4g}" if abs(cell) < 0.01 else f"{cell:.3f}"
-    return str(cell)
+command.add_command(score)

@@ -1,0 +1,1 @@
+"""What scoring costs, and against what: `gpa bench score`."""
