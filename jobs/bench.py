@@ -8,11 +8,12 @@ from typing import Any, Final
 
 import click
 
+from jobs.bench_reward import command as reward
 from jobs.bench_score import command as score
 from jobs.bench_tables import print_tables
 from jobs.options import json_option, option
 
-SUBJECTS: Final = ("codec", "generator", "geometry", "referee", "reward", "ranking")
+SUBJECTS: Final = ("codec", "generator", "geometry", "referee")
 
 
 @click.group("bench")
@@ -43,8 +44,7 @@ def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chos
     """Held-out figures of the embedded world.
 
     How well its codec, generator, geometry network and referee do on scenes that none of them was trained
-    on; how well the reward tells faulty clips from clean ones; whether it ranks samples of one prompt as the
-    referee does. Runs on the CPU, in about ten minutes with all defaults.
+    on. Runs on the CPU, in a few minutes with all defaults. `gpa bench reward` measures the rewards.
     """
     import torch
 
@@ -62,3 +62,4 @@ def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chos
 
 
 command.add_command(score)
+command.add_command(reward)

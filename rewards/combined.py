@@ -54,9 +54,10 @@ class CombinedReward(ReprojectionReward):
     name = "combined"
     options: CombinedOptions
 
-    def _result(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
+    def judge(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
+        """The result of a clip that has been reconstructed from its frames of those indices."""
         require_opencv()
-        result = super()._result(reconstruction, indices)
+        result = super().judge(reconstruction, indices)
         if result.value is None:
             return result
         motion = image_motion(reconstruction.frames_THW3)

@@ -21,8 +21,9 @@ class RandomReward(ReprojectionReward):
 
     name = "random"
 
-    def _result(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
-        result = super()._result(reconstruction, indices)
+    def judge(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
+        """The components of the reprojection, and a draw in place of its value."""
+        result = super().judge(reconstruction, indices)
         if result.value is None:
             return result
         pixels = (reconstruction.frames_THW3 * 255).round().byte().cpu().numpy().tobytes()

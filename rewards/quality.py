@@ -29,10 +29,15 @@ def psnr(frames_THW3: Tensor, reference_THW3: Tensor) -> Tensor:
 
 
 def ssim(frames_THW3: Tensor, reference_THW3: Tensor) -> Tensor:
-    """Structural similarity per frame, T (Wang et al. 2004), with their constants.
+    """Structural similarity per frame, T (Wang et al. 2004): the mean of `ssim_map`."""
+    return ssim_map(frames_THW3, reference_THW3).mean(dim=(1, 2))
 
-    Gaussian window of 11 pixels, sigma 1.5, C1 .01^2, C2 .03^2. Averaged over channels and over the pixels
-    whose window lies inside the frame. Raises RewardError when a side is shorter than the window.
+
+def ssim_map(frames_THW3: Tensor, reference_THW3: Tensor) -> Tensor:
+    """Structural similarity around every pixel whose window lies inside the frame, T,H-10,W-10.
+
+    Constants of Wang et al. 2004: Gaussian window of 11 pixels, sigma 1.5, C1 .01^2, C2 .03^2. Averaged over
+    channels. Raises RewardError when a side is shorter than the window.
     """
     height, width = frames_THW3.shape[1:3]
     if min(height, width) < _WINDOW:
@@ -45,7 +50,7 @@ def ssim(frames_THW3: Tensor, reference_THW3: Tensor) -> Tensor:
     luminance = (2 * mean_a * mean_b + _SSIM_C1) / (mean_a.square() + mean_b.square() + _SSIM_C1)
     structure = (2 * covariance + _SSIM_C2) / (variances + _SSIM_C2)
     similarity: Tensor = luminance * structure
-    return similarity.mean(dim=(1, 2, 3))
+    return similarity.mean(dim=1)
 
 
 def _gaussian(planes: Tensor) -> Tensor:

@@ -68,9 +68,9 @@ class ReprojectionResult:
 
     value = -(mean frame error), higher is better, or None with a reason. mse, perceptual and coverage are
     means over frames; perceptual is None without a perceptual term; motion as in `camera_motion`.
-    frame_errors has one error per frame. images_THW3 are the reprojections and error_maps_THW the squared
-    error per pixel (0 in holes that are masked). Everything a failed score could not compute is None or
-    empty.
+    frame_errors has one error per frame. images_THW3 are the reprojections, hit_THW (bool) says where a point
+    landed, and error_maps_THW are the squared error per pixel (0 in holes that are masked). Everything a
+    failed score could not compute is None or empty.
     """
 
     value: float | None
@@ -81,6 +81,7 @@ class ReprojectionResult:
     motion: float | None = None
     frame_errors: tuple[float, ...] = ()
     images_THW3: Tensor | None = None
+    hit_THW: Tensor | None = None
     error_maps_THW: Tensor | None = None
 
 
@@ -194,5 +195,6 @@ def _compare(
         motion=motion,
         frame_errors=tuple(error_T.tolist()),
         images_THW3=images_THW3,
+        hit_THW=hit_THW,
         error_maps_THW=maps_THW,
     )

@@ -17,9 +17,10 @@ from torch import Tensor
 
 from rewards.frames import select_frames
 from rewards.geometry import GeometryBackend, Reconstruction, check_frames, reconstruct_many
+from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
 from rewards.perceptual import load_perceptual
 from rewards.quality import image_motion, sharpness
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
 
@@ -30,7 +31,7 @@ class RewardResult:
 
     image_motion and sharpness are those of `rewards.quality`, of the frames used: whatever the reward, a
     clip that stands still or is soft can be left out by them. sampson is in pixels, over measured_pairs
-    pairs of frames; psnr and ssim compare frames with their reprojections where a point lands. w2c (K*12)
+    pairs of frames; psnr (dB), ssim and mvcs are those of `rewards.metrics`. w2c (K*12)
     and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW are the
     reprojections and the squared error per pixel, for whoever wants to look.
     """
@@ -92,9 +93,12 @@ class ReprojectionReward:
         usable = [frames for frames, reason in zip(chosen, reasons, strict=True) if reason is None]
         reconstructions = iter(reconstruct_many(self.geometry, usable) if usable else [])
         return [
-            RewardResult(value=None, reason=reason, frame_indices=tuple(index))
-            if reason
-            else with_picture(self._result(next(reconstructions), index), frames)
+            with_picture(
+                RewardResult(value=None, reason=reason, frame_indices=tuple(index))
+                if reason
+                else self.judge(next(reconstructions), index),
+                frames,
+            )
             for index, frames, reason in zip(indices, chosen, reasons, strict=True)
         ]
 
@@ -102,9 +106,10 @@ class ReprojectionReward:
         check_frames(clip_THW3)
         return select_frames(clip_THW3.shape[0], self.options.frames)
 
-    def _result(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
+    def judge(self, reconstruction: Reconstruction, indices: Sequence[int]) -> RewardResult:
+        """The result of a clip that has been reconstructed from its frames of those indices."""
         error = reprojection_error(reconstruction, self.options, self._perceptual)
-        finite = error.value is None or torch.tensor(error.value).isfinite().item()
+        finite = error.value is None or math.isfinite(error.value)
         return RewardResult(
             value=error.value if finite else None,
             reason=error.reason if finite else "error is not finite",
@@ -118,7 +123,20 @@ class ReprojectionReward:
             frame_errors=error.frame_errors,
             images_KHW3=error.images_THW3,
             error_maps_KHW=error.error_maps_THW,
+            **_fidelity(reconstruction, error),
         )
+
+
+def _fidelity(reconstruction: Reconstruction, error: ReprojectionResult) -> dict[str, float | None]:
+    """What is stored beside the error and plays no part in it."""
+    if error.images_THW3 is None or error.hit_THW is None:
+        return {}
+    drawn = (error.images_THW3, reconstruction.frames_THW3, error.hit_THW)
+    return {
+        "psnr": _finite(reprojection_psnr(*drawn)),
+        "ssim": _finite(reprojection_ssim(*drawn)),
+        "mvcs": _finite(multi_view_consistency(reconstruction)),
+    }
 
 
 def with_picture(result: RewardResult, frames_KHW3: Tensor) -> RewardResult:
@@ -149,7 +167,11 @@ def unusable(frames_KHW3: Tensor) -> str | None:
     return None
 
 
-def options_version(version: str, options: dict[str, object], geometry: GeometryBackend) -> str:
-    """The code's version and a hash of all that a value depends on, such as 1-3f2a9c04."""
-    content = json.dumps([version, options, geometry.name, geometry.model, geometry.revision], sort_keys=True)
+def options_version(version: str, options: dict[str, object], geometry: GeometryBackend | None) -> str:
+    """The code's version and a hash of all that a value depends on, such as 1-3f2a9c04.
+
+    geometry is None for a reward that looks at the frames alone.
+    """
+    model = (geometry.name, geometry.model, geometry.revision) if geometry else ()
+    content = json.dumps([version, options, *model], sort_keys=True)
     return f"{version}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

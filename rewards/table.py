@@ -22,7 +22,11 @@ class Reward(Protocol):
 
     name: str
     version: str
-    geometry: GeometryBackend
+
+    @property
+    def geometry(self) -> GeometryBackend | None:
+        """The model behind it; None for a reward that looks at the frames alone."""
+        ...
 
     def score(self, frames_THW3: Tensor) -> RewardResult:
         """Score float frames in [0,1]."""
@@ -34,12 +38,12 @@ class Reward(Protocol):
 
 
 class RewardConstructor(Protocol):
-    """Builds a reward from a loaded backend and an instance of its options class."""
+    """Builds a reward from a loaded backend (None where none is needed) and its options."""
 
     def __call__(
         self,
         *,
-        geometry: GeometryBackend,
+        geometry: Any,
         options: Any,
         version: str,
         perceptual_weights: Path | None = None,
@@ -51,11 +55,15 @@ class RewardConstructor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSpec:
-    """A reward of the table. version is raised whenever the same options begin to give other values."""
+    """A reward of the table. version is raised whenever the same options begin to give other values.
+
+    needs_geometry: whether a geometry model must be loaded for it.
+    """
 
     version: str
     options: type
     constructor: RewardConstructor
+    needs_geometry: bool = True
 
 
 REWARDS: dict[str, RewardSpec] = {
@@ -68,18 +76,21 @@ REWARDS: dict[str, RewardSpec] = {
 def load_reward(
     name: str,
     *,
-    geometry: GeometryBackend,
+    geometry: GeometryBackend | None = None,
     options: object | None = None,
     perceptual_weights: Path | None = None,
     device: str = "cpu",
 ) -> Reward:
     """Build the reward `name`; options is an instance of its options class, or None for the defaults.
 
-    Raises RewardError when the name is unknown or a perceptual backbone is missing.
+    Raises RewardError when the name is unknown, a perceptual backbone is missing, or there is no geometry
+    backend for a reward that needs one.
     """
     spec = REWARDS.get(name)
     if spec is None:
         raise RewardError(f"reward '{name}' does not exist; choose one of: {', '.join(REWARDS)}")
+    if spec.needs_geometry and geometry is None:
+        raise RewardError(f"reward '{name}' needs a geometry backend; load one with load_backend")
     return spec.constructor(
         geometry=geometry,
         options=spec.options() if options is None else options,

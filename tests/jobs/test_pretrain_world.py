@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from jobs import bench, pretrain_world
+from jobs import bench, bench_reward, pretrain_world
 from jobs.main import cli
 from jobs.training_progress import sparkline
 from pipeline.models import resolve_model
@@ -87,15 +87,30 @@ def test_bench_measures_the_checkpoints(trained: tuple[Path, Result]) -> None:
     result = gpa("bench", "world", "--checkpoints", trained[0] / "out", *sizes)
     assert result.exit_code == 0, result.output
     tables = json.loads(result.stdout)
-    assert {table["subject"] for table in tables} == set(figures.SUBJECTS)
+    assert {table["subject"] for table in tables} == set(bench.SUBJECTS)
     codec = next(table for table in tables if table["subject"] == "codec")
     # Its PCA was fitted in earnest, and motion needs no training.
     assert codec["rows"][0]["frame"] == "mean"
     assert codec["rows"][0]["psnr"] > 25
     assert codec["counts"] == {"clips": 1}
-    reward = [row for table in tables if table["subject"] == "reward" for row in table["rows"]]
-    named = {(row["corruption"], row["strength"]) for row in reward if "corruption" in row}
-    assert {("frozen", 1.0), ("blur", 2.0), ("warp", 3.0)} <= named
+
+
+def test_bench_reward_compares_rewards_and_draws(trained: tuple[Path, Result], tmp_path: Path) -> None:
+    sizes = ("--clips", "1", "--prompts", "1", "--seeds", "2", "--steps", "1")
+    words = ("--checkpoints", trained[0] / "out", "--plot", tmp_path / "study.png", "--json")
+    result = gpa("bench", "reward", *sizes, *words)
+    assert result.exit_code == 0, result.output
+    tables = json.loads(result.stdout)
+    assert {table["subject"] for table in tables} == {"faults", "ranking"}
+    detail = next(table for table in tables if table["title"] == "Rewards at every strength")
+    named = {(row["corruption"], row["strength"]) for row in detail["rows"]}
+    assert {("frozen", 1.0), ("blur", 2.0), ("warp", 3.0), ("moving_boxes", 0.3)} <= named
+    assert {row["geometry"] for row in detail["rows"]} == {"predicted", "true"}
+    guarded = next(table for table in tables if table["title"].startswith("Guards"))
+    assert {row["clips"]: row["rejected"] for row in guarded["rows"]}["frozen@1"] == 1
+    ranked = [table["title"].split(" (")[0] for table in tables if table["subject"] == "ranking"]
+    assert ranked == ["Ranking of samples with faults of warp", "Ranking of samples with faults of boxes"]
+    assert (tmp_path / "study.png").stat().st_size > 1000
 
 
 def test_bench_prints_tables_and_says_what_is_missing(trained: tuple[Path, Result], tmp_path: Path) -> None:
@@ -109,7 +124,7 @@ def test_bench_prints_tables_and_says_what_is_missing(trained: tuple[Path, Resul
 
 def test_the_commands_name_what_the_pipeline_has() -> None:
     assert set(pretrain_world.MODELS) == set(pretrain.TRAININGS)
-    assert tuple(bench.SUBJECTS) == tuple(figures.SUBJECTS)
+    assert (*bench.SUBJECTS, *bench_reward.SUBJECTS) == tuple(figures.SUBJECTS)
     defaults = pretrain.PretrainSettings()
     options = {option.name: option.default for option in pretrain_world.command.params}
     assert {name: options[name] for name in vars(defaults)} == vars(defaults)

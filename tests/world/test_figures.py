@@ -11,10 +11,13 @@ import torch
 from pipeline.world.clips import render_prompt, scene_ids, world_prompts
 from pipeline.world.corruptions import corrupt
 from pipeline.world.figures import SUBJECTS, FigureTable, HeldOut, measure
+from pipeline.world.figures.chart import colour, write_chart
+from pipeline.world.figures.faults import separation, true_reconstruction
 from pipeline.world.figures.ranking import agreement
-from pipeline.world.figures.reward import VIEWS, reward_of, separation, true_reconstruction
 from pipeline.world.figures.statistics import ranks, spearman, win_rate
+from pipeline.world.figures.variants import CONTROL, DEFAULT, SAMPSON, Study, passes
 from pipeline.world.scenes import make_scene
+from rewards.scoring import RewardResult
 from storage.errors import UserError
 
 
@@ -49,20 +52,56 @@ def test_agreement_leaves_out_what_was_not_scored() -> None:
 
 
 def test_separation_counts_clips_without_a_reward() -> None:
-    rewards = {"clean": [-1.0, -2.0, math.nan], "warp@3": [-3.0, -1.5, -9.0]}
-    area, won, lost = separation(rewards, "warp@3")
-    # Of the four pairs, clean is ahead in -1 > -3, -1 > -1.5 and -2 > -3.
+    errors = {"clean": [1.0, 2.0, math.nan], "warp@3": [3.0, 1.5, 9.0]}
+    area, won, lost = separation(errors, "warp@3")
+    # Of the four pairs, clean is ahead in 1 < 3, 1 < 1.5 and 2 < 3.
     assert (area, won, lost) == (0.75, 0.5, 1)
-    assert separation({"clean": [math.nan], "warp@3": [-1.0]}, "warp@3") == (None, None, 1)
+    assert separation({"clean": [math.nan], "warp@3": [1.0]}, "warp@3") == (None, None, 1)
 
 
-@pytest.mark.parametrize("views", VIEWS)
-def test_true_geometry_explains_the_true_clip_and_not_a_warped_one(views: str) -> None:
+class Nothing:
+    name, model, revision, license = "nothing", "nothing", "1", "none"
+
+    def reconstruct(self, frames_THW3: torch.Tensor) -> None:
+        raise AssertionError("the study is given reconstructions")
+
+
+def test_every_reward_explains_the_true_clip_better_than_a_warped_one() -> None:
     prompt = world_prompts("test", 3)[2]
     clip = render_prompt(prompt)
     warped = corrupt("warp", make_scene(prompt.scene_id), clip, 3.0, 1)
-    clean = reward_of(true_reconstruction(clip.frames_THW3, clip), views)
-    assert reward_of(true_reconstruction(warped, clip), views) < 2 * clean < 0
+    study = Study(geometry=Nothing())
+    clean, result = study.errors(true_reconstruction(clip.frames_THW3, clip))
+    faulty, _ = study.errors(true_reconstruction(warped, clip))
+    assert list(clean) == list(faulty) == study.names
+    assert clean[SAMPSON] == result.sampson
+    assert clean[CONTROL] == result.image_motion
+    assert result.value == -clean[DEFAULT]
+    assert all(faulty[name] > 1.5 * clean[name] > 0 for name in study.names if name != CONTROL)
+
+
+def test_guards_ask_for_a_value_and_for_known_measures() -> None:
+    good = {"value": -0.1, "reason": None, "image_motion": 0.4, "sharpness": 0.9}
+    guards = {"min_image_motion": 0.1, "min_sharpness": 0.8}
+    assert passes(RewardResult(**good), guards)
+    assert passes(RewardResult(**good), {})
+    for change in ({"image_motion": 0.05}, {"sharpness": None}, {"value": None, "reason": "still"}):
+        assert not passes(RewardResult(**good | change), guards)
+
+
+def test_a_chart_shows_numbers_and_gaps(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rows = (("good", 1.0, "x"), ("unknown", None, "y"))
+    table = FigureTable(subject="faults", title="t", counts={"clips": 2}, columns=("a", "b", "c"), rows=rows)
+    write_chart(tmp_path / "chart.png", [table], [("b",)])
+    picture = Image.open(tmp_path / "chart.png").convert("RGB")
+    found = {shade for _, shade in picture.getcolors(100_000) or []}
+    assert colour(1.0) in found
+    assert colour(0.0) not in found
+    assert colour(0.5) == (244, 240, 228)
+    with pytest.raises(ValueError, match="a chart needs at least one table"):
+        write_chart(tmp_path / "none.png", [], [])
 
 
 def test_the_scenes_of_the_figures_are_held_out() -> None:

@@ -17,8 +17,8 @@ SUBJECTS: Final[dict[str, tuple[str, str]]] = {
     "generator": ("pipeline.world.figures.generator", "samples against true clips and the referee"),
     "geometry": ("pipeline.world.figures.geometry", "depth and poses against the truth"),
     "referee": ("pipeline.world.figures.referee", "faulty clips against clean ones"),
-    "reward": ("pipeline.world.figures.reward", "the reward of faulty clips against clean ones"),
-    "ranking": ("pipeline.world.figures.ranking", "the reward against the referee among seeds of a prompt"),
+    "faults": ("pipeline.world.figures.faults", "the rewards of faulty clips against clean ones"),
+    "ranking": ("pipeline.world.figures.ranking", "the rewards against a referee among seeds of a prompt"),
 }
 
 

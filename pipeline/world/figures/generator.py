@@ -47,7 +47,7 @@ def measure(held_out: HeldOut) -> list[FigureTable]:
 
 def _fidelity(held_out: HeldOut) -> list[tuple[Cell, ...]]:
     sampled, repeated = [], []
-    for prompt, samples_STHW3 in zip(held_out.sample_prompts, held_out.samples_PSTHW3, strict=True):
+    for prompt, samples_STHW3 in zip(held_out.sample_prompts, held_out.samples(), strict=True):
         truth = render_prompt(prompt).frames_THW3
         sampled.append(torch.stack([psnr(clip.float() / 255, truth) for clip in samples_STHW3]))
         repeated.append(psnr(truth[:1], truth))
@@ -68,8 +68,8 @@ def _fidelity(held_out: HeldOut) -> list[tuple[Cell, ...]]:
 def fault_and_follow(held_out: HeldOut) -> tuple[Tensor, Tensor]:
     """The referee's fault probability of every sample, and whether it sees the prompted move: both [P, S]."""
     faults, follows = [], []
-    for prompt, samples_STHW3 in zip(held_out.sample_prompts, held_out.samples_PSTHW3, strict=True):
-        verdict = held_out.referee.judge(samples_STHW3.float() / 255)
+    for prompt, samples_STHW3 in zip(held_out.sample_prompts, held_out.samples(), strict=True):
+        verdict = held_out.referee_of().judge(samples_STHW3.float() / 255)
         faults.append(verdict.probability_B)
         follows.append((verdict.moves_BM.argmax(1) == _MOVE_NAMES.index(prompt.move)).float())
     return torch.stack(faults), torch.stack(follows)

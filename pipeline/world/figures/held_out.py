@@ -5,7 +5,7 @@ Legend: P prompts, S seeds, T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -27,11 +27,8 @@ from storage.errors import UserError
 from storage.ids import candidate_seed
 
 CHECKPOINTS: Final = Path(__file__).parent.parent / "checkpoints"
-_MARKERS: Final = {
-    "generator": "model_index.json",
-    "geometry": "config.json",
-    "referee": "config.json",
-}
+# What the fault of a base model is, and the ending of its checkpoint and its referee's.
+FAMILIES: Final = {"warp": "", "boxes": "-boxes"}
 _RUN_SEED: Final = 0
 ItemT = TypeVar("ItemT")
 
@@ -41,7 +38,8 @@ class HeldOut:
     """Clips and samples of a split that no model was trained on, made when first asked for.
 
     `clips` true clips and `prompts` x `seeds` samples of `steps` denoising steps without guidance; both take
-    the first prompts of the split, a scene each. Raises ValueError for counts below one and unknown splits.
+    the first prompts of the split, a scene each. `guards` are the least measures that pairing asks for, such
+    as min_sharpness. Raises ValueError for counts below one and unknown splits.
     """
 
     checkpoints: Path = CHECKPOINTS
@@ -50,7 +48,9 @@ class HeldOut:
     prompts: int = 40
     seeds: int = 8
     steps: int = 20
+    guards: Mapping[str, float] = field(default_factory=dict)
     progress: Progress = field(default_factory=Silent)
+    _samples: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
@@ -62,9 +62,10 @@ class HeldOut:
     def folder(self, model: str) -> Path:
         """The checkpoint of a model. Raises UserError when it is not there."""
         folder = self.checkpoints / model
-        if not (folder / _MARKERS[model]).is_file():
+        marker = "model_index.json" if model.startswith("generator") else "config.json"
+        if not (folder / marker).is_file():
             raise UserError(
-                f"{folder} holds no {model} checkpoint ({_MARKERS[model]} is missing): run "
+                f"{folder} holds no {model} checkpoint ({marker} is missing): run "
                 "`gpa pretrain-world` and give its folder with --checkpoints"
             )
         return folder
@@ -101,14 +102,17 @@ class HeldOut:
         """The geometry backend."""
         return load_world_backend(model=str(self.folder("geometry")), revision=None, device="cpu")
 
-    @cached_property
-    def referee(self) -> Referee:
-        """The referee, which no reward sees."""
-        return Referee.from_pretrained(self.folder("referee"))
+    def referee_of(self, family: str = "warp") -> Referee:
+        """The referee of a base model's faults, which no reward sees."""
+        return Referee.from_pretrained(self.folder(f"referee{FAMILIES[family]}"))
 
-    @cached_property
-    def samples_PSTHW3(self) -> Tensor:
-        """Sampled clips as a run would hold them, uint8."""
+    def samples(self, family: str = "warp") -> Tensor:
+        """Clips of that base model as a run would hold them, uint8 [P, S, T, H, W, 3]."""
+        if family not in self._samples:
+            self._samples[family] = self._sampled(f"generator{FAMILIES[family]}")
+        return self._samples[family]
+
+    def _sampled(self, generator: str) -> Tensor:
         settings = SamplerSettings(
             steps=self.steps,
             guidance=1.0,
@@ -118,10 +122,10 @@ class HeldOut:
             fps=8,
             max_sequence_length=TEXT_LENGTH,
         )
-        sampler = make_sampler(resolve_model(str(self.folder("generator"))), settings)
+        sampler = make_sampler(resolve_model(str(self.folder(generator))), settings)
         sampler.setup()
         rows = []
-        for prompt in self.each("samples", self.sample_prompts):
+        for prompt in self.each(f"samples of {generator}", self.sample_prompts):
             condition = sampler.encode(prompt.text, first_frame(prompt))
             seeds = [candidate_seed(_RUN_SEED, prompt.scene_id, index) for index in range(self.seeds)]
             samples = sampler.sample(condition, seeds)

@@ -1,4 +1,4 @@
-"""Whether the reward orders the samples of a prompt as the referee, which it never sees, does.
+"""The study, on samples: does a reward order the seeds of a prompt as a referee does that it never sees?
 
 Legend: P prompts, S seeds, T frames, H W pixels.
 """
@@ -6,47 +6,55 @@ Legend: P prompts, S seeds, T frames, H W pixels.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
 from pipeline.comparison import bootstrap
-from pipeline.world.figures.generator import CLEAN, FAULTY, fault_and_follow
-from pipeline.world.figures.held_out import HeldOut
-from pipeline.world.figures.reward import VIEWS, predicted_reconstructions, reward_of
+from pipeline.world.figures.generator import CLEAN, FAULTY
+from pipeline.world.figures.held_out import FAMILIES, HeldOut
 from pipeline.world.figures.statistics import spearman, win_rate
 from pipeline.world.figures.table import Cell, FigureTable
+from pipeline.world.figures.variants import DEFAULT, Study, passes, reconstruct_some
 
-MODELS: Final = ("generator", "geometry", "referee")
+MODELS: Final = ("generator", "geometry", "referee", "generator-boxes", "referee-boxes")
+GUARDED: Final = f"{DEFAULT}, guarded"
 
 
 def measure(held_out: HeldOut) -> list[FigureTable]:
-    """Spearman of error and fault probability within prompts, and a win rate.
+    """Spearman of error and fault probability within prompts, and a win rate, for every base model.
 
     The win rate is the share of prompts whose lowest-error sample is less faulty than the highest-error one.
     """
-    faults = fault_and_follow(held_out)[0].tolist()
-    errors: dict[str, list[list[float]]] = {views: [] for views in VIEWS}
-    for samples_STHW3 in held_out.each("ranking", held_out.samples_PSTHW3):
+    return [_of_family(held_out, family) for family in FAMILIES]
+
+
+def _of_family(held_out: HeldOut, family: str) -> FigureTable:
+    study = Study(geometry=held_out.geometry)
+    samples_PSTHW3, referee = held_out.samples(family), held_out.referee_of(family)
+    errors: dict[str, list[list[float]]] = defaultdict(list)
+    faults: list[list[float]] = []
+    for samples_STHW3 in held_out.each(f"ranking {family}", samples_PSTHW3):
         clips = [clip.float() / 255 for clip in samples_STHW3]
-        reconstructions = list(predicted_reconstructions(held_out.geometry, clips))
-        for views in VIEWS:
-            errors[views].append([-reward_of(one, views) for one in reconstructions])
-    mixed = [number for number, row in enumerate(faults) if min(row) < CLEAN and max(row) > FAULTY]
-    rows: list[tuple[Cell, ...]] = []
-    for views in VIEWS:
-        for name, kept in (("all", range(len(faults))), ("with clean and faulty samples", mixed)):
-            chosen = [[source[number] for number in kept] for source in (errors[views], faults)]
-            for figure, interval in agreement(*chosen).items():
-                rows.append((name, views, figure, *interval))
-    return [
-        FigureTable(
-            subject="ranking",
-            title="Ranking: error against fault probability within prompts, 95 % bootstrap over prompts",
-            counts={"prompts": held_out.prompts, "seeds": held_out.seeds},
-            columns=("prompts", "views", "figure", "value", "low", "high", "measured"),
-            rows=tuple(rows),
-        )
-    ]
+        faults.append(referee.judge(samples_STHW3.float() / 255).probability_B.tolist())
+        rows = [study.errors(one) for one in reconstruct_some(held_out.geometry, clips)]
+        for name in study.names:
+            errors[name].append([found[name] for found, _ in rows])
+        kept = [passes(default, held_out.guards) for _, default in rows]
+        guarded = zip(errors[DEFAULT][-1], kept, strict=True)
+        errors[GUARDED].append([error if ok else math.nan for error, ok in guarded])
+    mixed = sum(min(row) < CLEAN and max(row) > FAULTY for row in faults) / len(faults)
+    figures: list[tuple[Cell, ...]] = []
+    for name in (*study.names, GUARDED):
+        agreed = agreement(errors[name], faults)
+        figures.append((name, *agreed["Spearman"][:3], *agreed["win rate"][:3], agreed["win rate"][3]))
+    return FigureTable(
+        subject="ranking",
+        title=f"Ranking of samples with faults of {family} ({mixed:.2f} of the prompts have both kinds)",
+        counts={"prompts": held_out.prompts, "seeds": held_out.seeds},
+        columns=("reward", "Spearman", "low", "high", "best over worst", " low", " high", "prompts"),
+        rows=tuple(figures),
+    )
 
 
 def agreement(

@@ -14,7 +14,7 @@ MODELS: Final = ("referee",)
 def measure(held_out: HeldOut) -> list[FigureTable]:
     """AUC of the fault logit per corruption and strength; move accuracy and false alarms of clean clips."""
     held_out.progress.start("referee", held_out.clips, 0)
-    figures = referee_figures(held_out.referee, held_out.clip_prompts)
+    figures = referee_figures(held_out.referee_of(), held_out.clip_prompts)
     held_out.progress.advance(held_out.clips, 0)
     held_out.progress.stop()
     faults: list[tuple[Cell, ...]] = []

@@ -10,13 +10,17 @@ Cell: TypeAlias = str | float | int | None
 
 @dataclass(frozen=True, kw_only=True)
 class FigureTable:
-    """Figures of one subject; `counts` says of how many clips, prompts or samples. None is "not measured"."""
+    """Figures of one subject; `counts` says of how many clips, prompts or samples. None is "not measured".
+
+    A table of `detail` is for files: it is too long to print.
+    """
 
     subject: str
     title: str
     counts: dict[str, int]
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    detail: bool = False
 
     def __post_init__(self) -> None:
         for row in self.rows:
