@@ -51,8 +51,13 @@ class RewardSettings:
             raise RewardError(f"reward {self.reward!r}: {error}") from error
 
     def load(self, device: str) -> Reward:
-        """Load the geometry model and build the reward. Raises RewardError when weights are missing."""
-        backend = load_backend(
-            self.geometry, model=self.geometry_model, revision=self.geometry_revision, device=device
-        )
+        """Load the geometry model, where one is needed, and build the reward.
+
+        Raises RewardError when weights are missing.
+        """
+        backend = None
+        if REWARDS[self.reward].needs_geometry:
+            backend = load_backend(
+                self.geometry, model=self.geometry_model, revision=self.geometry_revision, device=device
+            )
         return load_reward(self.reward, geometry=backend, options=self.reward_options(), device=device)

@@ -5,13 +5,15 @@ Shape legend: T frames, H height, W width, S shifts tried by block matching. Fra
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
 
-_WINDOW = 11
+SSIM_WINDOW = 11
 _SIGMA = 1.5
 _SSIM_C1 = 0.01**2
 _SSIM_C2 = 0.03**2
@@ -40,29 +42,40 @@ def ssim_map(frames_THW3: Tensor, reference_THW3: Tensor) -> Tensor:
     channels. Raises RewardError when a side is shorter than the window.
     """
     height, width = frames_THW3.shape[1:3]
-    if min(height, width) < _WINDOW:
-        raise RewardError(f"SSIM needs frames of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
-    a, b = frames_THW3.permute(0, 3, 1, 2), reference_THW3.permute(0, 3, 1, 2)
-    moments = _gaussian(torch.cat([a, b, a * a, b * b, a * b], dim=1))
-    mean_a, mean_b, square_a, square_b, product = moments.chunk(5, dim=1)
+    if min(height, width) < SSIM_WINDOW:
+        raise RewardError(
+            f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, got {height}x{width}"
+        )
+    return torch.stack([_ssim(a, b) for a, b in zip(frames_THW3, reference_THW3, strict=True)])
+
+
+def _ssim(frame_HW3: Tensor, reference_HW3: Tensor) -> Tensor:
+    a, b = frame_HW3.permute(2, 0, 1), reference_HW3.permute(2, 0, 1)
+    moments = _gaussian(torch.cat([a, b, a * a, b * b, a * b]))
+    mean_a, mean_b, square_a, square_b, product = moments.chunk(5)
     variances = square_a - mean_a.square() + square_b - mean_b.square()
     covariance = product - mean_a * mean_b
     luminance = (2 * mean_a * mean_b + _SSIM_C1) / (mean_a.square() + mean_b.square() + _SSIM_C1)
     structure = (2 * covariance + _SSIM_C2) / (variances + _SSIM_C2)
     similarity: Tensor = luminance * structure
-    return similarity.mean(dim=1)
+    return similarity.mean(dim=0)
 
 
 def _gaussian(planes: Tensor) -> Tensor:
-    """Separable Gaussian window over the last two dimensions, only where it fits."""
-    offset = torch.arange(_WINDOW, dtype=planes.dtype, device=planes.device) - _WINDOW // 2
-    weight = torch.exp(-offset.square() / (2 * _SIGMA**2))
-    weight = weight / weight.sum()
-    batch, channels, height, width = planes.shape
-    flat = planes.reshape(batch * channels, 1, height, width)
-    flat = F.conv2d(flat, weight.view(1, 1, -1, 1))
-    flat = F.conv2d(flat, weight.view(1, 1, 1, -1))
-    return flat.view(batch, channels, *flat.shape[-2:])
+    """Separable Gaussian window over the last two dimensions, only where it fits.
+
+    Shifted sums: on a CPU several times faster than a convolution with one channel.
+    """
+    squares = [(tap - SSIM_WINDOW // 2) ** 2 for tap in range(SSIM_WINDOW)]
+    heights = [math.exp(-square / (2 * _SIGMA**2)) for square in squares]
+    weights = [height / sum(heights) for height in heights]
+    for dim in (-2, -1):
+        size = planes.shape[dim] - SSIM_WINDOW + 1
+        total = planes.narrow(dim, 0, size) * weights[0]
+        for tap, weight in enumerate(weights[1:], start=1):
+            total.add_(planes.narrow(dim, tap, size), alpha=weight)
+        planes = total
+    return planes
 
 
 def _luminance(frames_THW3: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class ReprojectionReward:
         """The result of a clip that has been reconstructed from its frames of those indices."""
         error = reprojection_error(reconstruction, self.options, self._perceptual)
         finite = error.value is None or math.isfinite(error.value)
-        return RewardResult(
+        result = RewardResult(
             value=error.value if finite else None,
             reason=error.reason if finite else "error is not finite",
             frame_indices=tuple(indices),
@@ -123,20 +123,23 @@ class ReprojectionReward:
             frame_errors=error.frame_errors,
             images_KHW3=error.images_THW3,
             error_maps_KHW=error.error_maps_THW,
-            **_fidelity(reconstruction, error),
         )
+        return _with_fidelity(result, reconstruction, error)
 
 
-def _fidelity(reconstruction: Reconstruction, error: ReprojectionResult) -> dict[str, float | None]:
-    """What is stored beside the error and plays no part in it."""
+def _with_fidelity(
+    result: RewardResult, reconstruction: Reconstruction, error: ReprojectionResult
+) -> RewardResult:
+    """The result with what is stored beside the error and plays no part in it."""
     if error.images_THW3 is None or error.hit_THW is None:
-        return {}
+        return result
     drawn = (error.images_THW3, reconstruction.frames_THW3, error.hit_THW)
-    return {
-        "psnr": _finite(reprojection_psnr(*drawn)),
-        "ssim": _finite(reprojection_ssim(*drawn)),
-        "mvcs": _finite(multi_view_consistency(reconstruction)),
-    }
+    return replace(
+        result,
+        psnr=_finite(reprojection_psnr(*drawn)),
+        ssim=_finite(reprojection_ssim(*drawn)),
+        mvcs=_finite(multi_view_consistency(reconstruction)),
+    )
 
 
 def with_picture(result: RewardResult, frames_KHW3: Tensor) -> RewardResult:

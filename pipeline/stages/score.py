@@ -80,9 +80,9 @@ class ScoreStage:
             reward_version=self._reward.version,
             value=result.value,
             reason=result.reason,
-            geometry_model=geometry.model,
-            geometry_revision=geometry.revision,
-            geometry_license=geometry.license,
+            geometry_model=geometry.model if geometry else None,
+            geometry_revision=geometry.revision if geometry else None,
+            geometry_license=geometry.license if geometry else None,
             mse=result.mse,
             # The column of the perceptual distance, whichever net `perceptual` names.
             lpips=result.perceptual,
