@@ -31,6 +31,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-deps depth-anything-3
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 

@@ -22,10 +22,10 @@ def _world(model: str | None, revision: str | None, device: str) -> GeometryBack
     return load_world_backend(model=model, revision=revision, device=device)
 
 
-def _depth_anything(_model: str | None, _revision: str | None, _device: str) -> GeometryBackend:
-    raise RewardError(
-        "geometry backend 'depth-anything' is not available in this version; use --geometry vggt or world"
-    )
+def _depth_anything(model: str | None, revision: str | None, device: str) -> GeometryBackend:
+    from rewards.depth_anything import load_depth_anything_backend
+
+    return load_depth_anything_backend(model=model, revision=revision, device=device)
 
 
 BACKENDS: dict[str, Loader] = {"vggt": _vggt, "world": _world, "depth-anything": _depth_anything}

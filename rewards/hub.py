@@ -1,0 +1,59 @@
+"""Files of a model: a local folder or the Hub's cache, revisions, and what their safetensors must hold.
+
+Nothing is downloaded: weights of several GB under a licence of their own are fetched by an explicit command.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import try_to_load_from_cache
+from torch import Size, Tensor
+
+from rewards.errors import RewardError
+
+
+def cached_file(name: str, revision: str | None, file: str) -> Path | None:
+    """A file of a Hub model if it is on this machine. Raises RewardError for what is no id of the Hub."""
+    try:
+        found = try_to_load_from_cache(name, file, revision=revision)
+    except ValueError as error:  # such as a path that does not exist
+        raise RewardError(f"model {name} is neither a folder nor a Hub id; give one of them") from error
+    return Path(found) if isinstance(found, str) else None
+
+
+def content_revision(path: Path) -> str:
+    """The revision of a local file of weights: the start of its SHA-256."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """A JSON file as a dictionary. Raises RewardError naming the file when it is none."""
+    try:
+        raw = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise RewardError(f"{path} is not JSON; replace it with the config.json of the weights") from error
+    if not isinstance(raw, dict):
+        raise RewardError(f"{path} is not a JSON object; replace it with the config.json of the weights")
+    return raw
+
+
+def require_same_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raise RewardError, naming the first difference, unless names and shapes are those of the model."""
+    shapes = [{name: tensor.shape for name, tensor in side.items()} for side in (found, expected)]
+    differ = sorted(name for name in {*found, *expected} if shapes[0].get(name) != shapes[1].get(name))
+    if differ:
+        here, wanted = (_show(side.get(differ[0])) for side in shapes)
+        raise RewardError(
+            f"{path} does not fit its config: {len(differ)} tensors differ, first {differ[0]} "
+            f"({here}, not {wanted}); use its own config.json"
+        )
+
+
+def _show(shape: Size | None) -> str:
+    return "none" if shape is None else str(tuple(shape))
