@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import WorldPrompt, render_prompt
 from pipeline.world.referee import Referee
+from rewards.dense_flow import dense_matches
 from rewards.quality import image_motion, psnr, roughness, sharpness
 
 
@@ -32,6 +33,7 @@ MEASURES: tuple[Measure, ...] = (
     Measure(name="error", better=-1, about="minus the reward"),
     Measure(name="reprojection", better=-1, about="squared reprojection error where a point lands"),
     Measure(name="motion", better=0, about="camera motion in units of scene depth, by the geometry model"),
+    Measure(name="displacement", better=0, about="median way of a match from the first frame, in pixels"),
     Measure(name="image_motion", better=0, about="change between frames over the gradient of the first"),
     Measure(name="sharpness", better=0, about="gradient of later frames as a share of the first frame's"),
     Measure(name="roughness", better=-1, about="raggedness of the motion between frames, in pixels"),
@@ -49,6 +51,18 @@ def world_prompt(text: str, metadata: str) -> WorldPrompt | None:
     return WorldPrompt(scene_id=world["scene_id"], move=world["move"], text=text, seed=world["seed"])
 
 
+def displacement(frames_THW3: Tensor) -> float:
+    """How far the picture has gone from the first frame: median over matches, mean over the later frames.
+
+    In pixels; NaN where nothing can be matched. Unlike the path of an estimated camera it counts no jitter.
+    """
+    ways = []
+    for later_HW3 in frames_THW3[1:]:
+        here_N2, there_N2 = dense_matches(frames_THW3[0], later_HW3)
+        ways.append((there_N2 - here_N2).norm(dim=1).nanmedian())
+    return float(torch.stack(ways).nanmean()) if ways else float("nan")
+
+
 def true_clip(prompt: WorldPrompt) -> Tensor:
     """The clip [T, H, W, 3] that a perfect model would make of the prompt."""
     return render_prompt(prompt).frames_THW3
@@ -64,6 +78,7 @@ class Judge:
     def measure(self, frames_THW3: Tensor, prompt: WorldPrompt | None) -> dict[str, float]:
         """The measures of a clip of float frames in [0, 1]; without a world prompt, only the plain ones."""
         values = {
+            "displacement": displacement(frames_THW3),
             "image_motion": image_motion(frames_THW3),
             "sharpness": sharpness(frames_THW3),
             "roughness": roughness(frames_THW3),
