@@ -45,7 +45,7 @@ _REWARD_OPTIONS = (
     metavar="NAME",
     help="Which reward: reprojection (the paper's), combined (with matches), or random as a control.",
 )
-@option("--geometry", metavar="NAME", help="Geometry backend: world or vggt.")
+@option("--geometry", metavar="NAME", help="Geometry backend: world, vggt or depth-anything.")
 @option(
     "--geometry-model",
     metavar="NAME",

@@ -25,11 +25,11 @@ _REMEDIES = {
     "static": "lower --min-motion, or sample prompts with more camera motion",
     "still": "lower --min-image-motion, or sample prompts with more camera motion",
     "soft": "lower --min-sharpness, or sample with more steps",
-    "uncovered": "lower --min-coverage, or score with more --frames",
+    "uncovered": "lower --min-coverage (to 0 for a reward without geometry), or score with more --frames",
     "fewer-than-two": "sample more candidates per prompt (gpa sample --candidates)",
     "not-chosen": "use --strategy all",
     "max-error": "raise --max-error",
-    "motion-ratio": "raise --max-motion-ratio or lower --min-motion-ratio",
+    "motion-ratio": "raise --max-motion-ratio or lower --min-motion-ratio (inf and 0 without geometry)",
     "image-motion-ratio": "lower --min-image-motion-ratio",
     "sharpness-ratio": "lower --min-sharpness-ratio",
 }
