@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _REWARD_OPTIONS = (
     "photometric",
     "pairs",
+    "matcher",
+    "matcher_weights",
     "frames",
     "views",
     "holes",
@@ -43,7 +45,8 @@ _REWARD_OPTIONS = (
 @option(
     "--reward",
     metavar="NAME",
-    help="Which reward: reprojection (the paper's), combined (with matches), or random as a control.",
+    help="Which reward: combined (reprojection and matches), reprojection (the paper's), epipolar (needs no "
+    "geometry), or random as a control.",
 )
 @option("--geometry", metavar="NAME", help="Geometry backend: world, vggt or depth-anything.")
 @option(
@@ -78,8 +81,20 @@ _REWARD_OPTIONS = (
 )
 @option(
     "--pairs",
-    type=click.Choice(["half", "first"]),
-    help="For combined: match frames half a clip apart, or all with the first. [default: half]",
+    type=click.Choice(["adjacent", "half", "first"]),
+    help="Match adjacent frames (epipolar), frames half a clip apart, or all with the first. "
+    "[default: adjacent for epipolar, half for combined]",
+)
+@option(
+    "--matcher",
+    type=click.Choice(["sift", "lightglue-disk", "lightglue-aliked"]),
+    help="For epipolar: what matches frames. [default: sift]",
+)
+@option(
+    "--matcher-weights",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Folder with the files of a learned matcher. [default: torch's hub cache]",
 )
 @option("--batch", type=int, metavar="N", help="Candidates of a prompt that make one task.")
 @option("--limit", type=int, metavar="N", help="Only the candidates of N prompts.")
@@ -142,7 +157,7 @@ def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> Score
 
     known = option_names(chosen["reward"])
     options = {
-        name: chosen[name]
+        name: str(chosen[name]) if isinstance(chosen[name], Path) else chosen[name]
         for name in _REWARD_OPTIONS
         if chosen.get(name) is not None and (name in known or name in given)
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rewards.errors import RewardError
 
-_SHORT_SIDE = 256  # shorter frames are enlarged: the flow's patches are 8 pixels wide
+_SHORT_SIDE = 256  # shorter frames are enlarged: patches of flow and features are 8 pixels and more wide
 _CELLS = 16  # matches along the short side
 _AGREE = 1.0  # pixels of the frame: forth and back must lead home
 
@@ -29,12 +29,12 @@ def dense_matches(first_HW3: Tensor, second_HW3: Tensor) -> tuple[Tensor, Tensor
     """
     cv2 = require_opencv()
     height, width = first_HW3.shape[:2]
-    factor = max(1, -(-_SHORT_SIDE // min(height, width)))
+    factor = enlargement(height, width)
     step = max(1, round(min(height, width) / _CELLS)) * factor
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # the flow walks in stripes, one a thread: their borders would show in the result
     try:
-        first, second = (_grey(cv2, frame, factor) for frame in (first_HW3, second_HW3))
+        first, second = (grey_picture(frame, factor) for frame in (first_HW3, second_HW3))
         search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         forth, back = search.calc(first, second, None), search.calc(second, first, None)
         rows, columns = np.mgrid[step // 2 : height * factor : step, step // 2 : width * factor : step]
@@ -46,7 +46,7 @@ def dense_matches(first_HW3: Tensor, second_HW3: Tensor) -> tuple[Tensor, Tensor
     last = np.array([width * factor - 1, height * factor - 1], dtype=np.float32)
     inside = ((there >= 0) & (there <= last)).all(axis=1)
     kept = inside & (np.linalg.norm(home - here, axis=1) < _AGREE * factor)
-    return _in_pixels(here[kept], factor), _in_pixels(there[kept], factor)
+    return in_pixels(here[kept], factor), in_pixels(there[kept], factor)
 
 
 def require_opencv() -> Any:
@@ -60,7 +60,14 @@ def require_opencv() -> Any:
     return cv2
 
 
-def _grey(cv2: Any, frame_HW3: Tensor, factor: int) -> Picture:
+def enlargement(height: int, width: int) -> int:
+    """The whole factor that brings the short side of a frame to 256 pixels; 1 for larger frames."""
+    return max(1, -(-_SHORT_SIDE // min(height, width)))
+
+
+def grey_picture(frame_HW3: Tensor, factor: int = 1) -> Picture:
+    """A float frame in [0,1] as 8-bit luminance, enlarged (bicubic). Raises RewardError without OpenCV."""
+    cv2 = require_opencv()
     picture = (frame_HW3.detach().cpu() * 255).round().clamp(0, 255).to(torch.uint8).numpy()
     height, width = picture.shape[:2]
     if factor > 1:
@@ -70,6 +77,6 @@ def _grey(cv2: Any, frame_HW3: Tensor, factor: int) -> Picture:
     return grey
 
 
-def _in_pixels(points_N2: NDArray[np.float32], factor: int) -> Tensor:
+def in_pixels(points_N2: NDArray[np.float32], factor: int) -> Tensor:
     """From the enlarged frame, whose pixel centres lie at (i + .5) / factor - .5, to the frame."""
     return torch.from_numpy((points_N2 + 0.5) / factor - 0.5).float()

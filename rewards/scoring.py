@@ -94,10 +94,11 @@ class ReprojectionReward:
         reconstructions = iter(reconstruct_many(self.geometry, usable) if usable else [])
         return [
             with_picture(
-                RewardResult(value=None, reason=reason, frame_indices=tuple(index))
+                RewardResult(value=None, reason=reason)
                 if reason
                 else self.judge(next(reconstructions), index),
                 frames,
+                index,
             )
             for index, frames, reason in zip(indices, chosen, reasons, strict=True)
         ]
@@ -142,10 +143,11 @@ def _with_fidelity(
     )
 
 
-def with_picture(result: RewardResult, frames_KHW3: Tensor) -> RewardResult:
-    """The result with what the frames alone say, which needs no geometry."""
+def with_picture(result: RewardResult, frames_KHW3: Tensor, indices: Sequence[int]) -> RewardResult:
+    """The result with which frames were used and what they say alone, which needs no geometry."""
     return replace(
         result,
+        frame_indices=tuple(indices),
         image_motion=_finite(image_motion(frames_KHW3)),
         sharpness=_finite(sharpness(frames_KHW3)),
     )

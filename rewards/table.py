@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rewards.combined import CombinedOptions, CombinedReward
 from rewards.control import RandomReward
+from rewards.epipolar import EpipolarOptions, EpipolarReward
 from rewards.errors import RewardError
 from rewards.geometry import GeometryBackend
 from rewards.reprojection import ReprojectionOptions
@@ -69,6 +70,9 @@ class RewardSpec:
 REWARDS: dict[str, RewardSpec] = {
     "reprojection": RewardSpec(version="1", options=ReprojectionOptions, constructor=ReprojectionReward),
     "combined": RewardSpec(version="1", options=CombinedOptions, constructor=CombinedReward),
+    "epipolar": RewardSpec(
+        version="1", options=EpipolarOptions, constructor=EpipolarReward, needs_geometry=False
+    ),
     "random": RewardSpec(version="1", options=ReprojectionOptions, constructor=RandomReward),
 }
 

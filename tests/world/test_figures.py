@@ -71,13 +71,16 @@ def test_every_reward_explains_the_true_clip_better_than_a_warped_one() -> None:
     clip = render_prompt(prompt)
     warped = corrupt("warp", make_scene(prompt.scene_id), clip, 3.0, 1)
     study = Study(geometry=Nothing())
-    clean, result = study.errors(true_reconstruction(clip.frames_THW3, clip))
-    faulty, _ = study.errors(true_reconstruction(warped, clip))
-    assert list(clean) == list(faulty) == study.names
+    clean, result = study.errors(
+        true_reconstruction(clip.frames_THW3, clip), study.picture_errors(clip.frames_THW3)
+    )
+    faulty, _ = study.errors(true_reconstruction(warped, clip), study.picture_errors(warped))
+    assert set(clean) == set(faulty) == set(study.names)
     assert clean[SAMPSON] == result.sampson
     assert clean[CONTROL] == result.image_motion
     assert result.value == -clean[DEFAULT]
-    assert all(faulty[name] > 1.5 * clean[name] > 0 for name in study.names if name != CONTROL)
+    assert all(faulty[name] > 1.5 * clean[name] > 0 for name in study.rewards)
+    assert all(faulty[name] > clean[name] > 0 for name in study.picture_rewards)
 
 
 def test_guards_ask_for_a_value_and_for_known_measures() -> None:

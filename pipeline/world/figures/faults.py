@@ -79,9 +79,10 @@ def _add_clip(
         "predicted": reconstruct_some(held_out.geometry, frames),
         "true": [true_reconstruction(shown, clip) for shown in frames],
     }
+    pictures = [study.picture_errors(shown) for shown in frames]
     for geometry, reconstructions in by_geometry.items():
-        for name, reconstruction in zip(variants, reconstructions, strict=True):
-            found, default = study.errors(reconstruction)
+        for name, reconstruction, picture in zip(variants, reconstructions, pictures, strict=True):
+            found, default = study.errors(reconstruction, picture)
             for reward, error in found.items():
                 errors[geometry, reward][name].append(error)
             if geometry == "predicted":

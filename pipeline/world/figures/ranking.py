@@ -37,7 +37,10 @@ def _of_family(held_out: HeldOut, family: str) -> FigureTable:
     for samples_STHW3 in held_out.each(f"ranking {family}", samples_PSTHW3):
         clips = [clip.float() / 255 for clip in samples_STHW3]
         faults.append(referee.judge(samples_STHW3.float() / 255).probability_B.tolist())
-        rows = [study.errors(one) for one in reconstruct_some(held_out.geometry, clips)]
+        rows = [
+            study.errors(one, study.picture_errors(clip))
+            for one, clip in zip(reconstruct_some(held_out.geometry, clips), clips, strict=True)
+        ]
         for name in study.names:
             errors[name].append([found[name] for found, _ in rows])
         kept = [passes(default, held_out.guards) for _, default in rows]

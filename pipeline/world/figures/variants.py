@@ -17,7 +17,7 @@ from torch import Tensor
 from rewards.errors import RewardError
 from rewards.geometry import GeometryBackend, Reconstruction, reconstruct_many
 from rewards.scoring import ReprojectionReward, RewardResult, with_picture
-from rewards.table import REWARDS
+from rewards.table import REWARDS, Reward, load_reward
 
 DEFAULT: Final = "combined"
 # Measured beside the rewards, to tell how much of their agreement is owed to the amount of motion alone.
@@ -47,6 +47,13 @@ VARIANTS: Final[dict[str, Variant]] = {
 }
 
 
+# Rewards of the frames alone; every frame against the next as in the paper, and half a clip apart.
+PICTURE_VARIANTS: Final[dict[str, Variant]] = {
+    "epipolar": Variant(reward="epipolar"),
+    "epipolar, half": Variant(reward="epipolar", options={"pairs": "half"}),
+}
+
+
 @dataclass(kw_only=True)
 class Study:
     """The variants that this machine can run, on reconstructions that they share."""
@@ -71,19 +78,42 @@ class Study:
             built[name] = reward
         return built
 
+    @cached_property
+    def picture_rewards(self) -> dict[str, Reward]:
+        """Those that look at the frames alone."""
+        return {
+            name: load_reward(
+                variant.reward,
+                geometry=None,
+                options=REWARDS[variant.reward].options(frames=self.frames, **variant.options),
+            )
+            for name, variant in PICTURE_VARIANTS.items()
+        }
+
     @property
     def names(self) -> list[str]:
         """What `errors` has, in the order of the tables."""
-        return [*self.rewards, SAMPSON, CONTROL]
+        return [*self.rewards, SAMPSON, *self.picture_rewards, CONTROL]
+
+    def picture_errors(self, frames_THW3: Tensor) -> dict[str, float]:
+        """The error of every reward of the frames alone, NaN where there is none."""
+        values = {name: reward.score(frames_THW3).value for name, reward in self.picture_rewards.items()}
+        return {name: math.nan if value is None else -value for name, value in values.items()}
 
     @torch.no_grad()
-    def errors(self, reconstruction: Reconstruction) -> tuple[dict[str, float], RewardResult]:
-        """The error of every variant (minus its value, NaN without one), and the default's whole result."""
+    def errors(
+        self, reconstruction: Reconstruction, picture: Mapping[str, float]
+    ) -> tuple[dict[str, float], RewardResult]:
+        """The error of every variant (minus its value, NaN without one), and the default's whole result.
+
+        `picture` is what `picture_errors` found for the frames, whoever reconstructed them.
+        """
         indices = range(reconstruction.num_frames)
         results = {name: reward.judge(reconstruction, indices) for name, reward in self.rewards.items()}
-        default = with_picture(results[DEFAULT], reconstruction.frames_THW3)
+        default = with_picture(results[DEFAULT], reconstruction.frames_THW3, indices)
         errors = {name: math.nan if one.value is None else -one.value for name, one in results.items()}
         errors[SAMPSON] = math.nan if default.sampson is None else default.sampson
+        errors |= picture
         errors[CONTROL] = math.nan if default.image_motion is None else default.image_motion
         return errors, default
 

@@ -1,0 +1,167 @@
+"""The epipolar reward (Epipolar-DPO): do matches between frames fit one camera motion? No geometry model.
+
+What the number means. The fundamental matrix is estimated from the very matches that are judged, so it takes
+up whatever part of a fault looks like another camera; what is left is a lower bound of the fault, across the
+epipolar lines. Points that slide along their lines are not seen, nor is anything that a few matches cannot
+show. With little parallax (a turning camera, a wall) many matrices fit: then even less of a fault is left.
+Compare clips that move alike.
+Shape legend: T frames of the clip, K frames that are used, N matches.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rewards.frames import select_frames
+from rewards.fundamental import estimate_fundamental
+from rewards.geometry import GeometryBackend, check_frames
+from rewards.matching import MATCHERS, Matcher, Matches, load_matcher
+from rewards.sampson import sampson_distance
+from rewards.scoring import RewardResult, options_version, unusable, with_picture
+
+PAIRS = ("adjacent", "half", "first")
+_FEW, _STILL, _NO_MATRIX = "too few matches", "no motion", "no fundamental matrix"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpipolarOptions:
+    """How frames are matched and what counts.
+
+    pairs: "adjacent" frames (the paper), every frame with the one "half" a clip later, or all with the
+    "first". matcher: see `rewards.matching`; ratio and mutual are SIFT's, matcher_weights a folder with the
+    files of a learned one (None: torch's cache). min_matches: below, a pair is not measured (the paper's 20).
+    min_share: of the pairs must be measured. min_displacement: in pixels; a pair whose median match moves
+    less stands still. threshold: in pixels of the frame that was searched, for what the matrix must fit.
+    truncate: distances above count as this many pixels of a frame with a short side of 256, so that a wrong
+    match cannot outweigh the rest; 0 takes the plain mean (the paper). frames: how many of the clip are used.
+    """
+
+    frames: int = 10
+    pairs: str = "adjacent"
+    matcher: str = "sift"
+    matcher_weights: str | None = None
+    ratio: float = 0.75
+    mutual: bool = False
+    min_matches: int = 20
+    min_share: float = 0.5
+    min_displacement: float = 0.1
+    threshold: float = 1.0
+    truncate: float = 4.0
+
+    def __post_init__(self) -> None:
+        for field, allowed in (("pairs", PAIRS), ("matcher", MATCHERS)):
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
+        for field, low, high in (("ratio", 0.0, 1.0), ("min_share", 0.0, 1.0)):
+            if not low < getattr(self, field) <= high:
+                raise ValueError(f"{field} must be in ({low:g}, {high:g}], got {getattr(self, field)}")
+        for field in ("min_displacement", "threshold", "truncate"):
+            if not 0.0 <= getattr(self, field) < float("inf"):
+                raise ValueError(f"{field} must be finite and >= 0, got {getattr(self, field)}")
+        if self.threshold == 0:
+            raise ValueError("threshold must be > 0 because no match fits exactly, got 0")
+        if self.min_matches < 8:
+            raise ValueError(f"min_matches must be >= 8 because a matrix takes eight, got {self.min_matches}")
+        if self.frames < 2:
+            raise ValueError(f"frames must be >= 2 because a match needs two, got {self.frames}")
+
+
+class EpipolarReward:
+    """value = -(mean Sampson distance in pixels over the pairs of frames that can be measured).
+
+    Other sizes of video give other pixels: values compare between clips of one size. Raises RewardError when
+    the matcher cannot be loaded.
+    """
+
+    name = "epipolar"
+    geometry: GeometryBackend | None = None
+
+    def __init__(
+        self,
+        *,
+        geometry: GeometryBackend | None = None,
+        options: EpipolarOptions,
+        version: str,
+        perceptual_weights: Path | None = None,
+        device: str = "cpu",
+    ) -> None:
+        self.options = options
+        self._matcher = load_matcher(
+            options.matcher,
+            ratio=options.ratio,
+            mutual=options.mutual,
+            weights=Path(options.matcher_weights) if options.matcher_weights else None,
+            device=device,
+        )
+        # The same weights in another folder give the same values.
+        named = {**asdict(options), "matcher_weights": self._matcher.version}
+        self.version = options_version(version, named, None)
+
+    def score(self, frames_THW3: Tensor) -> RewardResult:
+        """Score float frames in [0,1]."""
+        check_frames(frames_THW3)
+        index = select_frames(frames_THW3.shape[0], self.options.frames)
+        frames_KHW3 = frames_THW3[index].float().cpu()
+        reason = unusable(frames_KHW3)
+        result = (
+            RewardResult(value=None, reason=reason)
+            if reason
+            else epipolar_result(frames_KHW3, self.options, self._matcher)
+        )
+        return with_picture(result, frames_KHW3, index)
+
+    def score_many(self, clips: Sequence[Tensor]) -> list[RewardResult]:
+        """Score several clips, one after the other."""
+        return [self.score(clip) for clip in clips]
+
+
+@torch.no_grad()
+def epipolar_result(frames_KHW3: Tensor, options: EpipolarOptions, matcher: Matcher) -> RewardResult:
+    """The value of frames, or the reason why there is none; sampson and measured_pairs beside it."""
+    described = [matcher.describe(frame) for frame in frames_KHW3]
+    chosen = frame_pairs(len(described), options.pairs)
+    short_side = min(frames_KHW3.shape[1:3])
+    found = [
+        pair_distance(matcher.match(described[first], described[second]), options, short_side)
+        for first, second in chosen
+    ]
+    distances = [one for one in found if isinstance(one, float)]
+    if len(distances) < options.min_share * len(chosen):
+        failures = Counter(one for one in found if isinstance(one, str))
+        told = ", ".join(f"{count} with {reason}" for reason, count in failures.most_common())
+        reason = f"{len(distances)} of {len(chosen)} pairs of frames can be measured: {told}"
+        return RewardResult(value=None, reason=reason, measured_pairs=len(distances))
+    value = sum(distances) / len(distances)
+    return RewardResult(value=-value, reason=None, sampson=value, measured_pairs=len(distances))
+
+
+def frame_pairs(frames: int, pairs: str) -> list[tuple[int, int]]:
+    """Which frames are matched: see `EpipolarOptions`."""
+    if pairs == "first":
+        return [(0, later) for later in range(1, frames)]
+    step = max(1, frames // 2) if pairs == "half" else 1
+    return [(first, first + step) for first in range(frames - step)]
+
+
+def pair_distance(matches: Matches, options: EpipolarOptions, short_side: int) -> float | str:
+    """Mean Sampson distance of a pair of frames in pixels, or the reason why it cannot be measured."""
+    if len(matches) < options.min_matches:
+        return _FEW
+    moved_N = (matches.second_N2 - matches.first_N2).norm(dim=1)
+    if float(moved_N.median()) < options.min_displacement:
+        return _STILL
+    fundamental_33 = estimate_fundamental(
+        matches.first_N2, matches.second_N2, options.threshold * matches.grain
+    )
+    if fundamental_33 is None:
+        return _NO_MATRIX
+    distance_N = sampson_distance(fundamental_33, matches.first_N2, matches.second_N2)
+    if options.truncate:
+        distance_N = distance_N.clamp_max(options.truncate * short_side / 256)
+    return float(distance_N.mean())
