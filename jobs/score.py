@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,8 @@ from jobs.options import (
 from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
-    from pipeline.score import ScoreSettings
+    from pipeline.score import ScorePlan, ScoreSettings
+    from storage.run import Run
 
 _REWARD_OPTIONS = (
     "photometric",
@@ -96,7 +98,19 @@ _REWARD_OPTIONS = (
     metavar="DIR",
     help="Folder with the files of a learned matcher. [default: torch's hub cache]",
 )
+@option(
+    "--perceptual-weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Backbone of LPIPS (torchvision's file). [default: from torch's hub cache]",
+)
 @option("--batch", type=int, metavar="N", help="Candidates of a prompt that make one task.")
+@option(
+    "--clips-per-forward",
+    type=int,
+    metavar="N",
+    help="Candidates that share a pass of the geometry model: faster on a GPU, other last digits.",
+)
 @option("--limit", type=int, metavar="N", help="Only the candidates of N prompts.")
 @worker_options
 @dry_run_option
@@ -119,6 +133,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         plan = plan_score(opened, settings)
         missing = sum(len(task.ids) for task in plan.tasks)
         values = {"reward_version": plan.reward_version, "wanted": plan.wanted, "missing": missing}
+        values |= {"geometry": _geometry(plan)}
         print_result(
             values, as_json, f"{plan.wanted} candidates, {missing} to score as version {plan.reward_version}"
         )
@@ -127,14 +142,34 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         opened,
         settings,
         progress=ConsoleProgress("candidates"),
-        before_work=lambda: opened.record("score", recordable(chosen)),
+        before_work=lambda plan: _begin(opened, chosen, plan),
     )
     text = (
         f"{summary.done} candidates scored, {summary.present} were, {summary.failed} failed: "
         f"{chosen['reward']} version {plan.reward_version}"
     )
-    print_result({**counts(summary), "reward_version": plan.reward_version}, as_json, text)
+    values = {**counts(summary), "reward_version": plan.reward_version, "geometry": _geometry(plan)}
+    print_result(values, as_json, text)
     finish(ctx, summary, "candidates", "rejects, or scores without a value")
+
+
+def _geometry(plan: ScorePlan) -> dict[str, Any] | None:
+    return None if plan.geometry is None else dataclasses.asdict(plan.geometry)
+
+
+def _begin(run: Run, chosen: dict[str, Any], plan: ScorePlan) -> None:
+    """Record what was asked for and say whose labels these will be, before any weights are loaded."""
+    run.record("score", recordable(chosen))
+    if plan.geometry is None:
+        return
+    one = plan.geometry
+    click.echo(f"geometry: {one.model} at {one.revision}, licence {one.license}", err=True)
+    if one.is_noncommercial:
+        click.echo(
+            f"warning: {one.license} bars commercial use, and scores, pairs and adapters made with these "
+            "weights inherit that; --geometry depth-anything has weights under Apache-2.0",
+            err=True,
+        )
 
 
 def given_options(ctx: click.Context) -> set[str]:
@@ -166,7 +201,10 @@ def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> Score
         geometry=chosen["geometry"],
         geometry_model=chosen.get("geometry_model"),
         geometry_revision=chosen.get("geometry_revision"),
+        perceptual_weights=chosen.get("perceptual_weights"),
         options=options,
     )
-    names = ("batch", "limit", "workers", "gpus_per_worker", "ray_address")
-    return ScoreSettings(reward=reward, **{name: chosen[name] for name in names if name in chosen})
+    names = ("batch", "clips_per_forward", "limit", "workers", "gpus_per_worker", "ray_address")
+    return ScoreSettings(
+        reward=reward, **{name: chosen[name] for name in names if chosen.get(name) is not None}
+    )

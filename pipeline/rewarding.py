@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from rewards.backends import load_backend
+from rewards.backends import describe_backend, load_backend
 from rewards.errors import RewardError
-from rewards.table import REWARDS, Reward, load_reward
+from rewards.geometry import GeometryInfo
+from rewards.perceptual import require_backbone
+from rewards.table import REWARDS, Reward, load_reward, reward_version
 
 
 def option_names(reward: str) -> set[str]:
@@ -23,7 +26,8 @@ def option_names(reward: str) -> set[str]:
 class RewardSettings:
     """A reward, the geometry model behind it and the reward's own options (those of its options class).
 
-    `geometry_model` is a folder or a Hub id; None is the backend's own.
+    `geometry_model` is a folder or a Hub id; None is the backend's own. `perceptual_weights` is the file of
+    the backbone of LPIPS; None looks in torch's cache.
     Raises RewardError for an unknown reward and for an option its reward does not have or does not accept.
     """
 
@@ -31,6 +35,7 @@ class RewardSettings:
     geometry: str = "world"
     geometry_model: str | None = None
     geometry_revision: str | None = None
+    perceptual_weights: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -60,4 +65,24 @@ class RewardSettings:
             backend = load_backend(
                 self.geometry, model=self.geometry_model, revision=self.geometry_revision, device=device
             )
-        return load_reward(self.reward, geometry=backend, options=self.reward_options(), device=device)
+        return load_reward(
+            self.reward,
+            geometry=backend,
+            options=self.reward_options(),
+            perceptual_weights=self.perceptual_weights,
+            device=device,
+        )
+
+    def describe(self) -> tuple[str, GeometryInfo | None]:
+        """The version that scores will carry, and the geometry model behind it, without loading a network.
+
+        Raises RewardError when weights are missing.
+        """
+        options = self.reward_options()
+        require_backbone(getattr(options, "perceptual", "none"), self.perceptual_weights)
+        geometry = None
+        if REWARDS[self.reward].needs_geometry:
+            geometry = describe_backend(
+                self.geometry, model=self.geometry_model, revision=self.geometry_revision
+            )
+        return reward_version(self.reward, options, geometry), geometry

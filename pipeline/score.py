@@ -12,6 +12,7 @@ from pipeline.rewarding import RewardSettings
 from pipeline.runners import Summary, execute, make_runner
 from pipeline.stages.base import Resources
 from pipeline.stages.score import ScoreStage, ScoreTask
+from rewards.geometry import GeometryInfo
 from storage.errors import UserError
 from storage.queries import scored_ids
 from storage.run import Run
@@ -19,10 +20,14 @@ from storage.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSettings:
-    """What `gpa score` is asked for; `batch` candidates make one task. Raises UserError."""
+    """What `gpa score` is asked for; `batch` candidates make one task.
+
+    `clips_per_forward` of them share a pass of the geometry model. Raises UserError.
+    """
 
     reward: RewardSettings
     batch: int = 8
+    clips_per_forward: int = 1
     limit: int | None = None
     workers: int = 0
     gpus_per_worker: float = 0
@@ -31,6 +36,8 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
+        if self.clips_per_forward < 1:
+            raise UserError(f"--clips-per-forward must be at least 1, got {self.clips_per_forward}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit must be at least 1, got {self.limit}")
         if self.gpus_per_worker < 0:
@@ -39,9 +46,13 @@ class ScoreSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ScorePlan:
-    """The version that the scores will carry, how many are wanted, and the tasks that are missing."""
+    """The version that the scores will carry, the geometry model, how many are wanted, and what is missing.
+
+    `geometry` is None for a reward that needs none.
+    """
 
     reward_version: str
+    geometry: GeometryInfo | None
     wanted: int
     tasks: tuple[ScoreTask, ...]
 
@@ -51,7 +62,7 @@ def run_score(
     settings: ScoreSettings,
     *,
     progress: Progress | None = None,
-    before_work: Callable[[], None] | None = None,
+    before_work: Callable[[ScorePlan], None] | None = None,
 ) -> tuple[ScorePlan, Summary]:
     """Score every sampled candidate that has no score of this reward, options and geometry yet.
 
@@ -61,10 +72,11 @@ def run_score(
     with run.lock("score"):
         plan = plan_score(run, settings)
         if before_work is not None:
-            before_work()
+            before_work(plan)
         stage = ScoreStage(
             run_path=run.path.absolute(),
             settings=settings.reward,
+            clips_per_forward=settings.clips_per_forward,
             resources=Resources(gpus=settings.gpus_per_worker),
         )
         runner = make_runner(settings.workers, settings.ray_address)
@@ -75,15 +87,12 @@ def run_score(
 
 
 def plan_score(run: Run, settings: ScoreSettings) -> ScorePlan:
-    """What is wanted and what of it is missing.
-
-    Loads the geometry model once, because its revision is part of the reward's version.
-    """
-    version = settings.reward.load("cpu").version
+    """What is wanted and what of it is missing. No network is built for it."""
+    version, geometry = settings.reward.describe()
     candidates = _sampled(run, settings.limit)
     have = scored_ids(run, settings.reward.reward, version)
     tasks = tuple(task for rows in candidates for task in _missing(rows, settings.batch, have))
-    return ScorePlan(reward_version=version, wanted=sum(map(len, candidates)), tasks=tasks)
+    return ScorePlan(reward_version=version, geometry=geometry, wanted=sum(map(len, candidates)), tasks=tasks)
 
 
 def _sampled(run: Run, limit: int | None) -> list[list[dict[str, Any]]]:

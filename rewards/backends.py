@@ -1,34 +1,40 @@
-"""The geometry backends by name. Adding one is a file with a loader and a line here."""
+"""The geometry backends by name. Adding one is a file with a loader and a describer, and a line here."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 
 from rewards.errors import RewardError
-from rewards.geometry import GeometryBackend
-
-Loader = Callable[[str | None, str | None, str], GeometryBackend]
+from rewards.geometry import GeometryBackend, GeometryInfo
 
 
-def _vggt(model: str | None, revision: str | None, device: str) -> GeometryBackend:
-    from rewards.vggt.backend import load_vggt_backend
+@dataclass(frozen=True, kw_only=True)
+class BackendSpec:
+    """Where a backend is: a module with `load_backend` and `describe`.
 
-    return load_vggt_backend(model=model, revision=revision, device=device)
+    Modules are imported when they are asked for: each brings libraries of its own.
+    """
+
+    module: str
+
+    def load(self, model: str | None, revision: str | None, device: str) -> GeometryBackend:
+        """The backend with its weights."""
+        loader: Callable[..., GeometryBackend] = import_module(self.module).load_backend
+        return loader(model=model, revision=revision, device=device)
+
+    def describe(self, model: str | None, revision: str | None) -> GeometryInfo:
+        """What would be loaded."""
+        describer: Callable[..., GeometryInfo] = import_module(self.module).describe
+        return describer(model=model, revision=revision)
 
 
-def _world(model: str | None, revision: str | None, device: str) -> GeometryBackend:
-    from rewards.world_geometry import load_world_backend
-
-    return load_world_backend(model=model, revision=revision, device=device)
-
-
-def _depth_anything(model: str | None, revision: str | None, device: str) -> GeometryBackend:
-    from rewards.depth_anything import load_depth_anything_backend
-
-    return load_depth_anything_backend(model=model, revision=revision, device=device)
-
-
-BACKENDS: dict[str, Loader] = {"vggt": _vggt, "world": _world, "depth-anything": _depth_anything}
+BACKENDS: dict[str, BackendSpec] = {
+    "world": BackendSpec(module="rewards.world_geometry"),
+    "vggt": BackendSpec(module="rewards.vggt.backend"),
+    "depth-anything": BackendSpec(module="rewards.depth_anything"),
+}
 
 
 def load_backend(name: str, *, model: str | None, revision: str | None, device: str) -> GeometryBackend:
@@ -37,7 +43,16 @@ def load_backend(name: str, *, model: str | None, revision: str | None, device: 
     model: a local folder or a Hub id (None: the backend's default); revision: of the Hub id; device: a
     torch device. Raises RewardError when the name is unknown or the weights are not there.
     """
-    loader = BACKENDS.get(name)
-    if loader is None:
+    return _spec(name).load(model, revision, device)
+
+
+def describe_backend(name: str, *, model: str | None, revision: str | None) -> GeometryInfo:
+    """What `load_backend` would load, without building a network. Raises RewardError as that does."""
+    return _spec(name).describe(model, revision)
+
+
+def _spec(name: str) -> BackendSpec:
+    spec = BACKENDS.get(name)
+    if spec is None:
         raise RewardError(f"geometry backend '{name}' does not exist; choose one of: {', '.join(BACKENDS)}")
-    return loader(model, revision, device)
+    return spec

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.geometry import Reconstruction, check_frames
+from rewards.geometry import GeometryInfo, Reconstruction, check_frames
 from rewards.hub import cached_file, content_revision, read_json_object, require_same_tensors
 
 DEFAULT_MODEL = "depth-anything/DA3-BASE"
@@ -111,9 +111,7 @@ def fit_frames(frames_THW3: Tensor) -> Tensor:
     return F.interpolate(frames_TCHW, size=sides, mode="bicubic", antialias=True).clamp(0, 1)
 
 
-def load_depth_anything_backend(
-    *, model: str | None, revision: str | None, device: str
-) -> DepthAnythingBackend:
+def load_backend(*, model: str | None, revision: str | None, device: str) -> DepthAnythingBackend:
     """Load a model from a local folder or the Hub's cache (default depth-anything/DA3-BASE).
 
     Raises RewardError when the package or the weights are missing or do not fit.
@@ -121,6 +119,15 @@ def load_depth_anything_backend(
     require_package()
     weights = find_weights(model, revision)
     return DepthAnythingBackend(load_network(weights, device), weights)
+
+
+def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
+    """The weights that `load_backend` would load; raises RewardError as it does for what is missing."""
+    require_package()
+    found = find_weights(model, revision)
+    return GeometryInfo(
+        name=DepthAnythingBackend.name, model=found.model, revision=found.revision, license=found.license
+    )
 
 
 def require_package() -> None:

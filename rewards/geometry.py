@@ -78,6 +78,21 @@ def _check(reconstruction: Reconstruction, field: str, expected: tuple[int, ...]
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class GeometryInfo:
+    """What is stored of a geometry model with every score; known without loading its weights."""
+
+    name: str
+    model: str
+    revision: str
+    license: str
+
+    @property
+    def is_noncommercial(self) -> bool:
+        """Whether the licence restricts commercial use; labels made with the model inherit it."""
+        return "NC" in self.license.upper().replace(" ", "-").split("-")
+
+
 @runtime_checkable
 class GeometryBackend(Protocol):
     """Turns the frames of one clip into depth and cameras. Weights are loaded by whoever builds the object.

@@ -86,6 +86,12 @@ def load_perceptual(name: str, *, weights: Path | None = None, device: str = "cp
     return LpipsDistance(name, weights or _cached(BACKBONES[name]), device)
 
 
+def require_backbone(name: str, weights: Path | None = None) -> None:
+    """Raise RewardError when the term `name` needs a file that is not there; nothing is read of it."""
+    if name in BACKBONES:
+        _require_file(BACKBONES[name], weights or _cached(BACKBONES[name]))
+
+
 def _cached(backbone: Backbone) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / backbone.file
 
@@ -105,13 +111,17 @@ def _build_lpips(backbone: Backbone, weights: Path) -> Any:
     return network.requires_grad_(False).eval()
 
 
-def _read_backbone(backbone: Backbone, path: Path) -> dict[str, Tensor]:
-    """Torchvision has no safetensors: the file must be the published one; only tensors are read from it."""
+def _require_file(backbone: Backbone, path: Path) -> None:
     if not path.is_file():
         raise RewardError(
-            f"LPIPS backbone {path} is missing; fetch it from https://download.pytorch.org/models/{backbone.file}"
-            " and put it there, or use --perceptual ssim or none"
+            f"LPIPS backbone {path} is missing; fetch it with: curl -L --create-dirs -o {path} "
+            f"https://download.pytorch.org/models/{backbone.file}, or use --perceptual ssim or none"
         )
+
+
+def _read_backbone(backbone: Backbone, path: Path) -> dict[str, Tensor]:
+    """Torchvision has no safetensors: the file must be the published one; only tensors are read from it."""
+    _require_file(backbone, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if not found.startswith(backbone.sha256):
         raise RewardError(

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor
 
 from rewards.frames import select_frames
-from rewards.geometry import GeometryBackend, Reconstruction, check_frames, reconstruct_many
+from rewards.geometry import (
+    GeometryBackend,
+    GeometryInfo,
+    Reconstruction,
+    check_frames,
+    reconstruct_many,
+)
 from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
 from rewards.perceptual import load_perceptual
 from rewards.quality import image_motion, sharpness
@@ -172,7 +178,9 @@ def unusable(frames_KHW3: Tensor) -> str | None:
     return None
 
 
-def options_version(version: str, options: dict[str, object], geometry: GeometryBackend | None) -> str:
+def options_version(
+    version: str, options: dict[str, object], geometry: GeometryBackend | GeometryInfo | None
+) -> str:
     """The code's version and a hash of all that a value depends on, such as 1-3f2a9c04.
 
     geometry is None for a reward that looks at the frames alone.

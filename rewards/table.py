@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,9 +13,9 @@ from rewards.combined import CombinedOptions, CombinedReward
 from rewards.control import RandomReward
 from rewards.epipolar import EpipolarOptions, EpipolarReward
 from rewards.errors import RewardError
-from rewards.geometry import GeometryBackend
+from rewards.geometry import GeometryBackend, GeometryInfo
 from rewards.reprojection import ReprojectionOptions
-from rewards.scoring import ReprojectionReward, RewardResult
+from rewards.scoring import ReprojectionReward, RewardResult, options_version
 
 
 class Reward(Protocol):
@@ -102,3 +102,14 @@ def load_reward(
         perceptual_weights=perceptual_weights,
         device=device,
     )
+
+
+def reward_version(name: str, options: Any, geometry: GeometryInfo | None) -> str:
+    """The version that the reward would have, without loading a geometry model.
+
+    geometry describes the model; it is not looked at for a reward that needs none.
+    """
+    spec = REWARDS[name]
+    if not spec.needs_geometry:
+        return spec.constructor(geometry=None, options=options, version=spec.version).version
+    return options_version(spec.version, asdict(options), geometry)

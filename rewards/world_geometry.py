@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.geometry import Reconstruction, check_frames
+from rewards.geometry import GeometryInfo, Reconstruction, check_frames
 from rewards.world_layers import CUES, Block, DepthHead, Stem
 from rewards.world_matching import CELL, Matches, match_to_first
 
@@ -227,19 +227,37 @@ class WorldGeometryBackend:
         ]
 
 
-def load_world_backend(*, model: str | None, revision: str | None, device: str) -> WorldGeometryBackend:
+def load_backend(*, model: str | None, revision: str | None, device: str) -> WorldGeometryBackend:
     """Loads the backend from a local folder, by default the weights shipped beside the packages.
 
     Raises RewardError when the weights are not there or `revision` is given and is not theirs.
     """
-    shipped = Path(__file__).resolve().parent.parent / "pipeline" / "world" / "checkpoints" / "geometry"
-    folder = Path(model) if model else shipped
-    network = WorldGeometry.from_pretrained(folder)
+    network = WorldGeometry.from_pretrained(_folder(model))
+    info = describe(model=model, revision=revision)
+    return WorldGeometryBackend(network, model_name=info.model, revision=info.revision, device=device)
+
+
+def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
+    """The weights that `load_backend` would load; raises RewardError as it does for missing or other ones."""
+    folder = _folder(model)
+    if not (folder / _WEIGHTS).is_file():
+        raise RewardError(
+            f"geometry weights in {folder} are missing ({_WEIGHTS}); run `gpa pretrain-world` or reinstall"
+        )
     found = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()[:12]
     if revision is not None and revision != found:
         raise RewardError(
             f"geometry weights in {folder} are revision {found}, not {revision}; "
             "drop the revision or fetch that one"
         )
-    name = model or "world"
-    return WorldGeometryBackend(network, model_name=name, revision=found, device=device)
+    return GeometryInfo(
+        name=WorldGeometryBackend.name,
+        model=model or "world",
+        revision=found,
+        license=WorldGeometryBackend.license,
+    )
+
+
+def _folder(model: str | None) -> Path:
+    shipped = Path(__file__).resolve().parent.parent / "pipeline" / "world" / "checkpoints" / "geometry"
+    return Path(model) if model else shipped

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.geometry import Reconstruction, check_frames
+from rewards.geometry import GeometryInfo, Reconstruction, check_frames
 from rewards.vggt.cameras import decode_cameras
 from rewards.vggt.model import VGGT
 from rewards.vggt.weights import VGGTWeights, find_weights, load_vggt
@@ -68,7 +68,15 @@ def resize_frames(frames_THW3: Tensor, width: int, multiple: int) -> Tensor:
     return resized.clamp(0, 1)
 
 
-def load_vggt_backend(*, model: str | None, revision: str | None, device: str) -> VGGTBackend:
+def load_backend(*, model: str | None, revision: str | None, device: str) -> VGGTBackend:
     """Load VGGT from a local folder or the Hub's cache (default facebook/VGGT-1B)."""
     weights = find_weights(model, revision)
     return VGGTBackend(load_vggt(weights, device), weights)
+
+
+def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
+    """The weights that `load_backend` would load; raises RewardError when they are missing."""
+    found = find_weights(model, revision)
+    return GeometryInfo(
+        name=VGGTBackend.name, model=found.model, revision=found.revision, license=found.license
+    )

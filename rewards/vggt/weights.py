@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rewards.errors import RewardError
+from rewards.hub import cached_file, content_revision, read_json_object, require_same_tensors
 from rewards.vggt.config import VGGTConfig
 from rewards.vggt.model import VGGT
 
@@ -22,6 +21,7 @@ LICENSES = {
     "facebook/VGGT-1B": "CC-BY-NC-4.0",
     "facebook/VGGT-1B-Commercial": "VGGT commercial licence (gated; allows commercial use under its terms)",
 }
+GATED = ("facebook/VGGT-1B-Commercial",)
 _UNKNOWN = "unknown"
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
@@ -48,14 +48,15 @@ def find_weights(model: str | None, revision: str | None) -> VGGTWeights:
     folder = Path(name)
     if folder.is_dir():
         return _local(name, folder)
-    path = _cached(name, revision, _WEIGHTS)
+    path = cached_file(name, revision, _WEIGHTS)
     if path is None:
+        gated = "accept its terms on its page of the Hub, run `hf auth login`, then "
         raise RewardError(
             f"VGGT weights {name} are not on this machine (licence: {LICENSES.get(name, _UNKNOWN)}); "
-            f"fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
+            f"{gated if name in GATED else ''}fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
             + (f" --revision {revision}" if revision else "")
         )
-    config = _cached(name, revision, _CONFIG)
+    config = cached_file(name, revision, _CONFIG)
     return VGGTWeights(
         model=name,
         revision=path.parent.name,
@@ -69,9 +70,8 @@ def _local(name: str, folder: Path) -> VGGTWeights:
     path, config = folder / _WEIGHTS, folder / _CONFIG
     if not path.is_file():
         raise RewardError(f"{folder} has no {_WEIGHTS}; point --geometry-model at a folder with VGGT weights")
-    with path.open("rb") as file:
-        revision = hashlib.file_digest(file, "sha256").hexdigest()[:32]
-    raw = _read_json(config) if config.is_file() else {}
+    revision = content_revision(path)
+    raw = read_json_object(config) if config.is_file() else {}
     return VGGTWeights(
         model=name,
         revision=revision,
@@ -81,27 +81,9 @@ def _local(name: str, folder: Path) -> VGGTWeights:
     )
 
 
-def _cached(name: str, revision: str | None, file: str) -> Path | None:
-    try:
-        found = try_to_load_from_cache(name, file, revision=revision)
-    except ValueError as error:  # not a valid id of the Hub, such as a path that does not exist
-        raise RewardError(f"VGGT model {name} is neither a folder nor a Hub id; give one of them") from error
-    return Path(found) if isinstance(found, str) else None
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise RewardError(f"{path} is not JSON; replace it with the config.json of the weights") from error
-    if not isinstance(raw, dict):
-        raise RewardError(f"{path} is not a JSON object; replace it with the config.json of the weights")
-    return raw
-
-
 def _read_config(path: Path) -> VGGTConfig:
     """Known fields are taken; what says only which heads were enabled in training is not needed."""
-    raw = _read_json(path)
+    raw = read_json_object(path)
     known = {field.name for field in fields(VGGTConfig)}
     unknown = sorted(
         key for key in raw if key not in known and not key.startswith("enable_") and key != "license"
@@ -134,20 +116,9 @@ def load_vggt(weights: VGGTWeights, device: str = "cpu") -> VGGT:
         ) from error
     with torch.device("meta"):
         model = VGGT(replace(weights.config, track=track))
-    expected = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    found = {name: tensor.shape for name, tensor in state.items()}
-    differ = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    if differ:
-        raise RewardError(
-            f"{weights.weights} does not fit its config: {len(differ)} tensors differ, first {differ[0]} "
-            f"({_show(found.get(differ[0]))}, not {_show(expected.get(differ[0]))}); use its own config.json"
-        )
+    require_same_tensors(weights.weights, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
-
-
-def _show(shape: torch.Size | None) -> str:
-    return "none" if shape is None else str(tuple(shape))
 
 
 def save_vggt(model: VGGT, folder: Path, license_name: str = _UNKNOWN) -> None:

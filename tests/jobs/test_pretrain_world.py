@@ -15,7 +15,7 @@ from pipeline.models import resolve_model
 from pipeline.world import figures
 from pipeline.world.referee import Referee
 from pipeline.world.training import generator, pretrain
-from rewards.world_geometry import load_world_backend
+from rewards.world_geometry import load_backend
 
 TINY = [
     *("--generator-steps", "2", "--generator-clips", "2", "--generator-batch", "1"),
@@ -47,7 +47,7 @@ def test_every_checkpoint_loads(trained: tuple[Path, Result]) -> None:
     out = trained[0] / "out"
     assert sorted(path.name for path in out.iterdir()) == sorted(pretrain_world.MODELS)
     assert resolve_model(str(out / "generator")).family == "CogVideoXImageToVideoPipeline"
-    assert load_world_backend(model=str(out / "geometry"), revision=None, device="cpu").name == "world"
+    assert load_backend(model=str(out / "geometry"), revision=None, device="cpu").name == "world"
     assert not Referee.from_pretrained(out / "referee").training
     assert {Path(name).suffix for name in files(out)} == {".json", ".safetensors"}
     for model in pretrain_world.MODELS:

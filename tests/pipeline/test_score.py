@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.rewarding import RewardSettings
 from pipeline.score import ScoreSettings, plan_score, run_score
@@ -139,3 +142,75 @@ def test_a_preset_for_one_reward_serves_another_and_the_command_line_does_not() 
     assert score_settings(section | {"reward": "combined"}).reward.options == {"frames": 9, "pairs": "first"}
     with pytest.raises(RewardError, match="reward 'reprojection' has no option 'pairs'; it has frames, "):
         score_settings(section, given={"pairs"})
+
+
+def test_the_driver_builds_no_network(run: Run, tiny_geometry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = settings(tiny_geometry).reward.load("cpu").version
+    monkeypatch.setattr(
+        "pipeline.rewarding.load_backend", lambda *_, **__: pytest.fail("a network was built")
+    )
+    plan = plan_score(run, settings(tiny_geometry))
+    assert plan.reward_version == wanted
+    assert plan.geometry is not None
+    assert (plan.geometry.name, plan.geometry.license) == ("world", "Apache-2.0")
+
+
+def test_clips_may_share_a_forward_and_a_bad_video_costs_the_others_nothing(
+    run: Run, tiny_geometry: Path
+) -> None:
+    run_score(run, settings(tiny_geometry))
+    alone = {name: row["value"] for name, row in scores(run).items()}
+    for path in run.shard_dir("scores").glob("*.parquet"):
+        path.unlink()
+    path = run.resolve(run.video_uri("c1"))
+    path.write_bytes(path.read_bytes()[:200])
+    together = dataclasses.replace(settings(tiny_geometry, batch=5), clips_per_forward=3)
+    _, summary = run_score(run, together)
+    assert (summary.done, summary.failed) == (CANDIDATES - 1, 1)
+    found = scores(run)
+    assert found["c1"]["reason"].startswith("media/videos/c1.mp4 cannot be read as a video")
+    for name in alone.keys() - {"c1"}:
+        assert found[name]["value"] == pytest.approx(alone[name], rel=1e-4)
+
+
+def test_a_missing_backbone_is_named_before_any_work(run: Run, tiny_geometry: Path, tmp_path: Path) -> None:
+    lpips = settings(tiny_geometry, perceptual="lpips-alex")
+    nowhere = dataclasses.replace(lpips.reward, perceptual_weights=tmp_path / "alex.pth")
+    with pytest.raises(RewardError, match=r"LPIPS backbone .*alex\.pth is missing; fetch it with: curl"):
+        plan_score(run, dataclasses.replace(lpips, reward=nowhere))
+
+
+def test_a_reward_without_geometry_scores_without_one(run: Run) -> None:
+    wanted = ScoreSettings(reward=RewardSettings(reward="epipolar", geometry="vggt", options={"frames": 3}))
+    plan, summary = run_score(run, wanted)
+    assert plan.geometry is None
+    assert summary.done + summary.failed == CANDIDATES
+    for row in scores(run).values():
+        assert row["geometry_model"] is None
+        assert row["image_motion"] > 0
+        assert row["coverage"] is None
+
+
+def test_too_little_memory_names_the_option(
+    run: Run, tiny_geometry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("rewards.scoring.ReprojectionReward.score_many", full)
+    _, summary = run_score(run, settings(tiny_geometry))
+    assert summary.failed == CANDIDATES
+    assert summary.reason is not None
+    assert "lower --clips-per-forward or --frames" in summary.reason
+
+
+def test_the_licence_is_told_before_the_work(run: Run, tiny_geometry: Path) -> None:
+    from click.testing import CliRunner
+
+    from jobs.main import cli
+
+    words = ["--geometry-model", str(tiny_geometry), "--frames", "3", "--workers", "0", "--json"]
+    result = CliRunner().invoke(cli, ["score", str(run.path), *words])
+    assert "licence Apache-2.0" in result.stderr
+    assert "warning" not in result.stderr
+    assert json.loads(result.stdout)["geometry"]["license"] == "Apache-2.0"

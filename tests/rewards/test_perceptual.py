@@ -27,7 +27,7 @@ def test_unknown_terms_are_named() -> None:
 
 
 def test_a_missing_backbone_names_the_file_and_its_source(tmp_path: Path) -> None:
-    with pytest.raises(RewardError, match=r"nowhere\.pth is missing; fetch it from .*/vgg16-397923af\.pth"):
+    with pytest.raises(RewardError, match=r"nowhere\.pth is missing; fetch it with: .*/vgg16-397923af\.pth"):
         load_perceptual("lpips-vgg", weights=tmp_path / "nowhere.pth")
 
 
@@ -58,3 +58,36 @@ def test_lpips_runs_on_its_own_heads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert distance.name == "lpips-alex"
     assert distance(frames, frames).tolist() == [0.0] * 3
     assert (distance(frames, frames.flip(1)) > 0).all()
+
+
+def test_lpips_is_the_published_formula(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Zhang et al. 2018: unit-length features of five layers, squared differences, the package's heads."""
+    torchvision = pytest.importorskip("torchvision")
+    lpips = pytest.importorskip("lpips")
+    torch.manual_seed(0)
+    alexnet = torchvision.models.alexnet(weights=None).eval()
+    path = tmp_path / "alex.pth"
+    torch.save(alexnet.state_dict(), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+    monkeypatch.setitem(perceptual.BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
+    distance = load_perceptual("lpips-alex", weights=path)
+    heads = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).lins
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+
+    def features(image_HW3: torch.Tensor) -> list[torch.Tensor]:
+        x = ((image_HW3 * 2 - 1 - shift) / scale).permute(2, 0, 1)[None]
+        found = []
+        for number, layer in enumerate(alexnet.features):
+            x = layer(x)
+            if number in (1, 4, 7, 9, 11):
+                found.append(x / (x.square().sum(dim=1, keepdim=True).sqrt() + 1e-10))
+        return found
+
+    first, second = torch.rand(2, 64, 64, 3)
+    with torch.no_grad():
+        expected = sum(
+            float(torch.nn.functional.conv2d((a - b).square(), head.model[-1].weight).mean())
+            for a, b, head in zip(features(first), features(second), heads, strict=True)
+        )
+    assert distance is not None
+    assert float(distance(first[None], second[None])) == pytest.approx(expected, rel=1e-4)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -10,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rewards.backends import load_backend
+from rewards.backends import describe_backend, load_backend
 from rewards.errors import RewardError
-from rewards.geometry import BatchedGeometryBackend, GeometryBackend
-from rewards.table import load_reward
+from rewards.geometry import BatchedGeometryBackend, GeometryBackend, GeometryInfo, reconstruct_many
+from rewards.table import REWARDS, load_reward, reward_version
 from rewards.vggt import VGGT
 from rewards.vggt.backend import resize_frames
 from rewards.vggt.cameras import decode_cameras
@@ -97,7 +98,7 @@ def test_a_published_config_is_read(folder: Path) -> None:
 
 
 def test_weights_that_are_not_here_name_the_command_and_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewards.vggt.weights.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("rewards.hub.try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(
         RewardError, match=r"licence: CC-BY-NC-4\.0\); fetch them with: hf download facebook/VGGT-1B"
     ):
@@ -134,3 +135,60 @@ def test_truncated_weights_are_named(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(RewardError, match="is not a readable safetensors file"):
         load(folder)
+
+
+def test_the_gated_variant_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewards.hub.try_to_load_from_cache", lambda *_, **__: None)
+    with pytest.raises(RewardError, match=r"Commercial .*gated.* accept its terms .*`hf auth login`, then"):
+        describe_backend("vggt", model="facebook/VGGT-1B-Commercial", revision=None)
+
+
+def test_a_description_is_what_would_be_loaded_and_needs_no_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_backend("vggt", model=str(folder), revision=None, device="cpu")
+    monkeypatch.setattr("rewards.vggt.backend.load_vggt", lambda *_: pytest.fail("a network was built"))
+    info = describe_backend("vggt", model=str(folder), revision=None)
+    assert dataclasses.astuple(info) == (loaded.name, loaded.model, loaded.revision, loaded.license)
+    for name in ("reprojection", "combined", "random"):
+        options = REWARDS[name].options()
+        built = load_reward(name, geometry=loaded, options=options)
+        assert reward_version(name, options, info) == built.version
+
+
+@pytest.mark.parametrize(
+    ("license_name", "restricted"),
+    [("CC-BY-NC-4.0", True), ("CC BY-NC 4.0", True), ("Apache-2.0", False), ("unknown", False)],
+)
+def test_non_commercial_licences_are_known(license_name: str, restricted: bool) -> None:
+    info = GeometryInfo(name="vggt", model="m", revision="r", license=license_name)
+    assert info.is_noncommercial is restricted
+
+
+def test_only_the_heads_that_are_asked_for_run_and_only_their_layers_are_kept(folder: Path) -> None:
+    backend = load_backend("vggt", model=str(folder), revision=None, device="cpu")
+    network = backend._network  # type: ignore[attr-defined]
+    kept: list[set[int]] = []
+    ran: list[str] = []
+    network.aggregator.register_forward_hook(lambda *call: kept.append(set(call[2])))
+    for name in ("camera_head", "depth_head", "point_head"):
+        getattr(network, name).register_forward_hook(lambda *_, name=name: ran.append(name))
+    backend.reconstruct(torch.rand(2, 20, 30, 3))
+    assert ran == ["camera_head", "depth_head"]
+    config = network.config
+    assert kept == [{*config.dpt_layers, config.depth - 1}]
+
+
+def test_clips_of_one_shape_share_a_forward(folder: Path) -> None:
+    backend = load_backend("vggt", model=str(folder), revision=None, device="cpu")
+    batches: list[int] = []
+    backend._network.aggregator.register_forward_hook(  # type: ignore[attr-defined]
+        lambda *call: batches.append(call[1][0].shape[0])
+    )
+    clips = [torch.rand(2, 20, 30, 3) for _ in range(3)]
+    together = reconstruct_many(backend, clips)
+    assert batches == [3]
+    for clip, one in zip(clips, together, strict=True):
+        alone = backend.reconstruct(clip)
+        assert torch.allclose(one.depth_THW, alone.depth_THW, rtol=1e-3)
+        assert torch.allclose(one.w2c_T34, alone.w2c_T34, atol=1e-3)

@@ -16,7 +16,7 @@ from rewards.geometry import GeometryBackend
 from rewards.world_geometry import (
     WorldGeometry,
     WorldGeometryConfig,
-    load_world_backend,
+    load_backend,
     pose_to_intrinsics,
     pose_to_w2c,
 )
@@ -108,7 +108,7 @@ def test_shipped_weights_reach_the_held_out_targets(bank: ClipBank, rewarped: bo
 
 
 def test_backend_follows_the_protocol_and_batches_alike(bank: ClipBank) -> None:
-    backend = load_world_backend(model=None, revision=None, device="cpu")
+    backend = load_backend(model=None, revision=None, device="cpu")
     assert isinstance(backend, GeometryBackend)
     clips = [bank.frames_NTHW3[index].float() / 255 for index in range(2)]
     together, alone = backend.reconstruct_many(clips), backend.reconstruct(clips[1])
@@ -122,10 +122,10 @@ def test_bad_input_of_the_backend_is_refused_with_words(tmp_path: Path) -> None:
     with pytest.raises(
         RewardError, match=r"geometry weights in .* cannot be read .* run `gpa pretrain-world`"
     ):
-        load_world_backend(model=str(tmp_path), revision=None, device="cpu")
+        load_backend(model=str(tmp_path), revision=None, device="cpu")
     with pytest.raises(RewardError, match=r"are revision [0-9a-f]{12}, not beef"):
-        load_world_backend(model=None, revision="beef", device="cpu")
-    backend = load_world_backend(model=None, revision=None, device="cpu")
+        load_backend(model=None, revision="beef", device="cpu")
+    backend = load_backend(model=None, revision=None, device="cpu")
     with pytest.raises(RewardError, match=r"takes 2 to 16 frames, got 17; pass --frames 16"):
         backend.reconstruct(torch.rand(17, 64, 64, 3))
     with pytest.raises(ValueError, match=r"WorldGeometryConfig.width: must be divisible by heads 4, got 130"):

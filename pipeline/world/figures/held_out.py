@@ -22,7 +22,7 @@ from pipeline.world.clips import SPLITS, WorldPrompt, first_frame, world_prompts
 from pipeline.world.codec import MotionCodec
 from pipeline.world.generator import SIZE, TEXT_LENGTH
 from pipeline.world.referee import Referee
-from rewards.world_geometry import WorldGeometryBackend, load_world_backend
+from rewards.world_geometry import WorldGeometryBackend, load_backend
 from storage.errors import UserError
 from storage.ids import candidate_seed
 
@@ -100,7 +100,7 @@ class HeldOut:
     @cached_property
     def geometry(self) -> WorldGeometryBackend:
         """The geometry backend."""
-        return load_world_backend(model=str(self.folder("geometry")), revision=None, device="cpu")
+        return load_backend(model=str(self.folder("geometry")), revision=None, device="cpu")
 
     def referee_of(self, family: str = "warp") -> Referee:
         """The referee of a base model's faults, which no reward sees."""
