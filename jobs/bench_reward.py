@@ -78,7 +78,7 @@ def _plot(path: Path, tables: list[FigureTable]) -> None:
     from pipeline.world.figures.chart import write_chart
     from pipeline.world.figures.faults import MEDIUM
 
-    columns = {"AUC": tuple(MEDIUM.values()), "Ranking": ("Spearman", "best over worst", " low", " high")}
+    columns = {"AUC": tuple(MEDIUM.values()), "Ranking": ("best over worst", " low", " high")}
     shown = [
         (table, names)
         for table in tables
