@@ -34,6 +34,21 @@ _RATIOS = (
     ("sharpness-ratio", "sharpness", "min_sharpness_ratio"),
 )
 _MEASURES = ", ".join(measure for _, measure, _ in _NEEDS)
+_FINITE_MEASURES = ", ".join(
+    f"CASE WHEN isfinite({measure}) THEN {measure} END AS {measure}" for _, measure, _ in _NEEDS
+)
+_TOO_LITTLE = "\n".join(
+    f"WHEN r.{bound} > 0 AND NOT coalesce(s.{measure} >= r.{bound}, false) THEN {_STEP[rule]}"
+    for rule, measure, bound in _NEEDS
+)
+_WINNER_HAS_LESS = "\n".join(
+    f"WHEN r.{bound} > 0 AND NOT coalesce(w.{measure} >= r.{bound} * l.{measure}, false) THEN {_STEP[rule]}"
+    for rule, measure, bound in _RATIOS
+)
+_DETAILS = "\n".join(
+    f"WHEN {_STEP[rule]} THEN format('{measure} {{}}', coalesce({measure}::VARCHAR, 'unknown'))"
+    for rule, measure, _ in _NEEDS
+)
 
 _RULES = """
     CREATE TEMP TABLE rules AS SELECT
@@ -50,19 +65,13 @@ _RULES = """
 _JUDGED = f"""
     CREATE TEMP TABLE judged AS
     WITH usable AS (
-        SELECT * REPLACE ({", ".join(f"CASE WHEN isfinite({m}) THEN {m} END AS {m}" for _, m, _ in _NEEDS)})
-        FROM scores)
+        SELECT * REPLACE ({_FINITE_MEASURES}) FROM scores)
     SELECT c.candidate_id, c.prompt_id, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
         CASE
             WHEN c.status <> 'ok' THEN {_STEP["sampling-failed"]}
             WHEN s.candidate_id IS NULL THEN {_STEP["not-scored"]}
             WHEN s.value IS NULL OR NOT isfinite(s.value) THEN {_STEP["unscorable"]}
-            {
-    " ".join(
-        f"WHEN r.{bound} > 0 AND NOT coalesce(s.{measure} >= r.{bound}, false) THEN {_STEP[rule]}"
-        for rule, measure, bound in _NEEDS
-    )
-}
+            {_TOO_LITTLE}
         END AS step
     FROM candidates c
     CROSS JOIN rules r
@@ -89,13 +98,7 @@ _PROPOSED = f"""
             WHEN isfinite(r.max_motion_ratio) AND NOT coalesce(
                 w.motion <= r.max_motion_ratio * l.motion AND l.motion <= r.max_motion_ratio * w.motion,
                 false) THEN {_STEP["motion-ratio"]}
-            {
-    " ".join(
-        f"WHEN r.{bound} > 0 AND NOT coalesce(w.{measure} >= r.{bound} * l.{measure}, false)"
-        f" THEN {_STEP[rule]}"
-        for rule, measure, bound in _RATIOS
-    )
-}
+            {_WINNER_HAS_LESS}
         END AS step
     FROM ranked w
     JOIN ranked l ON l.prompt_id = w.prompt_id AND l.place > w.place
@@ -113,16 +116,14 @@ _FATES = f"""
         UNION ALL SELECT loser_id, step FROM proposed),
     reached AS (
         SELECT candidate_id, max(coalesce(step, {_KEPT})) AS step FROM members GROUP BY candidate_id)
-    SELECT j.candidate_id, j.prompt_id, j.reason, j.value, {
-    ", ".join(f"j.{measure}" for _, measure, _ in _NEEDS)
-}, k.n,
+    SELECT j.candidate_id, j.prompt_id, j.reason, j.value, {_MEASURES}, k.n,
         CASE
             WHEN j.step IS NOT NULL THEN j.step
             WHEN k.n < 2 THEN {_STEP["fewer-than-two"]}
             ELSE coalesce(m.step, {_STEP["not-chosen"]})
         END AS step
     FROM judged j
-    LEFT JOIN ranked k USING (candidate_id)
+    LEFT JOIN (SELECT candidate_id, n FROM ranked) k USING (candidate_id)
     LEFT JOIN reached m USING (candidate_id)
 """
 
@@ -160,12 +161,7 @@ _REJECTS = f"""
     listed AS (
         SELECT candidate_id AS id, step, CASE step
             WHEN {_STEP["not-scored"]} THEN 'no score by this version of the reward'
-            {
-    " ".join(
-        f"WHEN {_STEP[rule]} THEN format('{measure} {{}}', coalesce({measure}::VARCHAR, 'unknown'))"
-        for rule, measure, _ in _NEEDS
-    )
-}
+            {_DETAILS}
             ELSE coalesce(reason, format('value {{}}', value), 'no value, no reason') END AS detail
         FROM fates WHERE step < {_FIRST_OF_PROMPT}
         UNION ALL
