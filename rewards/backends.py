@@ -31,7 +31,7 @@ class BackendSpec:
 
 
 BACKENDS: dict[str, BackendSpec] = {
-    "world": BackendSpec(module="rewards.world_geometry"),
+    "world": BackendSpec(module="rewards.world_backend"),
     "vggt": BackendSpec(module="rewards.vggt.backend"),
     "depth-anything": BackendSpec(module="rewards.depth_anything"),
 }

@@ -9,9 +9,7 @@ Legend: B clips, T frames, H, W pixels, h, w cells of 4x4 pixels, N tokens a fra
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,11 +21,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.geometry import GeometryInfo, Reconstruction, check_frames
 from rewards.world_layers import CUES, Block, DepthHead, Stem
 from rewards.world_matching import CELL, Matches, match_to_first
 
-_WEIGHTS: Final = "model.safetensors"
+WEIGHTS: Final = "model.safetensors"
 _CONFIG: Final = "config.json"
 
 
@@ -132,7 +129,7 @@ class WorldGeometry(nn.Module):
         folder = Path(directory)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / _WEIGHTS)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> WorldGeometry:
@@ -141,7 +138,7 @@ class WorldGeometry(nn.Module):
         try:
             config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
             model = cls(WorldGeometryConfig(**config))
-            model.load_state_dict({k: v.float() for k, v in load_file(folder / _WEIGHTS).items()})
+            model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()})
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise RewardError(
                 f"geometry weights in {folder} cannot be read ({str(error).splitlines()[0]}); "
@@ -178,86 +175,3 @@ def pose_to_intrinsics(pose_encoding_T9: Tensor, height: int, width: int) -> Ten
     intrinsics[..., 0, 2], intrinsics[..., 1, 2] = (width - 1) / 2, (height - 1) / 2
     intrinsics[..., 2, 2] = 1.0
     return intrinsics
-
-
-class WorldGeometryBackend:
-    """`WorldGeometry` behind the geometry protocol; `revision` is a hash of the weights."""
-
-    name = "world"
-    license = "Apache-2.0"
-
-    def __init__(self, model: WorldGeometry, *, model_name: str, revision: str, device: str = "cpu") -> None:
-        self.network = model.to(device).eval()
-        self.model, self.revision, self.device = model_name, revision, torch.device(device)
-
-    def reconstruct(self, frames_THW3: Tensor) -> Reconstruction:
-        """Depth and cameras of float frames in [0, 1]; frame 0 is the world, its mean depth the unit.
-
-        Frames are resampled to the side that the network was trained at. Raises RewardError for wrong shapes
-        or more frames than the network knows.
-        """
-        return self.reconstruct_many([frames_THW3])[0]
-
-    @torch.no_grad()
-    def reconstruct_many(self, clips: Sequence[Tensor]) -> list[Reconstruction]:
-        """Reconstructs clips of equal shape as one batch."""
-        limit, size = self.network.config.max_frames, self.network.config.image_size
-        for clip in clips:
-            check_frames(clip)
-            if not 2 <= clip.shape[0] <= limit:
-                raise RewardError(
-                    f"the world geometry network takes 2 to {limit} frames, got {clip.shape[0]}; "
-                    f"pass --frames {limit}"
-                )
-        frames = torch.stack([clip.to(self.device, torch.float32) for clip in clips]).permute(0, 1, 4, 2, 3)
-        if frames.shape[-2:] != (size, size):
-            flat = F.interpolate(frames.flatten(0, 1), size=(size, size), mode="bilinear", antialias=True)
-            frames = flat.clamp(0, 1).view(*frames.shape[:2], 3, size, size)
-        predicted = self.network(frames.contiguous())
-        pose, shown = predicted.pose_encoding_BT9, frames.permute(0, 1, 3, 4, 2).contiguous()
-        return [
-            Reconstruction(
-                frames_THW3=shown[clip],
-                depth_THW=predicted.depth_BTHW[clip],
-                confidence_THW=predicted.confidence_BTHW[clip],
-                intrinsics_T33=pose_to_intrinsics(pose[clip], size, size),
-                w2c_T34=pose_to_w2c(pose[clip]),
-            )
-            for clip in range(len(clips))
-        ]
-
-
-def load_backend(*, model: str | None, revision: str | None, device: str) -> WorldGeometryBackend:
-    """Loads the backend from a local folder, by default the weights shipped beside the packages.
-
-    Raises RewardError when the weights are not there or `revision` is given and is not theirs.
-    """
-    network = WorldGeometry.from_pretrained(_folder(model))
-    info = describe(model=model, revision=revision)
-    return WorldGeometryBackend(network, model_name=info.model, revision=info.revision, device=device)
-
-
-def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
-    """The weights that `load_backend` would load; raises RewardError as it does for missing or other ones."""
-    folder = _folder(model)
-    if not (folder / _WEIGHTS).is_file():
-        raise RewardError(
-            f"geometry weights in {folder} are missing ({_WEIGHTS}); run `gpa pretrain-world` or reinstall"
-        )
-    found = hashlib.sha256((folder / _WEIGHTS).read_bytes()).hexdigest()[:12]
-    if revision is not None and revision != found:
-        raise RewardError(
-            f"geometry weights in {folder} are revision {found}, not {revision}; "
-            "drop the revision or fetch that one"
-        )
-    return GeometryInfo(
-        name=WorldGeometryBackend.name,
-        model=model or "world",
-        revision=found,
-        license=WorldGeometryBackend.license,
-    )
-
-
-def _folder(model: str | None) -> Path:
-    shipped = Path(__file__).resolve().parent.parent / "pipeline" / "world" / "checkpoints" / "geometry"
-    return Path(model) if model else shipped

@@ -15,7 +15,7 @@ from pipeline.models import resolve_model
 from pipeline.world import figures
 from pipeline.world.referee import Referee
 from pipeline.world.training import generator, pretrain
-from rewards.world_geometry import load_backend
+from rewards.world_backend import load_backend
 
 TINY = [
     *("--generator-steps", "2", "--generator-clips", "2", "--generator-batch", "1"),

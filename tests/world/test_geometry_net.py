@@ -13,10 +13,10 @@ from pipeline.world.training.figures import geometry_figures
 from pipeline.world.training.geometry import mirror, relative_target, rotation_angle
 from rewards.errors import RewardError
 from rewards.geometry import GeometryBackend
+from rewards.world_backend import load_backend
 from rewards.world_geometry import (
     WorldGeometry,
     WorldGeometryConfig,
-    load_backend,
     pose_to_intrinsics,
     pose_to_w2c,
 )
