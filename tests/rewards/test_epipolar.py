@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import pytest
 import torch
 
@@ -69,7 +70,16 @@ def test_which_frames_are_matched(pairs: str, expected: list[tuple[int, int]]) -
 
 def test_the_same_bits_again_and_without_a_geometry_model() -> None:
     frames = render_prompt(world_prompts("test", 1)[0]).frames_THW3
-    assert reward().score(frames) == reward().score(frames)
+    result = reward().score(frames)
+    before = cv2.getNumThreads(), torch.get_num_threads()
+    try:
+        for threads in (1, 2, 4):
+            cv2.setNumThreads(threads)
+            torch.set_num_threads(threads)
+            assert reward().score(frames) == result
+    finally:
+        cv2.setNumThreads(before[0])
+        torch.set_num_threads(before[1])
     assert reward().geometry is None
     assert not REWARDS["epipolar"].needs_geometry
     assert reward().version != reward(ratio=0.8).version
