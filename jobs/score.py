@@ -84,8 +84,7 @@ _REWARD_OPTIONS = (
 @option(
     "--pairs",
     type=click.Choice(["adjacent", "half", "first"]),
-    help="Match adjacent frames (epipolar), frames half a clip apart, or all with the first. "
-    "[default: adjacent for epipolar, half for combined]",
+    help="Match adjacent frames (epipolar), frames half a clip apart, or all with the first. [default: half]",
 )
 @option(
     "--matcher",

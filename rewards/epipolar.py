@@ -31,28 +31,29 @@ _FEW, _STILL, _NO_MATRIX = "too few matches", "no motion", "no fundamental matri
 
 @dataclass(frozen=True, kw_only=True)
 class EpipolarOptions:
-    """How frames are matched and what counts.
+    """How frames are matched and what counts. The paper's: pairs "adjacent", mutual False, truncate 0.
 
-    pairs: "adjacent" frames (the paper), every frame with the one "half" a clip later, or all with the
-    "first". matcher: see `rewards.matching`; ratio and mutual are SIFT's, matcher_weights a folder with the
-    files of a learned one (None: torch's cache). min_matches: below, a pair is not measured (the paper's 20).
-    min_share: of the pairs must be measured. min_displacement: in pixels; a pair whose median match moves
-    less stands still. threshold: in pixels of the frame that was searched, for what the matrix must fit.
-    truncate: distances above count as this many pixels of a frame with a short side of 256, so that a wrong
-    match cannot outweigh the rest; 0 takes the plain mean (the paper). frames: how many of the clip are used.
+    pairs: "adjacent" frames, every frame with the one "half" a clip later, or all with the "first"; most
+    faults grow with time and hide between neighbours. matcher: see `rewards.matching`; ratio and mutual are
+    SIFT's, matcher_weights a folder with the files of a learned one (None: torch's cache). min_matches:
+    below, a pair is not measured (the paper's 20). min_share: of the pairs must be measured.
+    min_displacement: in pixels; a pair whose median match moves less stands still. threshold: in pixels of
+    the frame that was searched, for what the matrix must fit. truncate: distances above count as this many
+    pixels of a frame with a short side of 256, so that a wrong match cannot outweigh the rest; 0 takes the
+    plain mean. frames: how many of the clip are used.
     """
 
     frames: int = 10
-    pairs: str = "adjacent"
+    pairs: str = "half"
     matcher: str = "sift"
     matcher_weights: str | None = None
     ratio: float = 0.75
-    mutual: bool = False
+    mutual: bool = True
     min_matches: int = 20
     min_share: float = 0.5
     min_displacement: float = 0.1
     threshold: float = 1.0
-    truncate: float = 4.0
+    truncate: float = 2.0
 
     def __post_init__(self) -> None:
         for field, allowed in (("pairs", PAIRS), ("matcher", MATCHERS)):

@@ -71,7 +71,7 @@ REWARDS: dict[str, RewardSpec] = {
     "reprojection": RewardSpec(version="1", options=ReprojectionOptions, constructor=ReprojectionReward),
     "combined": RewardSpec(version="1", options=CombinedOptions, constructor=CombinedReward),
     "epipolar": RewardSpec(
-        version="1", options=EpipolarOptions, constructor=EpipolarReward, needs_geometry=False
+        version="2", options=EpipolarOptions, constructor=EpipolarReward, needs_geometry=False
     ),
     "random": RewardSpec(version="1", options=ReprojectionOptions, constructor=RandomReward),
 }

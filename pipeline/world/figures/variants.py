@@ -49,8 +49,10 @@ VARIANTS: Final[dict[str, Variant]] = {
 
 # Rewards of the frames alone; every frame against the next as in the paper, and half a clip apart.
 PICTURE_VARIANTS: Final[dict[str, Variant]] = {
+    "epipolar, adjacent (the paper's)": Variant(
+        reward="epipolar", options={"pairs": "adjacent", "mutual": False, "truncate": 0.0}
+    ),
     "epipolar": Variant(reward="epipolar"),
-    "epipolar, half": Variant(reward="epipolar", options={"pairs": "half"}),
 }
 
 
