@@ -48,11 +48,11 @@ def paint_views(
 def _paint(index_P: Tensor, pixel_D: Tensor, number_D: Tensor) -> Tensor:
     """Write numbers into pixels in order, in place: the last of a pixel stays.
 
-    With repeated pixels an assignment keeps its order on one CPU thread only, so on a GPU the last is found
-    as the highest place in the order.
+    With repeated pixels torch keeps the order on one CPU thread only and NumPy always; on a GPU the last is
+    found as the highest place in the order.
     """
     if not index_P.is_cuda:
-        index_P[pixel_D] = number_D
+        index_P.numpy()[pixel_D.numpy()] = number_D.numpy()
         return index_P
     place_D = torch.arange(len(pixel_D), device=pixel_D.device)
     last_P = torch.full_like(index_P, -1).scatter_reduce_(0, pixel_D, place_D, "amax")

@@ -29,10 +29,10 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
 def test_painter_and_built_in_agree_bit_for_bit_on_one_and_two_threads() -> None:
     # Enough points that torch shares them among its threads.
     cloud = make_cloud(CloudSize(frames=3, views=3, height=120, width=160))
-    drawings = [draw(paint_views, cloud)]
+    drawings = []
     for count in (1, 2):
         with threads(count):
-            drawings.append(draw(splat_views, cloud))
+            drawings += [draw(paint_views, cloud), draw(splat_views, cloud)]
     for drawing in drawings[1:]:
         assert all(map(same_bits, drawings[0], drawing))
 

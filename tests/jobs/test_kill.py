@@ -108,7 +108,8 @@ def test_score_survives_five_kills(tiny_geometry: Path, tmp_path: Path) -> None:
 
 def test_pair_survives_five_kills(tmp_path: Path) -> None:
     run = run_with_pairs(tmp_path / "run", prompts=900)
-    command: list[object] = ["pair", run.path, "--split", "all"]
+    measured = ["--min-image-motion", 0, "--min-sharpness", 0, "--min-coverage", 0]
+    command: list[object] = ["pair", run.path, "--split", "all", "--reward", "reprojection", *measured]
     kill_often([command] * KILLS, run.shard_dir("pairs"), seed=3)
     finish(command)
     ids = rows_in_files(run.shard_dir("pairs"), "pair_id")
