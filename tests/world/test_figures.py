@@ -80,8 +80,8 @@ def test_every_reward_explains_the_true_clip_better_than_a_warped_one() -> None:
     assert clean[CONTROL] == result.image_motion
     assert result.value == -clean[DEFAULT]
     assert all(faulty[name] > 1.5 * clean[name] > 0 for name in study.rewards)
-    # Of the strong warp too few matches are left. As published, with neighbours and a plain mean, wrong matches
-    # rule the figure, and it misses the lesser warp as well.
+    # Of the strong warp too few matches are left. As published, with neighbours and a plain mean, wrong
+    # matches rule the figure, and it misses the lesser warp as well.
     lesser = study.picture_errors(corrupt("warp", make_scene(prompt.scene_id), clip, 1.5, 1))
     assert math.isnan(faulty["epipolar"])
     assert lesser["epipolar"] > 1.5 * clean["epipolar"] > 0
