@@ -139,7 +139,7 @@ _LOSSES = """
 _PAIRS = """
     SELECT substr(sha256(concat_ws('|', winner_id, loser_id, r.reward, r.reward_version)), 1, 32) AS pair_id,
         p.prompt_id, p.scene_id, p.split, p.text, winner_id, loser_id, winner_value, loser_value, gap,
-        r.reward, r.reward_version, winner_motion, loser_motion, c.model, c.revision
+        r.reward, r.reward_version, winner_motion, loser_motion, c.model, c.revision, c.num_frames
     FROM proposed q
     CROSS JOIN rules r
     JOIN prompts p ON p.prompt_id = q.prompt_id

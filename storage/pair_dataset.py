@@ -22,13 +22,17 @@ from storage.shards import shard_files
 from storage.tensors import require_finite, to_tensor
 
 _REQUIRED = ("winner_latents", "loser_latents", "prompt_embeds")
+_OPTIONAL = tuple(name for name in PAIR_TENSORS if name not in _REQUIRED)
 
 Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PairRow:
-    """One pair with its tensors, as the sampler left them: the latents of both, and what conditions both."""
+    """One pair with its tensors, as the sampler left them: the latents of both, and what conditions both.
+
+    `num_frames` is that of the videos; None in shards that were written before it was kept.
+    """
 
     pair_id: str
     prompt_id: str
@@ -40,10 +44,12 @@ class PairRow:
     winner_value: float
     loser_value: float
     gap: float
+    num_frames: int | None = None
     winner_latents: Tensor
     loser_latents: Tensor
     prompt_embeds: Tensor
-    image_latents: Tensor | None
+    image_latents: Tensor | None = None
+    image_embeds: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.winner_latents.shape != self.loser_latents.shape:
@@ -150,10 +156,12 @@ def _read_row(path: Path, row: int) -> dict[str, Any]:
 
 
 def _to_pair_row(row: dict[str, Any]) -> PairRow:
-    kept = {name: row[name] for name in PairRow.__dataclass_fields__ if name not in PAIR_TENSORS}
+    kept: dict[str, Any] = {
+        name: row.get(name) for name in PairRow.__dataclass_fields__ if name not in PAIR_TENSORS
+    }
     tensors: dict[str, Any] = {name: _tensor(row, name) for name in _REQUIRED}
-    image = None if row["image_latents"] is None else _tensor(row, "image_latents")
-    return PairRow(**kept, **tensors, image_latents=image)
+    tensors |= {name: None if row.get(name) is None else _tensor(row, name) for name in _OPTIONAL}
+    return PairRow(**kept, **tensors)
 
 
 def _tensor(row: dict[str, Any], name: str) -> Tensor:

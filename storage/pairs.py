@@ -25,7 +25,8 @@ ROWS_PER_GROUP = 4
 ROWS_PER_SHARD = 256
 LATENTS_NAME = "latents"
 EMBEDS_NAME = "prompt_embeds"
-IMAGE_NAME = "image_latents"
+# What an image-to-video model is given of the first frame: latents, features of an image encoder, or both.
+OPTIONAL_NAMES = ("image_latents", "image_embeds")
 
 
 def write_pair_shards(
@@ -74,12 +75,12 @@ class _TensorSource:
                 f"candidates {row['winner_id']} and {row['loser_id']} have latents of shape "
                 f"{tuple(winner.shape)} and {tuple(loser.shape)}: sample a prompt with one size"
             )
-        image = condition.get(IMAGE_NAME)
+        given = {name: condition.get(name) for name in OPTIONAL_NAMES}
         return {
             "winner_latents": from_tensor(winner),
             "loser_latents": from_tensor(loser),
             "prompt_embeds": from_tensor(_named(condition_path, condition, EMBEDS_NAME)),
-            "image_latents": None if image is None else from_tensor(image),
+            **{name: None if held is None else from_tensor(held) for name, held in given.items()},
         }
 
     def _latents(self, candidate_id: str) -> Tensor:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from storage.run import Run
-from storage.schemas import ADDED, KEYS, TABLES, open_shard
+from storage.schemas import ADDED, KEYS, PAIR_TENSORS, TABLES, open_shard
 from storage.shards import read_rows, shard_files
 
 # Of the rows that racing processes wrote under one key, the one a reader sees (as in shards.read_rows).
@@ -85,7 +85,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str) ->
             file_row_number=True,
             union_by_name=table == "pairs" or table in ADDED,
         )
-        missing = [name for name in ADDED.get(table, ()) if name not in found]
+        missing = [name for name in ADDED.get(table, ()) if name not in found and name not in PAIR_TENSORS]
         empty = [f"NULL::{_sql_type(table, name)} AS {name}" for name in missing]
         rows.select(", ".join(["*", *empty])).create_view(f"raw_{table}")
     else:

@@ -164,10 +164,12 @@ class Pair:
     loser_motion: float | None
     model: str
     revision: str
+    num_frames: int | None = None
     winner_latents: TensorBlob | None = None
     loser_latents: TensorBlob | None = None
     prompt_embeds: TensorBlob | None = None
     image_latents: TensorBlob | None = None
+    image_embeds: TensorBlob | None = None
 
     def __post_init__(self) -> None:
         names = ("pair_id", "prompt_id", "scene_id", "winner_id", "loser_id", "reward", "reward_version")

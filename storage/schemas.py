@@ -16,7 +16,7 @@ TABLE_KEY = b"gpa.table"
 TENSOR_TYPE = pa.struct(
     [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
 )
-PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents")
+PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents", "image_embeds")
 
 _text = pa.string()
 _number = pa.float64()
@@ -106,6 +106,7 @@ TABLES: dict[str, pa.Schema] = {
             "loser_motion": _number,
             "model": _text,
             "revision": _text,
+            "num_frames": pa.int32(),
             **dict.fromkeys(PAIR_TENSORS, TENSOR_TYPE),
         },
     ),
@@ -114,7 +115,8 @@ TABLES: dict[str, pa.Schema] = {
 
 # Columns that came after the first shards of their table: a shard without them is read with nulls there.
 ADDED: dict[str, tuple[str, ...]] = {
-    "scores": ("image_motion", "sharpness", "psnr", "ssim", "mvcs", "sampson", "measured_pairs")
+    "scores": ("image_motion", "sharpness", "psnr", "ssim", "mvcs", "sampson", "measured_pairs"),
+    "pairs": ("num_frames", "image_embeds"),
 }
 
 # What makes a row itself. Two rows with equal keys are the same row written twice.

@@ -1,6 +1,6 @@
 """Which pairs a step sees, and the batches made of them.
 
-Legend: B pairs, F latent frames, C latent channels, H W latent size, L prompt tokens, D their width.
+Legend: B pairs, X the axes of a latent video in its family's order, L tokens, D their width.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from torch import Tensor
 from storage.errors import UserError
 from storage.ids import content_id
 from storage.pair_dataset import PairDataset
+from storage.schemas import PAIR_TENSORS
+from trainer.families.base import Condition, PairShapes
 
 CACHE_BYTES = 512 * 2**20
 
@@ -27,13 +29,13 @@ class PairSource(Protocol):
     """Name of the base model that the pairs were sampled from."""
     revision: str
     latent_shape: tuple[int, ...]
-    """F C H W of every pair."""
+    """X of every pair."""
 
     def __len__(self) -> int:
         """Number of pairs."""
 
     def read(self, index: int) -> Any:
-        """A row: pair_id and the tensors winner_latents, loser_latents, prompt_embeds, image_latents|None."""
+        """A row as `storage.pair_dataset.PairRow` has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +43,15 @@ class PairBatch:
     """B pairs; winner and loser of one share everything else."""
 
     pair_ids: tuple[str, ...]
-    winner_BFCHW: Tensor
-    loser_BFCHW: Tensor
-    prompt_BLD: Tensor
-    image_BFCHW: Tensor | None
+    winner_BX: Tensor
+    loser_BX: Tensor
+    condition: Condition
 
     def __post_init__(self) -> None:
-        if self.winner_BFCHW.shape != self.loser_BFCHW.shape or self.winner_BFCHW.ndim != 5:
+        if self.winner_BX.shape != self.loser_BX.shape or self.winner_BX.ndim != 5:
             raise ValueError(
-                "winner and loser must be [B, F, C, H, W] of one shape, got "
-                f"{list(self.winner_BFCHW.shape)} and {list(self.loser_BFCHW.shape)}: check the pair"
+                "winner and loser must be [B, X] of one shape with five axes, got "
+                f"{list(self.winner_BX.shape)} and {list(self.loser_BX.shape)}: check the pair"
             )
 
 
@@ -89,13 +90,27 @@ class PairLoader:
     def batch(self, indices: Sequence[int]) -> PairBatch:
         """The pairs at these indices, stacked on the device."""
         rows = [self._row(index) for index in indices]
-        has_image = self.first.image_latents is not None
         return PairBatch(
             pair_ids=tuple(row.pair_id for row in rows),
-            winner_BFCHW=self._stack(rows, "winner_latents"),
-            loser_BFCHW=self._stack(rows, "loser_latents"),
-            prompt_BLD=self._stack(rows, "prompt_embeds"),
-            image_BFCHW=self._stack(rows, "image_latents") if has_image else None,
+            winner_BX=self._stack(rows, "winner_latents"),
+            loser_BX=self._stack(rows, "loser_latents"),
+            condition=Condition(
+                prompt_BLD=self._stack(rows, "prompt_embeds"),
+                image_BX=self._stack_optional(rows, "image_latents"),
+                image_embeds_BLD=self._stack_optional(rows, "image_embeds"),
+            ),
+        )
+
+    @property
+    def shapes(self) -> PairShapes:
+        """What the first pair holds; `batch` refuses a pair that differs."""
+        row = self.first
+        return PairShapes(
+            latent=tuple(row.winner_latents.shape),
+            prompt=tuple(row.prompt_embeds.shape),
+            image=None if row.image_latents is None else tuple(row.image_latents.shape),
+            image_embeds=None if row.image_embeds is None else tuple(row.image_embeds.shape),
+            num_frames=row.num_frames,
         )
 
     def _row(self, index: int) -> Any:
@@ -105,10 +120,18 @@ class PairLoader:
             self._cache[index] = self.source.read(index)
         return self._cache[index]
 
+    def _stack_optional(self, rows: Sequence[Any], name: str) -> Tensor | None:
+        return None if getattr(self.first, name) is None else self._stack(rows, name)
+
     def _stack(self, rows: Sequence[Any], name: str) -> Tensor:
         tensors = []
         expected = getattr(self.first, name).shape
         for row in rows:
+            if row.num_frames != self.first.num_frames:
+                raise UserError(
+                    f"pair {row.pair_id} is of videos of {row.num_frames} frames, the others of "
+                    f"{self.first.num_frames}: pair again, with candidates of one preset only"
+                )
             tensor = getattr(row, name)
             if tensor is None or tensor.shape != expected:
                 found = None if tensor is None else list(tensor.shape)
@@ -143,5 +166,5 @@ def pairs_fingerprint(source: PairSource) -> str:
 
 
 def _row_bytes(row: Any) -> int:
-    tensors = (row.winner_latents, row.loser_latents, row.prompt_embeds, row.image_latents)
+    tensors = [getattr(row, name) for name in PAIR_TENSORS]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors if tensor is not None)

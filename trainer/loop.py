@@ -95,6 +95,7 @@ class Trainer:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay
         )
+        self.counted = self.family.counted(self.loader.shapes)
         self.timesteps = timestep_range(config, self.family)
         self.fixed = {
             **config.fixed_fields(),
@@ -202,7 +203,9 @@ class Trainer:
         return totals | {"grad_norm": grad_norm, "lr": rate}
 
     def _accumulate(self, batch: PairBatch, noise: Tensor, timestep: Tensor) -> dict[str, float]:
-        loss, metrics = preference_loss(self.family, self.model, batch, noise, timestep, self.config.beta)
+        loss, metrics = preference_loss(
+            self.family, self.model, batch, noise, timestep, self.config.beta, self.counted
+        )
         names = ["loss", *metrics]
         values = torch.stack([loss.detach(), *metrics.values()])
         if self.accelerator.num_processes > 1:
@@ -224,7 +227,7 @@ class Trainer:
         per_step = size * config.grad_accum * self.accelerator.num_processes
         first = self.step * per_step + slots.start
         batch = self.loader.batch(pair_indices(config.seed, len(self.loader.source), first, size))
-        noise, timestep = draw(config.seed, self.step, slots, batch.winner_BFCHW.shape[1:], self.timesteps)
+        noise, timestep = draw(config.seed, self.step, slots, batch.winner_BX.shape[1:], self.timesteps)
         return batch, noise, timestep
 
     def _checkpoint(self, log: MetricsLog | None) -> None:

@@ -19,9 +19,7 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def load_adapted(config: TrainConfig, loader: PairLoader) -> Family:
     """The model with a trainable adapter, in train mode. Raises UserError when the pairs do not fit it."""
     family = load_family(config.model_dir, _DTYPES[config.precision])
-    row = loader.first
-    image_shape = None if row.image_latents is None else tuple(row.image_latents.shape)
-    family.check(tuple(row.winner_latents.shape), tuple(row.prompt_embeds.shape), image_shape)
+    family.check(loader.shapes)
     attach_lora(family.transformer, config.rank, config.alpha, family.lora_targets, config.seed)
     if config.gradient_checkpointing:
         family.transformer.enable_gradient_checkpointing()

@@ -53,19 +53,23 @@ class Condition:
     """What the transformer is given besides the noisy latents, exactly as the pipeline holds it.
 
     `image_latents_FChw` is what the pipeline concatenates to the latents on the channel axis (scaled,
-    padded with zeros over the later frames); None for a text-to-video model. `negative_embeds_LD` only with
+    padded with zeros over the later frames); None for a text-to-video model. `image_embeds_LD` are features
+    of the first frame by an image encoder, for the models that attend to them. `negative_embeds_LD` only with
     guidance above 1.
     """
 
     prompt_embeds_LD: Tensor
     negative_embeds_LD: Tensor | None = None
     image_latents_FChw: Tensor | None = None
+    image_embeds_LD: Tensor | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors that are kept with a run, by name."""
         kept = {"prompt_embeds": self.prompt_embeds_LD.cpu().contiguous()}
         if self.image_latents_FChw is not None:
             kept["image_latents"] = self.image_latents_FChw.cpu().contiguous()
+        if self.image_embeds_LD is not None:
+            kept["image_embeds"] = self.image_embeds_LD.cpu().contiguous()
         return kept
 
 

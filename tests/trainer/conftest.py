@@ -79,6 +79,8 @@ class Row:
     loser_latents: Tensor
     prompt_embeds: Tensor
     image_latents: Tensor | None
+    image_embeds: Tensor | None = None
+    num_frames: int | None = None
 
 
 @dataclass

@@ -11,7 +11,7 @@ import torch
 from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline, CogVideoXPipeline
 
 from storage.errors import UserError
-from trainer.families import load_family
+from trainer.families import Condition, PairShapes, load_family
 from trainer.families.cogvideox import CogVideoXFamily
 
 CHANNELS = 4
@@ -78,8 +78,7 @@ def replay(family: CogVideoXFamily, inputs: dict[str, Any], *, image_frames: int
             family.transformer,
             hidden[:, :, :CHANNELS],
             inputs["timestep"],
-            inputs["encoder_hidden_states"],
-            image,
+            Condition(prompt_BLD=inputs["encoder_hidden_states"], image_BX=image),
         )
 
 
@@ -188,21 +187,21 @@ def test_pairs_of_another_shape_are_refused(
     make_scheduler: Callable[[], Any],
 ) -> None:
     family = CogVideoXFamily(make_transformer(), make_scheduler())
-    family.check((3, 4, 4, 6), (5, 12), (1, 4, 4, 6))
+    family.check(PairShapes(latent=(3, 4, 4, 6), prompt=(5, 12), image=(1, 4, 4, 6)))
     with pytest.raises(UserError, match=message):
-        family.check(latents, prompt, image)
+        family.check(PairShapes(latent=latents, prompt=prompt, image=image))
 
 
 def test_text_to_video_refuses_image_latents_and_learned_positions_lock_the_size(
     make_transformer: Callable[..., Any], make_scheduler: Callable[[], Any]
 ) -> None:
     text = CogVideoXFamily(make_transformer(in_channels=4), make_scheduler())
-    text.check((3, 4, 4, 6), (5, 12), None)
+    text.check(PairShapes(latent=(3, 4, 4, 6), prompt=(5, 12)))
     with pytest.raises(UserError, match="none \\(a text-to-video model\\)"):
-        text.check((3, 4, 4, 6), (5, 12), (1, 4, 4, 6))
+        text.check(PairShapes(latent=(3, 4, 4, 6), prompt=(5, 12), image=(1, 4, 4, 6)))
     learned = CogVideoXFamily(make_transformer(use_learned_positional_embeddings=True), make_scheduler())
     with pytest.raises(UserError, match="learned positions"):
-        learned.check((3, 4, 6, 4), (5, 12), (1, 4, 6, 4))
+        learned.check(PairShapes(latent=(3, 4, 6, 4), prompt=(5, 12), image=(1, 4, 6, 4)))
 
 
 def test_unsupported_models_are_refused(

@@ -16,6 +16,7 @@ from storage.shards import write_shard
 from storage.tensors import from_tensor
 from trainer.config import TrainConfig
 from trainer.data import PairBatch, PairLoader, open_pairs, pair_indices, pairs_fingerprint
+from trainer.families import Condition
 from trainer.loop import train
 from trainer.step import draw
 
@@ -97,13 +98,12 @@ def test_rows_are_read_once_while_the_set_is_small(make_pairs: Callable[..., Any
 
 
 def test_winner_and_loser_of_a_batch_must_have_one_shape() -> None:
-    with pytest.raises(ValueError, match=r"one shape, got \[1, 2, 3, 4, 4\] and \[1, 1, 3, 4, 4\]"):
+    with pytest.raises(ValueError, match=r"one shape with five axes, got \[1, 2, 3, 4, 4\] and \[1, 1, 3, 4, 4\]"):
         PairBatch(
             pair_ids=("a",),
-            winner_BFCHW=torch.zeros(1, 2, 3, 4, 4),
-            loser_BFCHW=torch.zeros(1, 1, 3, 4, 4),
-            prompt_BLD=torch.zeros(1, 2, 3),
-            image_BFCHW=None,
+            winner_BX=torch.zeros(1, 2, 3, 4, 4),
+            loser_BX=torch.zeros(1, 1, 3, 4, 4),
+            condition=Condition(prompt_BLD=torch.zeros(1, 2, 3)),
         )
 
 

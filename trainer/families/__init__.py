@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from storage.errors import UserError
-from trainer.families.base import Family, FamilyLoader
+from trainer.families.base import Condition, Family, FamilyLoader, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 
 # Transformer class, as model_index.json names it -> what knows how to train it.
@@ -36,4 +36,4 @@ def load_family(model_dir: Path, dtype: torch.dtype) -> Family:
     return FAMILIES[name](model_dir, dtype)
 
 
-__all__ = ["FAMILIES", "Family", "load_family"]
+__all__ = ["FAMILIES", "Condition", "Family", "PairShapes", "load_family"]

@@ -1,16 +1,52 @@
 """What a model family must offer to be trained.
 
-Legend: B samples, F latent frames, C latent channels, H W latent size, L prompt tokens, D their width.
+Legend: B samples, X the axes of a latent video in the family's own order (CogVideoX: F C H W, Wan: C F H W,
+for F latent frames, C channels, H W cells), L tokens, D their width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+Shape: TypeAlias = tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What the model is given besides noisy latents, as the sampler's pipeline gave it.
+
+    `image_BX` is what the pipeline derives from the first frame and joins to the latents, `image_embeds_BLD`
+    features of the first frame by an image encoder; each only for models that take it.
+    """
+
+    prompt_BLD: Tensor
+    image_BX: Tensor | None = None
+    image_embeds_BLD: Tensor | None = None
+
+    def twice(self) -> Condition:
+        """The same condition for winners and losers, one after the other."""
+        return Condition(
+            prompt_BLD=_twice(self.prompt_BLD),
+            image_BX=None if self.image_BX is None else _twice(self.image_BX),
+            image_embeds_BLD=None if self.image_embeds_BLD is None else _twice(self.image_embeds_BLD),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairShapes:
+    """The shapes of one pair (X; L D; X; L D), and the number of frames of its videos where it is known."""
+
+    latent: Shape
+    prompt: Shape
+    image: Shape | None = None
+    image_embeds: Shape | None = None
+    num_frames: int | None = None
 
 
 class Family(Protocol):
@@ -22,28 +58,29 @@ class Family(Protocol):
     lora_targets: tuple[str, ...]
     transformer: Any
     timesteps: int
-    """Number of training timesteps; valid ones are 0 to timesteps - 1."""
+    """Number of training steps of the scheduler; draws are 0 to timesteps - 1, more noise the higher."""
 
-    def check(
-        self,
-        latent_shape: tuple[int, ...],
-        prompt_shape: tuple[int, ...],
-        image_shape: tuple[int, ...] | None,
-    ) -> None:
-        """Raise UserError when a pair of these shapes (F C H W; L D; F C H W) cannot be of this model."""
+    def check(self, shapes: PairShapes) -> None:
+        """Raise UserError when a pair of these shapes cannot be of this model."""
 
-    def noised(self, clean_BFCHW: Tensor, noise_BFCHW: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
+    def counted(self, shapes: PairShapes) -> Tensor | None:
+        """Ones where an element of a latent counts in the loss, zeros elsewhere, broadcastable to X.
+
+        None when all do.
+        """
+
+    def timestep(self, drawn_B: Tensor) -> Tensor:
+        """The timestep that the model takes, of the training steps drawn (long)."""
+
+    def noised(self, clean_BX: Tensor, noise_BX: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
         """The noised latents and the target the model is trained to predict from them, in fp32."""
 
-    def predict(
-        self,
-        model: Any,
-        noised_BFCHW: Tensor,
-        timestep_B: Tensor,
-        prompt_BLD: Tensor,
-        image_BFCHW: Tensor | None,
-    ) -> Tensor:
+    def predict(self, model: Any, noised_BX: Tensor, timestep_B: Tensor, condition: Condition) -> Tensor:
         """The model's prediction in fp32. `model` is `transformer`, perhaps wrapped for several processes."""
 
 
 FamilyLoader: TypeAlias = Callable[[Path, torch.dtype], Family]
+
+
+def _twice(x: Tensor) -> Tensor:
+    return torch.cat([x, x])

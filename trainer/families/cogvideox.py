@@ -15,6 +15,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
 from storage.errors import UserError
+from trainer.families.base import Condition, PairShapes
 
 SCHEDULERS: dict[str, Any] = {
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
@@ -78,14 +79,10 @@ class CogVideoXFamily:
         config = self.transformer.config
         return int(config.in_channels) == 2 * int(config.out_channels)
 
-    def check(
-        self,
-        latent_shape: tuple[int, ...],
-        prompt_shape: tuple[int, ...],
-        image_shape: tuple[int, ...] | None,
-    ) -> None:
-        """Raise UserError when a pair of these shapes (F C H W; L D; F C H W) cannot be of this model."""
+    def check(self, shapes: PairShapes) -> None:
+        """Raise UserError when a pair of these shapes (latents F C H W) cannot be of this model."""
         config = self.transformer.config
+        latent_shape, prompt_shape, image_shape = shapes.latent, shapes.prompt, shapes.image
         if len(latent_shape) != 4 or latent_shape[1] != config.out_channels:
             raise _mismatch("latents", latent_shape, f"[F, {config.out_channels}, H, W]")
         _, channels, height, width = latent_shape
@@ -103,6 +100,14 @@ class CogVideoXFamily:
         elif image_shape not in {latent_shape, (1, channels, height, width)}:
             raise _mismatch("image latents", image_shape, f"{latent_shape} (an image-to-video model)")
 
+    def counted(self, shapes: PairShapes) -> Tensor | None:
+        """All elements count."""
+        return None
+
+    def timestep(self, drawn_B: Tensor) -> Tensor:
+        """The training step itself."""
+        return drawn_B
+
     def noised(self, clean_BFCHW: Tensor, noise_BFCHW: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
         """The noised latents and the velocity sqrt(a) noise - sqrt(1 - a) clean, both fp32."""
         clean, noise = clean_BFCHW.float(), noise_BFCHW.float()
@@ -110,23 +115,16 @@ class CogVideoXFamily:
         target_BFCHW: Tensor = self.scheduler.get_velocity(clean, noise, timestep_B)
         return noised_BFCHW, target_BFCHW
 
-    def predict(
-        self,
-        model: Any,
-        noised_BFCHW: Tensor,
-        timestep_B: Tensor,
-        prompt_BLD: Tensor,
-        image_BFCHW: Tensor | None,
-    ) -> Tensor:
+    def predict(self, model: Any, noised_BFCHW: Tensor, timestep_B: Tensor, condition: Condition) -> Tensor:
         """The velocity the model predicts, fp32. Image latents of one frame are zero padded over F."""
         dtype = self.transformer.dtype
         hidden = noised_BFCHW.to(dtype)
-        if image_BFCHW is not None:
-            hidden = torch.cat([hidden, _pad_frames(image_BFCHW.to(dtype), hidden.shape[1])], dim=2)
+        if condition.image_BX is not None:
+            hidden = torch.cat([hidden, _pad_frames(condition.image_BX.to(dtype), hidden.shape[1])], dim=2)
         ofs = None if self.transformer.config.ofs_embed_dim is None else hidden.new_full((1,), OFS)
         prediction: Tensor = model(
             hidden_states=hidden,
-            encoder_hidden_states=prompt_BLD.to(dtype),
+            encoder_hidden_states=condition.prompt_BLD.to(dtype),
             timestep=timestep_B,
             ofs=ofs,
             image_rotary_emb=self._rotary_embedding(noised_BFCHW),
