@@ -48,12 +48,13 @@ def write_chart(path: Path, tables: Sequence[FigureTable], columns: Sequence[Seq
 
 def _heat_map(table: FigureTable, shown: Sequence[str]) -> Image.Image:
     width, height = _CELL
-    picture = Image.new(
-        "RGB", (_LABEL + len(shown) * width + _GAP, _HEAD + len(table.rows) * height + _GAP), _PAPER
-    )
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(12)
+    font = ImageFont.load_default(12)
     counted = ", ".join(f"{count} {what}" for what, count in table.counts.items())
-    pen.text((8, 6), f"{table.title} ({counted})", fill=_INK, font=font)
+    title = f"{table.title} ({counted})"
+    wide = max(_LABEL + len(shown) * width, round(font.getlength(title)) + 8) + _GAP
+    picture = Image.new("RGB", (wide, _HEAD + len(table.rows) * height + _GAP), _PAPER)
+    pen = ImageDraw.Draw(picture)
+    pen.text((8, 6), title, fill=_INK, font=font)
     for column, name in enumerate(shown):
         pen.text((_LABEL + column * width + 6, 26), name, fill=_INK, font=font)
     for row, cells in enumerate(table.rows):
