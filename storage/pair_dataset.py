@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from torch import Tensor
 
 from storage.errors import UserError
@@ -23,6 +24,8 @@ from storage.tensors import require_finite, to_tensor
 
 _REQUIRED = ("winner_latents", "loser_latents", "prompt_embeds")
 _OPTIONAL = tuple(name for name in PAIR_TENSORS if name not in _REQUIRED)
+_COLUMNS = list(TABLES["pairs"].names)
+_OPEN_FILES = 64
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -55,15 +58,13 @@ class PairRow:
         if self.winner_latents.shape != self.loser_latents.shape:
             shapes = f"{tuple(self.winner_latents.shape)} and {tuple(self.loser_latents.shape)}"
             raise ValueError(f"winner and loser latents must have one shape, got {shapes}: sample them alike")
-        for name in PAIR_TENSORS:
-            tensor = getattr(self, name)
-            if tensor is not None:
-                require_finite(name, tensor)
 
 
 class PairDataset:
     """The pairs of a directory in order of pair_id, each read on its own: nothing but an index is kept.
 
+    Files stay open, and the first read of a pair checks its checksums and its numbers; later reads (the next
+    epoch) trust them. One thread may read at a time.
     `split` takes only its pairs. Raises UserError when there are none, for shards without tensors or that
     cannot be read, and for pairs of more than one latent shape, model or revision.
     """
@@ -79,6 +80,8 @@ class PairDataset:
         if index.num_rows == 0:
             raise UserError(f"there are no pairs of split {split!r} in {directory}: choose another split")
         self._files = files
+        self._open: dict[int, pq.ParquetFile] = {}
+        self._checked: set[int] = set()
         self.table = _first_of_each(index)
         self.latent_shape: Shape = tuple(self._only("latent_shape", "latent shape"))
         self.model: str = self._only("model", "model")
@@ -92,11 +95,13 @@ class PairDataset:
         """One pair with its tensors, from one row group of one file. Raises UserError for a damaged one."""
         if not 0 <= index < len(self):
             raise IndexError(f"pair index must be in [0, {len(self)}), got {index}")
-        place = {name: self.table[name][index].as_py() for name in ("file", "row")}
-        path = self._files[place["file"]]
-        row = _read_row(path, place["row"])
+        number, place = (self.table[name][index].as_py() for name in ("file", "row"))
+        path, checked = self._files[number], index in self._checked
+        row = self._read_again(number, place) if checked else _read_row(path, place)
         try:
-            return _to_pair_row(row)
+            pair = _to_pair_row(row, check=not checked)
+            self._checked.add(index)
+            return pair
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: pair {row.get('pair_id')} is not usable ({error}): "
@@ -106,6 +111,13 @@ class PairDataset:
     def __iter__(self) -> Iterator[PairRow]:
         """Every pair in order."""
         return (self.read(i) for i in range(len(self)))
+
+    def _read_again(self, number: int, row: int) -> dict[str, Any]:
+        if number not in self._open:
+            if len(self._open) >= _OPEN_FILES:
+                self._open.pop(next(iter(self._open))).close()
+            self._open[number] = pq.ParquetFile(self._files[number])
+        return _row_of(self._open[number], self._files[number], row)
 
     def _only(self, column: str, what: str) -> Any:
         values = {_hashable(value) for value in self.table[column].to_pylist()}
@@ -143,24 +155,40 @@ def _first_of_each(index: pa.Table) -> pa.Table:
 
 
 def _read_row(path: Path, row: int) -> dict[str, Any]:
-    with open_shard(path, "pairs", list(TABLES["pairs"].names)) as shard:
-        group = 0
-        while row >= shard.metadata.row_group(group).num_rows:
-            row -= shard.metadata.row_group(group).num_rows
-            group += 1
-        try:
-            table = shard.read_row_group(group, columns=list(TABLES["pairs"].names))
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(path) from error
-    return dict(table.slice(row, 1).to_pylist()[0])
+    with open_shard(path, "pairs", _COLUMNS) as shard:
+        return _row_of(shard, path, row)
 
 
-def _to_pair_row(row: dict[str, Any]) -> PairRow:
+def _row_of(shard: pq.ParquetFile, path: Path, row: int) -> dict[str, Any]:
+    """One row: its text as values, its tensors as views of the buffers that were read."""
+    group = 0
+    while row >= shard.metadata.row_group(group).num_rows:
+        row -= shard.metadata.row_group(group).num_rows
+        group += 1
+    try:
+        table = shard.read_row_group(group, columns=_COLUMNS).slice(row, 1)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path) from error
+    return {name: _value(table[name][0], name) for name in table.column_names}
+
+
+def _value(cell: pa.Scalar, name: str) -> Any:
+    if name not in PAIR_TENSORS or not cell.is_valid:
+        return cell.as_py()
+    # as_py of the bytes would copy them once more.
+    return {"data": memoryview(cell["data"].as_buffer()), **{k: cell[k].as_py() for k in ("shape", "dtype")}}
+
+
+def _to_pair_row(row: dict[str, Any], *, check: bool) -> PairRow:
     kept: dict[str, Any] = {
         name: row.get(name) for name in PairRow.__dataclass_fields__ if name not in PAIR_TENSORS
     }
     tensors: dict[str, Any] = {name: _tensor(row, name) for name in _REQUIRED}
     tensors |= {name: None if row.get(name) is None else _tensor(row, name) for name in _OPTIONAL}
+    if check:
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                require_finite(name, tensor)
     return PairRow(**kept, **tensors)
 
 

@@ -21,8 +21,12 @@ from storage.tensors import from_tensor, read_tensors
 
 __all__ = ["PairDataset", "PairRow", "write_pair_shards"]
 
+# A row group is what one read fetches, so a pair of a large model has one of its own; a shard is what a crash
+# while writing costs.
 ROWS_PER_GROUP = 4
+GROUP_BYTES = 2 * 2**20
 ROWS_PER_SHARD = 256
+SHARD_BYTES = 2**30
 LATENTS_NAME = "latents"
 EMBEDS_NAME = "prompt_embeds"
 # What an image-to-video model is given of the first frame: latents, features of an image encoder, or both.
@@ -34,10 +38,11 @@ def write_pair_shards(
 ) -> list[Path]:
     """Write mined rows as the pair shards of a directory (default: the run's), which then holds no others.
 
-    Shards of at most 256 rows in groups of 4, each with the tensors of its pairs from the run's media, unless
-    `index_only`. A shard that is already there is kept: a repeated command writes only what is missing. The
-    shards of an earlier selection go once the new ones are durable. Raises ValueError for no rows, UserError
-    for latents that are missing, not finite, or of two shapes.
+    Shards of at most 256 rows and about a GiB, in groups of at most 4 rows and about 2 MiB, each with the
+    tensors of its pairs from the run's media, unless `index_only`. A shard that is already there is kept:
+    a repeated command writes only what is missing. The shards of an earlier selection go once the new ones
+    are durable. Raises ValueError for no rows, UserError for latents that are missing, not finite, or of two
+    shapes.
     """
     if rows.num_rows == 0:
         raise ValueError(
@@ -45,12 +50,14 @@ def write_pair_shards(
         )
     directory = directory or run.shard_dir("pairs")
     index = rows.select(default_columns("pairs")).sort_by("pair_id")
-    chunks = [index.slice(start, ROWS_PER_SHARD) for start in range(0, index.num_rows, ROWS_PER_SHARD)]
     if index_only:
-        paths = [write_shard(directory, "pairs", chunk) for chunk in chunks]
+        paths = [write_shard(directory, "pairs", chunk) for chunk in _slices(index, ROWS_PER_SHARD)]
     else:
         source = _TensorSource(run, index)
-        paths = [_write_tensor_shard(directory, chunk, source) for chunk in chunks]
+        row_bytes = source.row_bytes(index.slice(0, 1).to_pylist()[0])
+        chunks = _slices(index, _rows_within(SHARD_BYTES, row_bytes, ROWS_PER_SHARD))
+        group = _rows_within(GROUP_BYTES, row_bytes, ROWS_PER_GROUP)
+        paths = [_write_tensor_shard(directory, chunk, source, group) for chunk in chunks]
         sweep_stale(directory)
     keep_only(directory, paths)
     return paths
@@ -83,6 +90,10 @@ class _TensorSource:
             **{name: None if held is None else from_tensor(held) for name, held in given.items()},
         }
 
+    def row_bytes(self, row: dict[str, Any]) -> int:
+        """How large the tensors of a pair are."""
+        return sum(len(blob.data) for blob in self.of(row).values() if blob is not None)
+
     def _latents(self, candidate_id: str) -> Tensor:
         uri = self._uris.get(candidate_id)
         if uri is None:
@@ -94,7 +105,15 @@ class _TensorSource:
         return _named(path, read_tensors(path), LATENTS_NAME)
 
 
-def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource) -> Path:
+def _slices(index: pa.Table, rows: int) -> list[pa.Table]:
+    return [index.slice(start, rows) for start in range(0, index.num_rows, rows)]
+
+
+def _rows_within(limit_bytes: int, row_bytes: int, most: int) -> int:
+    return max(1, min(most, limit_bytes // max(1, row_bytes)))
+
+
+def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource, group_rows: int) -> Path:
     path = directory / f"{shard_key('pairs', chunk)}.parquet"
     if _is_whole(path, chunk.num_rows):
         return path
@@ -111,10 +130,10 @@ def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource)
             write_page_checksum=True,
         ) as writer,
     ):
-        for start in range(0, chunk.num_rows, ROWS_PER_GROUP):
-            group = chunk.slice(start, ROWS_PER_GROUP).to_pylist()
+        for part in _slices(chunk, group_rows):
+            group = part.to_pylist()
             filled = [row | {name: _plain(blob) for name, blob in source.of(row).items()} for row in group]
-            writer.write_table(pa.Table.from_pylist(filled, schema=schema), row_group_size=ROWS_PER_GROUP)
+            writer.write_table(pa.Table.from_pylist(filled, schema=schema), row_group_size=group_rows)
     return path
 
 

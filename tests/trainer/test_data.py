@@ -98,7 +98,9 @@ def test_rows_are_read_once_while_the_set_is_small(make_pairs: Callable[..., Any
 
 
 def test_winner_and_loser_of_a_batch_must_have_one_shape() -> None:
-    with pytest.raises(ValueError, match=r"one shape with five axes, got \[1, 2, 3, 4, 4\] and \[1, 1, 3, 4, 4\]"):
+    with pytest.raises(
+        ValueError, match=r"one shape with five axes, got \[1, 2, 3, 4, 4\] and \[1, 1, 3, 4, 4\]"
+    ):
         PairBatch(
             pair_ids=("a",),
             winner_BX=torch.zeros(1, 2, 3, 4, 4),
