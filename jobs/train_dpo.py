@@ -21,6 +21,19 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @option("--name", metavar="NAME", help="The training goes to RUN/train/NAME.")
 @option("--model", metavar="NAME", help="The base: world, a diffusers folder, or a Hub id.")
 @option("--revision", metavar="REV", help="Revision of a Hub id.")
+@option("--objective", type=click.Choice(["dpo", "ipo", "sft"]), help="sft trains on the winners alone.")
+@option(
+    "--winner-anchor",
+    type=float,
+    metavar="X",
+    help="Weight of a term that keeps the winner at least as likely as it was; 0 is none.",
+)
+@option(
+    "--cache-reference",
+    type=int,
+    metavar="K",
+    help="Compute the reference's errors once, for K fixed draws per pair; 0 draws anew every step.",
+)
 @option(
     "--beta",
     type=float,
@@ -36,7 +49,18 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @option("--batch-size", type=int, metavar="N", help="Pairs per process and micro-batch.")
 @option("--grad-accum", type=int, metavar="N", help="Micro-batches per step.")
 @option("--precision", type=click.Choice(["fp32", "bf16"]), help="Type of the base; the adapter stays fp32.")
-@option("--gradient-checkpointing/--no-gradient-checkpointing", help="Less memory for more time.")
+@option(
+    "--gradient-checkpointing",
+    type=click.Choice(["auto", "on", "off"]),
+    help="Less memory for more time; auto goes by the memory that is free.",
+)
+@option(
+    "--forward",
+    type=click.Choice(["auto", "together", "apart"]),
+    help="Winner and loser in one forward pass, or one after the other: less memory, one more pass.",
+)
+@option("--compile/--no-compile", help="torch.compile; the first step takes minutes.")
+@option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), help="adamw8bit needs bitsandbytes.")
 @option("--checkpoint-every", type=int, metavar="N", help="Steps between checkpoints.")
 @option("--threads", type=int, metavar="N", help="CPU threads; the last bits of the result depend on it.")
 @option("--seed", type=int, metavar="N", help="Seed of initialisation, order, noise and timesteps.")

@@ -87,7 +87,7 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
         ("storage", "def later():\n    from pipeline.world import scenes"),
         ("rewards", "from storage.errors import UserError"),
         ("trainer", "import pipeline"),
-        ("pipeline", "import importlib\nimportlib.import_module('trainer.dpo')"),
+        ("pipeline", "import importlib\nimportlib.import_module('trainer.step')"),
         ("jobs", "import tests.helpers"),
     ],
 )
@@ -98,7 +98,7 @@ def test_the_check_sees_a_wrong_import(package: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("package", "source"),
     [
-        ("jobs", "import trainer.dpo"),
+        ("jobs", "import trainer.step"),
         ("trainer", "from storage.pairs import PairDataset"),
         ("storage", "import av"),
     ],

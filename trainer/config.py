@@ -11,7 +11,10 @@ from typing import Any, Literal, get_args
 from storage.errors import UserError
 from storage.ids import SPLITS, Split
 
-Objective = Literal["dpo"]
+Objective = Literal["dpo", "ipo", "sft"]
+Forward = Literal["auto", "together", "apart"]
+Optimizer = Literal["adamw", "adamw8bit"]
+Checkpointing = Literal["auto", "on", "off"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu"]
@@ -20,7 +23,19 @@ MAX_SEED = 2**62
 
 # These say where things lie and how often they are written, not what is computed: they may change on resume.
 _FREE_ON_RESUME = frozenset(
-    {"model_dir", "pairs_dir", "out_dir", "checkpoint_every", "keep", "threads", "device", "tensorboard"}
+    {
+        "model_dir",
+        "pairs_dir",
+        "out_dir",
+        "checkpoint_every",
+        "keep",
+        "threads",
+        "device",
+        "tensorboard",
+        "forward",
+        "gradient_checkpointing",
+        "compile",
+    }
 )
 
 
@@ -34,6 +49,11 @@ class TrainConfig:
 
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
     have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all.
+    `objective` and `winner_anchor` are those of objectives.py. `cache_reference` K > 0 draws noise and
+    timestep of a pair from K fixed draws, so that the reference's errors are computed once; 0 draws anew
+    every time. `forward` says whether winner and loser share a forward pass or take less memory apart;
+    with `gradient_checkpointing` it is chosen from free memory when it says auto.
+
     A step takes batch_size * grad_accum pairs per process. Timesteps are drawn uniformly from min_timestep
     to max_timestep, both included; None is the scheduler's last. `threads` is the number of CPU threads of
     torch during the training; None leaves it as it is.
@@ -48,6 +68,8 @@ class TrainConfig:
     split: Split | None = "train"
     objective: Objective = "dpo"
     beta: float = 500.0
+    winner_anchor: float = 0.0
+    cache_reference: int = 0
     rank: int = 64
     alpha: int = 128
     lr: float = 5e-6
@@ -58,7 +80,10 @@ class TrainConfig:
     batch_size: int = 8
     grad_accum: int = 1
     precision: Precision = "fp32"
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: Checkpointing = "auto"
+    forward: Forward = "auto"
+    compile: bool = False
+    optimizer: Optimizer = "adamw"
     seed: int = 0
     max_grad_norm: float = 1.0
     checkpoint_every: int = 50
@@ -76,6 +101,9 @@ class TrainConfig:
         self._check_numbers()
         if self.max_timestep is not None and self.max_timestep < self.min_timestep:
             raise _bad("max_timestep", f"must be >= min_timestep ({self.min_timestep})", self.max_timestep)
+        if self.objective == "sft" and (self.winner_anchor or self.cache_reference):
+            name = "winner_anchor" if self.winner_anchor else "cache_reference"
+            raise _bad(name, "must be 0 with objective sft, which has no reference", getattr(self, name))
         if self.warmup > self.steps:
             raise _bad("warmup", f"must be <= steps ({self.steps})", self.warmup)
 
@@ -85,6 +113,9 @@ class TrainConfig:
             "schedule": get_args(Schedule),
             "precision": get_args(Precision),
             "device": get_args(Device),
+            "forward": get_args(Forward),
+            "optimizer": get_args(Optimizer),
+            "gradient_checkpointing": get_args(Checkpointing),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -98,14 +129,15 @@ class TrainConfig:
     def _check_numbers(self) -> None:
         for name in ("rank", "alpha", "steps", "batch_size", "grad_accum", "checkpoint_every", "keep"):
             _require_int(name, getattr(self, name), 1)
-        for name in ("warmup", "seed", "min_timestep"):
+        for name in ("warmup", "seed", "min_timestep", "cache_reference"):
             _require_int(name, getattr(self, name), 0)
         for name in ("max_timestep", "threads"):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
         for name in ("beta", "lr", "max_grad_norm"):
             _require_number(name, getattr(self, name), positive=True)
-        _require_number("weight_decay", self.weight_decay, positive=False)
+        for name in ("weight_decay", "winner_anchor"):
+            _require_number(name, getattr(self, name), positive=False)
         if self.seed >= MAX_SEED:
             raise _bad("seed", "must be < 2**62", self.seed)
 

@@ -9,19 +9,17 @@ OUT/config.json      the resolved configuration
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
 
 from storage.errors import UserError
+from storage.ids import content_id
 from trainer.checkpoint import (
     Checkpoint,
     load_latest,
@@ -30,28 +28,25 @@ from trainer.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
-from trainer.config import TrainConfig, learning_rate
-from trainer.data import (
-    PairBatch,
-    PairLoader,
-    PairSource,
-    open_pairs,
-    pair_indices,
-    pairs_fingerprint,
-    require_same_model,
-)
-from trainer.errors import Interrupted, NonFiniteLossError
+from trainer.config import TrainConfig
+from trainer.data import PairLoader, PairSource, open_pairs, pairs_fingerprint, require_same_model
+from trainer.errors import Interrupted
 from trainer.export import export_adapter
 from trainer.files import write_json
+from trainer.inputs import Ahead, Inputs, InputSource
 from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
-from trainer.setup import cpu_threads, load_adapted, timestep_range
+from trainer.plan import write_plan
+from trainer.reference import ReferenceCache
+from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range
 from trainer.signals import StopRequest, stop_requests
-from trainer.step import draw, preference_loss
+from trainer.step import Step
+from trainer.update import Update
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, dict[str, float]], None]
+ReferenceProgress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +59,17 @@ class TrainResult:
 
 
 def train(
-    config: TrainConfig, progress: Progress | None = None, *, source: PairSource | None = None
+    config: TrainConfig,
+    progress: Progress | None = None,
+    *,
+    source: PairSource | None = None,
+    reference_progress: ReferenceProgress | None = None,
 ) -> TrainResult:
     """Train an adapter, or continue the training that `config.out_dir` holds, or return it when finished.
 
-    `progress` is called after each step with the number of steps done and its metrics. `source` replaces the
-    shards of `config.pairs_dir`. Raises UserError for pairs, model, or a resumed configuration that do not
+    `progress` is called after each step with the number of steps done and its metrics, `reference_progress`
+    with done and all while errors of the reference are computed ahead. `source` replaces the shards of
+    `config.pairs_dir`. Raises UserError for pairs, model, or a resumed configuration that do not
     fit, NonFiniteLossError before the optimiser step it would spoil, and Interrupted after SIGINT or SIGTERM,
     when a checkpoint has been written.
     """
@@ -78,7 +78,7 @@ def train(
         require_same_model(pairs, config.model, config.revision)
         trainer = Trainer(config, pairs)
         trainer.resume()
-        trainer.run(stop, progress)
+        trainer.run(stop, progress, reference_progress)
         return trainer.finish()
 
 
@@ -89,19 +89,31 @@ class Trainer:
         self.config = config
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         self.loader = PairLoader(pairs, self.accelerator.device)
-        self.family = load_adapted(config, self.loader)
-        self.parameters = lora_parameters(self.family.transformer)
+        self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device)
         self.model = self.accelerator.prepare_model(self.family.transformer)
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=config.lr, weight_decay=config.weight_decay
-        )
-        self.counted = self.family.counted(self.loader.shapes)
+        self.parameters = lora_parameters(self.family.transformer)
+        self.optimizer = make_optimizer(config, self.parameters.values())
         self.timesteps = timestep_range(config, self.family)
         self.fixed = {
             **config.fixed_fields(),
             "pairs": pairs_fingerprint(pairs),
             "processes": self.accelerator.num_processes,
         }
+        self.update = Update(
+            config=config,
+            accelerator=self.accelerator,
+            compute=Step(
+                family=self.family,
+                model=self.model,
+                objective=config.objective,
+                beta=config.beta,
+                winner_anchor=config.winner_anchor,
+                counted_X=self.family.counted(self.loader.shapes),
+                together=self.plan.together,
+            ),
+            parameters=list(self.parameters.values()),
+            optimizer=self.optimizer,
+        )
         self.step = 0
 
     @property
@@ -129,14 +141,22 @@ class Trainer:
         self.step = checkpoint.step
         logger.info("continuing after step %d of %d", self.step, self.config.steps)
 
-    def run(self, stop: StopRequest, progress: Progress | None) -> None:
+    def run(
+        self,
+        stop: StopRequest,
+        progress: Progress | None = None,
+        reference_progress: ReferenceProgress | None = None,
+    ) -> None:
         """Do the steps that are left."""
         if self.step >= self.config.steps:
             return
         self.config.out_dir.mkdir(parents=True, exist_ok=True)
-        with self._log() as log:
+        if self.accelerator.is_main_process:
+            write_plan(self.plan, self.config.out_dir)
+        self._prepare_reference(stop, reference_progress)
+        with self._log() as log, self._inputs() as inputs:
             while self.step < self.config.steps:
-                metrics = self._timed_step()
+                metrics = self._timed_step(inputs)
                 if log is not None:
                     log.write(self.step, metrics)
                 stopping = self._agreed(stop.name is not None)
@@ -146,8 +166,7 @@ class Trainer:
                 if progress is not None and log is not None:
                     progress(self.step, metrics)
                 if stopping and not last:
-                    name = stop.name or "a signal"
-                    raise Interrupted(name, self.step, self.config.steps, self.config.out_dir)
+                    self._interrupt(stop)
 
     def finish(self) -> TrainResult:
         """Write the adapter."""
@@ -169,66 +188,39 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return TrainResult(adapter_dir=adapter_dir, steps=self.step, metrics=recent_means(config.out_dir))
 
-    def _timed_step(self) -> dict[str, float]:
+    def _prepare_reference(self, stop: StopRequest, progress: ReferenceProgress | None) -> None:
+        """Compute the reference's errors ahead, if they are to be kept; every process has its share."""
+        if not self.config.cache_reference:
+            return
+        accelerator = self.accelerator
+        # Nothing that is trained enters them, so another recipe on the same draws could use the same file.
+        names = ("model", "revision", "pairs", "seed", "precision", "min_timestep", "max_timestep")
+        key = content_id([self.fixed[name] for name in names], self.config.cache_reference)
+        cache = ReferenceCache(
+            self.config, self.loader, key, accelerator.num_processes, accelerator.process_index
+        )
+        shown = progress if accelerator.is_main_process else None
+        finished = cache.fill(
+            self.update.compute.reference_errors,
+            self.timesteps,
+            stopped=lambda: stop.name is not None,
+            progress=shown,
+        )
+        if self._agreed(not finished):
+            self._interrupt(stop)
+        cache.share(accelerator)
+        self.update.reference = cache
+
+    def _timed_step(self, inputs: Ahead[Inputs]) -> dict[str, float]:
         started = time.perf_counter()
-        metrics = self._optimise()
+        metrics = self.update.step(self.step, inputs)
+        self.step += 1
         seconds = time.perf_counter() - started
         pairs = self.config.batch_size * self.config.grad_accum * self.accelerator.num_processes
         metrics |= {"seconds": seconds, "pairs_per_second": pairs / seconds}
         if self.accelerator.device.type == "cuda":
             metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
         return metrics
-
-    def _optimise(self) -> dict[str, float]:
-        """One optimiser step over the micro-batches; not taken when a loss or gradient is not finite."""
-        self.optimizer.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {}
-        pair_ids: tuple[str, ...] = ()
-        for micro in range(self.config.grad_accum):
-            batch, noise, timestep = self._inputs(micro)
-            pair_ids += batch.pair_ids
-            with self._synchronised(micro):
-                metrics = self._accumulate(batch, noise, timestep)
-            for name, value in metrics.items():
-                totals[name] = totals.get(name, 0.0) + value / self.config.grad_accum
-        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.config.max_grad_norm)
-        grad_norm = float(norm)
-        if not math.isfinite(grad_norm):
-            raise NonFiniteLossError("the gradient", self.step + 1, pair_ids)
-        rate = learning_rate(self.config, self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
-        self.step += 1
-        return totals | {"grad_norm": grad_norm, "lr": rate}
-
-    def _accumulate(self, batch: PairBatch, noise: Tensor, timestep: Tensor) -> dict[str, float]:
-        loss, metrics = preference_loss(
-            self.family, self.model, batch, noise, timestep, self.config.beta, self.counted
-        )
-        names = ["loss", *metrics]
-        values = torch.stack([loss.detach(), *metrics.values()])
-        if self.accelerator.num_processes > 1:
-            # Before the backward pass: a process that stopped alone would leave the others waiting in it.
-            values = self.accelerator.reduce(values, reduction="mean")
-        found = dict(zip(names, values.tolist(), strict=True))
-        for name, value in found.items():
-            # An infinite margin can hide behind a loss of zero, so every figure is looked at.
-            if not math.isfinite(value):
-                raise NonFiniteLossError(f"the {name}", self.step + 1, batch.pair_ids)
-        self.accelerator.backward(loss / self.config.grad_accum)
-        return found
-
-    def _inputs(self, micro: int) -> tuple[PairBatch, Tensor, Tensor]:
-        """This process's share of a micro-batch: slots of the global batch decide its pairs and draws."""
-        config, size = self.config, self.config.batch_size
-        share = micro * self.accelerator.num_processes + self.accelerator.process_index
-        slots = range(share * size, (share + 1) * size)
-        per_step = size * config.grad_accum * self.accelerator.num_processes
-        first = self.step * per_step + slots.start
-        batch = self.loader.batch(pair_indices(config.seed, len(self.loader.source), first, size))
-        noise, timestep = draw(config.seed, self.step, slots, batch.winner_BX.shape[1:], self.timesteps)
-        return batch, noise, timestep
 
     def _checkpoint(self, log: MetricsLog | None) -> None:
         if log is not None:
@@ -253,11 +245,24 @@ class Trainer:
         with MetricsLog(self.config.out_dir, self.step, tensorboard=self.config.tensorboard) as log:
             yield log
 
-    def _synchronised(self, micro: int) -> Any:
-        """Gradients are exchanged between processes in the last micro-batch only."""
-        if self.accelerator.num_processes > 1 and micro + 1 < self.config.grad_accum:
-            return self.accelerator.no_sync(self.model)
-        return nullcontext()
+    @contextmanager
+    def _inputs(self) -> Iterator[Ahead[Inputs]]:
+        """This process's micro-batches, loaded ahead."""
+        source = InputSource(
+            self.config,
+            self.loader,
+            self.timesteps,
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+        )
+        ahead = Ahead(source.load, self.config.steps * self.config.grad_accum)
+        try:
+            yield ahead
+        finally:
+            ahead.close()
+
+    def _interrupt(self, stop: StopRequest) -> None:
+        raise Interrupted(stop.name or "a signal", self.step, self.config.steps, self.config.out_dir)
 
     def _agreed(self, flag: bool) -> bool:
         """Whether any process wants it: all must leave the loop at the same step."""

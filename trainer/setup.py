@@ -1,31 +1,51 @@
-"""What a training starts from: the adapted model, its timesteps, the CPU threads."""
+"""What a training starts from: the adapted model, its optimiser, its timesteps, the CPU threads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 import torch
+from torch import nn
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
 from trainer.families import Family, load_family
 from trainer.lora import attach_lora
+from trainer.plan import DTYPES, Plan, choose_plan
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-
-def load_adapted(config: TrainConfig, loader: PairLoader) -> Family:
+def load_adapted(config: TrainConfig, loader: PairLoader, device: torch.device) -> tuple[Family, Plan]:
     """The model with a trainable adapter, in train mode. Raises UserError when the pairs do not fit it."""
-    family = load_family(config.model_dir, _DTYPES[config.precision])
+    family = load_family(config.model_dir, DTYPES[config.precision])
     family.check(loader.shapes)
+    plan = choose_plan(config, family, loader.shapes, device)
     attach_lora(family.transformer, config.rank, config.alpha, family.lora_targets, config.seed)
-    if config.gradient_checkpointing:
+    if plan.gradient_checkpointing:
         family.transformer.enable_gradient_checkpointing()
     # Gradient checkpointing is silently off outside train mode.
     family.transformer.train()
-    return family
+    if config.compile:
+        _compile(family.transformer)
+    return family, plan
+
+
+def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """AdamW, or its 8-bit form. Raises UserError when bitsandbytes is missing."""
+    options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        optim = import_module("bitsandbytes.optim")
+    except ImportError as error:
+        raise UserError(
+            f"optimizer adamw8bit needs bitsandbytes ({error}): pip install bitsandbytes, or take adamw"
+        ) from error
+    made: torch.optim.Optimizer = optim.AdamW8bit(parameters, **options)
+    return made
 
 
 def timestep_range(config: TrainConfig, family: Family) -> tuple[int, int]:
@@ -50,3 +70,11 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _compile(transformer: Any) -> None:
+    """Compile the repeated blocks where the class names them (one compilation serves all), else the whole."""
+    if getattr(transformer, "_repeated_blocks", None):
+        transformer.compile_repeated_blocks()
+    else:
+        transformer.compile()

@@ -1,88 +1,161 @@
-"""One preference step: draws, errors of winner and loser, loss.
+"""The forward and backward passes of one micro-batch.
 
-Legend: B pairs, N = 2B samples (winners, then losers), X the axes of a latent video.
+Legend: B pairs, N samples of a forward pass (B of one side, or 2B: winners, then losers), X the axes of a
+latent video.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trainer.data import PairBatch, derived_seed
-from trainer.dpo import dpo_loss
-from trainer.families import Family
-from trainer.families.base import Condition
+from trainer.families import Condition, Family
+from trainer.inputs import Inputs
 from trainer.lora import adapter_disabled
+from trainer.objectives import PairErrors, preference_loss, supervised_loss
+
+# The backward pass of a loss; it is shown the figures first, so that it can refuse.
+Backward = Callable[[Tensor, dict[str, Tensor]], None]
+# Around a forward and its backward pass: whether the gradients are exchanged between processes.
+Exchange = Callable[[bool], AbstractContextManager[Any]]
 
 
-def draw(
-    seed: int, step: int, slots: Sequence[int], latent_shape: Sequence[int], timesteps: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """(noise_BX fp32, drawn_B long) of the pairs at these slots of a step's global batch.
+@dataclass(frozen=True, kw_only=True)
+class Noised:
+    """N noised samples, what is to be predicted from them, and where the error counts."""
 
-    Each is a function of (seed, step, slot) alone, on the CPU, so that neither resuming nor the number of
-    processes nor the size of a micro-batch changes it. `timesteps` are the first and last training step
-    allowed.
-    """
-    low, high = timesteps
-    noise, chosen = [], []
-    for slot in slots:
-        generator = torch.Generator().manual_seed(derived_seed(seed, "draw", step, slot))
-        chosen.append(torch.randint(low, high + 1, (), generator=generator))
-        noise.append(torch.randn(tuple(latent_shape), generator=generator))
-    return torch.stack(noise), torch.stack(chosen)
+    noised_NX: Tensor
+    target_NX: Tensor
+    timestep_N: Tensor
+    condition: Condition
+    counted_X: Tensor | None
 
 
-def errors(
-    family: Family,
-    model: Any,
-    noised_NX: Tensor,
-    target_NX: Tensor,
-    timestep_N: Tensor,
-    condition: Condition,
-    counted_X: Tensor | None,
-) -> Tensor:
+def noised(family: Family, inputs: Inputs, clean_NX: Tensor, counted_X: Tensor | None) -> Noised:
+    """Winners, losers or both under the draws of their pairs, which both sides share."""
+    device, sides = clean_NX.device, len(clean_NX) // len(inputs.drawn_B)
+    timestep_N = family.timestep(inputs.drawn_B.to(device)).repeat(sides)
+    noise_NX = inputs.noise_BX.to(device).repeat(sides, *(1 for _ in inputs.noise_BX.shape[1:]))
+    noised_NX, target_NX = family.noised(clean_NX, noise_NX, timestep_N)
+    condition = inputs.batch.condition
+    return Noised(
+        noised_NX=noised_NX,
+        target_NX=target_NX,
+        timestep_N=timestep_N,
+        condition=condition if sides == 1 else condition.twice(),
+        counted_X=counted_X,
+    )
+
+
+def errors(family: Family, model: Any, given: Noised) -> Tensor:
     """Mean squared error of the prediction per sample over the elements that count, without one half.
 
     Squares are fp32, their mean fp64: an error near 1 has a spacing of 1e-7 in fp32, which beta = 500 would
     turn into visible noise of the loss.
     """
-    square_NX = (family.predict(model, noised_NX, timestep_N, condition) - target_NX).square()
-    if counted_X is None:
+    prediction_NX = family.predict(model, given.noised_NX, given.timestep_N, given.condition)
+    square_NX = (prediction_NX - given.target_NX).square()
+    if given.counted_X is None:
         return square_NX.flatten(1).mean(dim=1, dtype=torch.float64)
-    counted_X = counted_X.to(square_NX).expand(square_NX.shape[1:])
+    counted_X = given.counted_X.to(square_NX).expand(square_NX.shape[1:])
     return (square_NX * counted_X).flatten(1).sum(dim=1, dtype=torch.float64) / counted_X.sum()
 
 
-def preference_loss(
-    family: Family,
-    model: Any,
-    batch: PairBatch,
-    noise_BX: Tensor,
-    drawn_B: Tensor,
-    beta: float,
-    counted_X: Tensor | None = None,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The DPO loss of a batch and its metrics: one forward of the reference, one of the policy.
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """How a micro-batch is computed: the objective, and whether both sides share a forward pass.
 
-    Winner and loser go through the model together and share noise, timestep and condition. The reference is
-    computed first, so that no graph is alive while the adapter is disabled.
+    `model` is the family's transformer, perhaps wrapped for several processes or compiled.
     """
-    noise_BX = noise_BX.to(batch.winner_BX.device)
-    timestep_N = _twice(family.timestep(drawn_B.to(batch.winner_BX.device)))
-    clean_NX = torch.cat([batch.winner_BX, batch.loser_BX])
-    noised_NX, target_NX = family.noised(clean_NX, _twice(noise_BX), timestep_N)
-    inputs = (noised_NX, target_NX, timestep_N, batch.condition.twice(), counted_X)
-    with torch.no_grad(), adapter_disabled(family.transformer):
-        reference_N = errors(family, family.transformer, *inputs)
-    policy_N = errors(family, model, *inputs)
-    policy_win_B, policy_lose_B = policy_N.chunk(2)
-    reference_win_B, reference_lose_B = reference_N.chunk(2)
-    return dpo_loss(policy_win_B, policy_lose_B, reference_win_B, reference_lose_B, beta)
+
+    family: Family
+    model: Any
+    objective: str
+    beta: float
+    winner_anchor: float = 0.0
+    counted_X: Tensor | None = None
+    together: bool = True
+
+    def reference_errors(self, inputs: Inputs) -> Tensor:
+        """errors_N of the base model, winners then losers, without a graph."""
+        with torch.no_grad(), adapter_disabled(self.family.transformer):
+            return self._without_graph(inputs)
+
+    def policy_errors(self, inputs: Inputs) -> Tensor:
+        """errors_N of the adapted model, winners then losers, without a graph."""
+        with torch.no_grad():
+            return self._without_graph(inputs)
+
+    def run(
+        self,
+        inputs: Inputs,
+        reference_N: Tensor | None,
+        backward: Backward,
+        exchange: Exchange = lambda _: nullcontext(),
+    ) -> None:
+        """The forward and backward passes of a micro-batch.
+
+        `reference_N` is computed here, first, when it is not given, so that no graph is alive while the
+        adapter is disabled. Supervised training needs none.
+        """
+        if self.objective == "sft":
+            with exchange(True):
+                backward(
+                    *supervised_loss(
+                        errors(self.family, self.model, self._noised(inputs, inputs.batch.winner_BX))
+                    )
+                )
+            return
+        if reference_N is None:
+            reference_N = self.reference_errors(inputs)
+        reference_N = reference_N.to(inputs.batch.winner_BX.device)
+        if self.together:
+            with exchange(True):
+                policy_N = errors(self.family, self.model, self._noised(inputs, _both(inputs)))
+                backward(*self.loss(policy_N, reference_N))
+        else:
+            self._apart(inputs, reference_N, backward, exchange)
+
+    def loss(self, policy_N: Tensor, reference_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The preference loss of errors that hold winners, then losers."""
+        (win_B, lose_B), (reference_win_B, reference_lose_B) = policy_N.chunk(2), reference_N.chunk(2)
+        pairs = PairErrors(
+            policy_win_B=win_B,
+            policy_lose_B=lose_B,
+            reference_win_B=reference_win_B,
+            reference_lose_B=reference_lose_B,
+        )
+        return preference_loss(self.objective, pairs, self.beta, self.winner_anchor)
+
+    def _apart(self, inputs: Inputs, reference_N: Tensor, backward: Backward, exchange: Exchange) -> None:
+        """Never both graphs alive: the loser's error without a graph gives the loss and its own gradient."""
+        losers = self._noised(inputs, inputs.batch.loser_BX)
+        with torch.no_grad():
+            lose_B = errors(self.family, self.family.transformer, losers)
+        lose_B.requires_grad_()
+        with exchange(False):
+            win_B = errors(self.family, self.model, self._noised(inputs, inputs.batch.winner_BX))
+            backward(*self.loss(torch.cat([win_B, lose_B]), reference_N))
+        slope_B = lose_B.grad
+        assert slope_B is not None
+        with exchange(True):
+            again_B = errors(self.family, self.model, losers)
+            # The slope carries whatever `backward` scaled the loss by: this pass is not scaled again.
+            (again_B * slope_B).sum().backward()  # type: ignore[no-untyped-call]
+
+    def _without_graph(self, inputs: Inputs) -> Tensor:
+        sides = [_both(inputs)] if self.together else [inputs.batch.winner_BX, inputs.batch.loser_BX]
+        model = self.family.transformer
+        return torch.cat([errors(self.family, model, self._noised(inputs, side)) for side in sides])
+
+    def _noised(self, inputs: Inputs, clean_NX: Tensor) -> Noised:
+        return noised(self.family, inputs, clean_NX, self.counted_X)
 
 
-def _twice(x: Tensor) -> Tensor:
-    return torch.cat([x, x])
+def _both(inputs: Inputs) -> Tensor:
+    return torch.cat([inputs.batch.winner_BX, inputs.batch.loser_BX])

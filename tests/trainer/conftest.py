@@ -169,6 +169,8 @@ def make_config(model_dir: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
             "checkpoint_every": 2,
             "device": "cpu",
             "tensorboard": False,
+            "forward": "together",
+            "gradient_checkpointing": "off",
         }
         return TrainConfig(**(options | overrides))
 

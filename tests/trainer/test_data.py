@@ -17,8 +17,8 @@ from storage.tensors import from_tensor
 from trainer.config import TrainConfig
 from trainer.data import PairBatch, PairLoader, open_pairs, pair_indices, pairs_fingerprint
 from trainer.families import Condition
+from trainer.inputs import draw
 from trainer.loop import train
-from trainer.step import draw
 
 
 def write_pairs(directory: Path, rows: list[Any], *, split: str = "train", model: str = "tiny") -> Path:

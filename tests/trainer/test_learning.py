@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,19 +13,20 @@ from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
 from trainer.errors import NonFiniteLossError
+from trainer.inputs import Inputs, draw
 from trainer.loop import Trainer, train
 from trainer.lora import lora_state
 from trainer.signals import StopRequest
-from trainer.step import draw, preference_loss
 
 
 def evaluate(trainer: Trainer, pairs: Any) -> dict[str, float]:
     """Metrics of all pairs at 16 draws that training never used."""
     loader = PairLoader(pairs, torch.device("cpu"))
     batch = loader.batch([i for i in range(len(pairs)) for _ in range(16)])
-    noise, timestep = draw(999, 0, range(16 * len(pairs)), pairs.latent_shape, (0, 999))
-    with torch.no_grad():
-        _, metrics = preference_loss(trainer.family, trainer.model, batch, noise, timestep, 500.0)
+    noise, drawn = draw(999, 0, range(16 * len(pairs)), pairs.latent_shape, (0, 999))
+    inputs = Inputs(batch=batch, noise_BX=noise, drawn_B=drawn)
+    compute = replace(trainer.update.compute, objective="dpo")
+    _, metrics = compute.loss(compute.policy_errors(inputs), compute.reference_errors(inputs))
     return {name: value.item() for name, value in metrics.items()}
 
 
@@ -79,7 +81,7 @@ def test_base_weights_stay_and_lora_is_fp32_on_bf16(
     assert targets == {"to_q", "to_k", "to_v", "to_out.0"}
 
 
-@pytest.mark.parametrize("other", [{"batch_size": 1, "grad_accum": 4}, {"gradient_checkpointing": True}])
+@pytest.mark.parametrize("other", [{"batch_size": 1, "grad_accum": 4}, {"gradient_checkpointing": "on"}])
 def test_settings_that_must_agree(
     other: dict[str, Any], make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:

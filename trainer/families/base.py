@@ -60,6 +60,9 @@ class Family(Protocol):
     timesteps: int
     """Number of training steps of the scheduler; draws are 0 to timesteps - 1, more noise the higher."""
 
+    def with_transformer(self, transformer: Any) -> Family:
+        """The same kind of model with another transformer of its class."""
+
     def check(self, shapes: PairShapes) -> None:
         """Raise UserError when a pair of these shapes cannot be of this model."""
 

@@ -79,6 +79,10 @@ class CogVideoXFamily:
         config = self.transformer.config
         return int(config.in_channels) == 2 * int(config.out_channels)
 
+    def with_transformer(self, transformer: Any) -> CogVideoXFamily:
+        """The same kind of model with another transformer of its class."""
+        return CogVideoXFamily(transformer, self.scheduler)
+
     def check(self, shapes: PairShapes) -> None:
         """Raise UserError when a pair of these shapes (latents F C H W) cannot be of this model."""
         config = self.transformer.config

@@ -1,0 +1,124 @@
+"""Errors of the reference for K fixed draws of every pair, computed once and kept beside the training.
+
+The reference never changes, so with draws that repeat its two forward passes need not.
+
+Legend: P pairs of the training, K fixed draws of each, B pairs of a micro-batch, N = 2B (winners, losers).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from trainer.config import TrainConfig
+from trainer.data import PairLoader
+from trainer.files import write_tensors
+from trainer.inputs import Inputs, draw_fixed
+
+logger = logging.getLogger(__name__)
+
+Place = tuple[int, int]
+# (inputs) -> errors_N of the reference.
+ReferenceErrors = Callable[[Inputs], Tensor]
+_SAVE_SECONDS = 60.0
+
+
+class ReferenceCache:
+    """errors_PK2 (winner, loser) in fp64; what one process has not computed yet is NaN.
+
+    Every process has a file of its own, written each minute, so that an interruption costs a minute.
+    """
+
+    def __init__(
+        self, config: TrainConfig, loader: PairLoader, key: str, processes: int, process: int
+    ) -> None:
+        """`key` names everything that decides the errors: a file with another one is not used."""
+        self._config, self._loader, self._key = config, loader, key
+        self._process, self._processes = process, processes
+        self._path = config.out_dir / "reference" / f"errors-{process}-of-{processes}.safetensors"
+        shape = (len(loader.source), config.cache_reference, 2)
+        self.errors_PK2 = self._read(shape)
+
+    def missing(self) -> list[Place]:
+        """The (pair, draw) places of this process that are not computed yet."""
+        pairs, draws, _ = self.errors_PK2.shape
+        mine = ((pair, number) for number in range(draws) for pair in range(pairs))
+        share = list(mine)[self._process :: self._processes]
+        return [place for place in share if bool(self.errors_PK2[place].isnan().any())]
+
+    def fill(
+        self,
+        reference: ReferenceErrors,
+        timesteps: tuple[int, int],
+        *,
+        stopped: Callable[[], bool],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> bool:
+        """Compute what is missing, in batches of the training's size. False when `stopped` said so first."""
+        missing = self.missing()
+        done, saved = 0, time.monotonic()
+        try:
+            for places in _chunks(missing, self._config.batch_size):
+                if stopped():
+                    return False
+                self._compute(places, reference, timesteps)
+                done += len(places)
+                if progress is not None:
+                    progress(done, len(missing))
+                if time.monotonic() - saved > _SAVE_SECONDS:
+                    self._save()
+                    saved = time.monotonic()
+        finally:
+            if done:
+                self._save()
+        return True
+
+    def share(self, accelerator: Any) -> None:
+        """Put the shares of all processes together."""
+        if self._processes > 1:
+            mine_PK2 = self.errors_PK2.nan_to_num(0.0).to(accelerator.device)
+            self.errors_PK2 = accelerator.reduce(mine_PK2, reduction="sum").cpu()
+
+    def of(self, places: Sequence[Place]) -> Tensor:
+        """errors_N of a micro-batch: its winners', then its losers'."""
+        errors_B2 = torch.stack([self.errors_PK2[place] for place in places])
+        return errors_B2.t().reshape(-1)
+
+    def _compute(
+        self, places: Sequence[Place], reference: ReferenceErrors, timesteps: tuple[int, int]
+    ) -> None:
+        batch = self._loader.batch([pair for pair, _ in places])
+        shape = batch.winner_BX.shape[1:]
+        noise_BX, drawn_B = draw_fixed(self._config.seed, places, shape, timesteps)
+        errors_N = reference(Inputs(batch=batch, noise_BX=noise_BX, drawn_B=drawn_B, fixed=tuple(places)))
+        for place, errors_2 in zip(places, errors_N.double().cpu().view(2, -1).t(), strict=True):
+            self.errors_PK2[place] = errors_2
+
+    def _read(self, shape: tuple[int, ...]) -> Tensor:
+        empty = torch.full(shape, torch.nan, dtype=torch.float64)
+        if not self._path.exists():
+            return empty
+        try:
+            with safe_open(self._path, framework="pt") as file:
+                if (file.metadata() or {}).get("key") == self._key:
+                    kept: Tensor = file.get_tensor("errors").clone()
+                    return kept
+            logger.warning("%s is of another training: its errors are computed anew", self._path)
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s is damaged (%s): its errors are computed anew", self._path, error)
+        return empty
+
+    def _save(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        write_tensors(self._path, {"errors": self.errors_PK2}, {"key": self._key})
+
+
+def _chunks(places: Sequence[Place], size: int) -> Iterator[Sequence[Place]]:
+    for start in range(0, len(places), size):
+        yield places[start : start + size]
