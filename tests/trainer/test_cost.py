@@ -58,8 +58,8 @@ def test_operations_are_those_of_the_matrix_products(family: Family) -> None:
     block = 2 * (2 * projections + 3 * lora + 3.5 * attention)
     found = cost.step_cost(family, SHAPES, SETTINGS)
     by_hand = layers * block * samples
-    # By hand, embeddings, modulations and the final layer are missing, and the first block counts too much: its
-    # input needs no gradient.
+    # By hand, embeddings, modulations and the final layer are missing, and the first block counts too much:
+    # its input needs no gradient.
     assert 0.97 < found.flops_per_pair * SETTINGS.batch_size / by_hand < 1.05
 
 

@@ -10,10 +10,12 @@ import torch
 from storage.errors import UserError
 from trainer.families.base import Condition, Family, FamilyLoader, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
+from trainer.families.wan import WanFamily
 
 # Transformer class, as model_index.json names it -> what knows how to train it.
 FAMILIES: dict[str, FamilyLoader] = {
     "CogVideoXTransformer3DModel": CogVideoXFamily.load,
+    "WanTransformer3DModel": WanFamily.load,
 }
 
 

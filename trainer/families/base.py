@@ -14,6 +14,8 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from storage.errors import UserError
+
 Shape: TypeAlias = tuple[int, ...]
 
 
@@ -83,6 +85,15 @@ class Family(Protocol):
 
 
 FamilyLoader: TypeAlias = Callable[[Path, torch.dtype], Family]
+
+
+def mismatch(what: str, found: tuple[int, ...] | None, expected: str) -> UserError:
+    """The error for pairs that hold something else than the model takes."""
+    shape = None if found is None else list(found)
+    return UserError(
+        f"the pairs hold {what} of shape {shape}, this model takes {expected}: train the model that "
+        "the pairs were sampled from, or sample and pair again with this one"
+    )
 
 
 def _twice(x: Tensor) -> Tensor:

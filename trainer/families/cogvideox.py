@@ -15,7 +15,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
 from storage.errors import UserError
-from trainer.families.base import Condition, PairShapes
+from trainer.families.base import Condition, PairShapes, mismatch
 
 SCHEDULERS: dict[str, Any] = {
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
@@ -88,21 +88,21 @@ class CogVideoXFamily:
         config = self.transformer.config
         latent_shape, prompt_shape, image_shape = shapes.latent, shapes.prompt, shapes.image
         if len(latent_shape) != 4 or latent_shape[1] != config.out_channels:
-            raise _mismatch("latents", latent_shape, f"[F, {config.out_channels}, H, W]")
+            raise mismatch("latents", latent_shape, f"[F, {config.out_channels}, H, W]")
         _, channels, height, width = latent_shape
         if height % config.patch_size or width % config.patch_size:
-            raise _mismatch("latents", latent_shape, f"H and W divisible by {config.patch_size}")
+            raise mismatch("latents", latent_shape, f"H and W divisible by {config.patch_size}")
         if config.use_learned_positional_embeddings:
             expected = (_latent_frames(config), channels, config.sample_height, config.sample_width)
             if latent_shape != expected:
-                raise _mismatch("latents", latent_shape, f"exactly {expected} (learned positions)")
+                raise mismatch("latents", latent_shape, f"exactly {expected} (learned positions)")
         if len(prompt_shape) != 2 or prompt_shape[1] != config.text_embed_dim:
-            raise _mismatch("prompt embeddings", prompt_shape, f"[L, {config.text_embed_dim}]")
+            raise mismatch("prompt embeddings", prompt_shape, f"[L, {config.text_embed_dim}]")
         if not self.image_to_video:
             if image_shape is not None:
-                raise _mismatch("image latents", image_shape, "none (a text-to-video model)")
+                raise mismatch("image latents", image_shape, "none (a text-to-video model)")
         elif image_shape not in {latent_shape, (1, channels, height, width)}:
-            raise _mismatch("image latents", image_shape, f"{latent_shape} (an image-to-video model)")
+            raise mismatch("image latents", image_shape, f"{latent_shape} (an image-to-video model)")
 
     def counted(self, shapes: PairShapes) -> Tensor | None:
         """All elements count."""
@@ -177,11 +177,3 @@ def _pad_frames(image_BFCHW: Tensor, frames: int) -> Tensor:
 
 def _latent_frames(config: Any) -> int:
     return int((config.sample_frames - 1) // config.temporal_compression_ratio + 1)
-
-
-def _mismatch(what: str, found: tuple[int, ...] | None, expected: str) -> UserError:
-    shape = None if found is None else list(found)
-    return UserError(
-        f"the pairs hold {what} of shape {shape}, this model takes {expected}: train the model that "
-        "the pairs were sampled from, or sample and pair again with this one"
-    )
