@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
-from jobs.options import json_option, option, print_result, recordable, run_argument
+from jobs.options import dry_run_option, json_option, option, print_result, recordable, run_argument
 from jobs.presets import PresetCommand, preset_option
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -59,25 +61,36 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
     type=click.Choice(["auto", "together", "apart"]),
     help="Winner and loser in one forward pass, or one after the other: less memory, one more pass.",
 )
+@option("--shard/--no-shard", help="Spread the weights over the processes of a launcher (FSDP2).")
 @option("--compile/--no-compile", help="torch.compile; the first step takes minutes.")
 @option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), help="adamw8bit needs bitsandbytes.")
 @option("--checkpoint-every", type=int, metavar="N", help="Steps between checkpoints.")
 @option("--threads", type=int, metavar="N", help="CPU threads; the last bits of the result depend on it.")
 @option("--seed", type=int, metavar="N", help="Seed of initialisation, order, noise and timesteps.")
+@dry_run_option
 @json_option
 def command(
-    run: Path, as_json: bool, pairs: Path | None, name: str, model: str, revision: str | None, **chosen: Any
+    run: Path,
+    as_json: bool,
+    dry_run: bool,
+    pairs: Path | None,
+    name: str,
+    model: str,
+    revision: str | None,
+    **chosen: Any,
 ) -> None:
     """Train a LoRA adapter on the pairs of RUN by Diffusion-DPO.
 
     The reference is the base model itself, with the adapter off. Resumable: the same command continues from
-    the newest checkpoint. The adapter loads with diffusers' `pipe.load_lora_weights`.
+    the newest checkpoint. The adapter loads with diffusers' `pipe.load_lora_weights`. Several processes:
+    `accelerate launch -m jobs.main train-dpo RUN ...`. With --dry-run, memory and arithmetic of a step.
     """
     from jobs.progress import ConsoleProgress
     from pipeline.models import resolve_model
     from storage.errors import UserError
     from storage.run import Run
     from trainer.config import TrainConfig
+    from trainer.estimate import estimate
     from trainer.loop import train
 
     if not _NAME.fullmatch(name):
@@ -92,13 +105,21 @@ def command(
         out_dir=opened.path / "train" / name,
         **{key: value for key, value in chosen.items() if key != "preset"},
     )
+    if dry_run:
+        foretold = estimate(config)
+        print_result(foretold.as_dict(), as_json, str(foretold))
+        return
     progress = ConsoleProgress("steps")
-    with opened.lock(f"train-{name}"):
-        opened.record(
-            f"train-dpo {name}", recordable({**chosen, "pairs": pairs, "model": model, "revision": revision})
-        )
-        result = train(config, _reporter(progress, config.steps))
+    # Under a launcher every process comes here; one of them speaks for all.
+    first = os.environ.get("RANK", "0") == "0"
+    with opened.lock(f"train-{name}") if first else nullcontext():
+        if first:
+            recorded = {**chosen, "pairs": pairs, "model": model, "revision": revision}
+            opened.record(f"train-dpo {name}", recordable(recorded))
+        result = train(config, _reporter(progress, config.steps), reference_progress=_reference_reporter())
     progress.stop()
+    if not first:
+        return
     text = f"adapter after {result.steps} steps: {result.adapter_dir}"
     print_result(
         {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
@@ -115,5 +136,22 @@ def _reporter(progress: Any, steps: int) -> Any:
             last.append(step - 1)
         progress.advance(step - last[0], 0)
         last[0] = step
+
+    return report
+
+
+def _reference_reporter() -> Any:
+    from jobs.progress import ConsoleProgress
+
+    progress = ConsoleProgress("draws")
+    last: list[int] = []
+
+    def report(done: int, count: int) -> None:
+        if not last:
+            progress.start("reference", count, 0)
+        progress.advance(done - (last.pop() if last else 0), 0)
+        last.append(done)
+        if done == count:
+            progress.stop()
 
     return report

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from storage.errors import UserError
 from trainer.files import publish_directory, sha256, write_json, write_tensors
+from trainer.sharding import like, whole
 
 logger = logging.getLogger(__name__)
 
@@ -102,9 +103,9 @@ def require_same_config(saved: dict[str, Any], current: dict[str, Any], out_dir:
 def optimizer_state(
     optimizer: torch.optim.Optimizer, parameters: dict[str, nn.Parameter]
 ) -> dict[str, Tensor]:
-    """The optimiser's tensors on the CPU, named by parameter."""
+    """The optimiser's tensors on the CPU, named by parameter; a collective when they are sharded."""
     return {
-        f"{name}{_SEPARATOR}{key}": value.detach().to("cpu", copy=True).contiguous()
+        f"{name}{_SEPARATOR}{key}": _saved(value)
         for name, parameter in parameters.items()
         for key, value in optimizer.state[parameter].items()
     }
@@ -120,8 +121,18 @@ def load_optimizer_state(
             raise ValueError(f"the saved optimiser has a state for {name}, which the adapter has not")
         parameter = parameters[name]
         # AdamW keeps its step counts on the CPU, the moments beside their parameter.
-        device = parameter.device if value.ndim else torch.device("cpu")
-        optimizer.state[parameter][key] = value.to(device, copy=True)
+        if value.ndim == 0:
+            optimizer.state[parameter][key] = value.clone()
+        elif value.shape == parameter.shape:
+            optimizer.state[parameter][key] = like(value, parameter)
+        else:
+            optimizer.state[parameter][key] = value.to(parameter.device, copy=True)
+
+
+def _saved(value: Tensor | int) -> Tensor:
+    # An 8-bit optimiser counts its steps in a plain number.
+    tensor = value if isinstance(value, Tensor) else torch.tensor(float(value))
+    return whole(tensor.detach()).to("cpu", copy=True).contiguous()
 
 
 def _load(path: Path) -> Checkpoint:

@@ -35,6 +35,7 @@ _FREE_ON_RESUME = frozenset(
         "forward",
         "gradient_checkpointing",
         "compile",
+        "shard",
     }
 )
 
@@ -54,6 +55,7 @@ class TrainConfig:
     every time. `forward` says whether winner and loser share a forward pass or take less memory apart;
     with `gradient_checkpointing` it is chosen from free memory when it says auto.
 
+    `shard` spreads the weights over the processes of a launcher instead of repeating them in each.
     A step takes batch_size * grad_accum pairs per process. Timesteps are drawn uniformly from min_timestep
     to max_timestep, both included; None is the scheduler's last. `threads` is the number of CPU threads of
     torch during the training; None leaves it as it is.
@@ -83,6 +85,7 @@ class TrainConfig:
     gradient_checkpointing: Checkpointing = "auto"
     forward: Forward = "auto"
     compile: bool = False
+    shard: bool = False
     optimizer: Optimizer = "adamw"
     seed: int = 0
     max_grad_norm: float = 1.0

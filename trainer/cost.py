@@ -63,12 +63,14 @@ class StepCost:
     """Bytes at the peak of a step and of the weights alone, and floating point operations per pair.
 
     `flops_per_pair` counts matrix products and attention, forward and backward, recomputation included;
-    `tokens` those of one sample in the transformer, text included.
+    `forward_flops_per_pair` the forward pass of both sides alone; `tokens` those of one sample in the
+    transformer, text included.
     """
 
     peak_bytes: int
     weights_bytes: int
     flops_per_pair: float
+    forward_flops_per_pair: float
     tokens: int
     parameters: int
     trainable: int
@@ -103,6 +105,7 @@ def step_cost(family: Family, shapes: PairShapes, settings: CostSettings) -> Ste
         peak_bytes=peak,
         weights_bytes=weights,
         flops_per_pair=flops["total"] / settings.batch_size,
+        forward_flops_per_pair=flops["forward"] / settings.batch_size,
         tokens=int(tokens),
         parameters=count - trainable,
         trainable=trainable,
@@ -181,8 +184,14 @@ def _count(step: Step, inputs: Inputs, settings: CostSettings) -> dict[str, floa
     with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as counter:
         _pass(step, inputs, settings)
     handle.remove()
+    with FlopCounterMode(display=False, custom_mapping=_ATTENTION) as forward:
+        step.policy_errors(inputs)
     step.family.transformer.zero_grad(set_to_none=True)
-    return {"total": float(counter.get_total_flops()), "tokens": seen[0]}
+    return {
+        "total": float(counter.get_total_flops()),
+        "forward": float(forward.get_total_flops()),
+        "tokens": seen[0],
+    }
 
 
 def _track(step: Step, inputs: Inputs, settings: CostSettings) -> tuple[int, int]:

@@ -14,9 +14,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from torch import Tensor
 
 from storage.errors import UserError
 from storage.ids import content_id
@@ -39,6 +41,7 @@ from trainer.metrics import MetricsLog, recent_means
 from trainer.plan import write_plan
 from trainer.reference import ReferenceCache
 from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range
+from trainer.sharding import shard
 from trainer.signals import StopRequest, stop_requests
 from trainer.step import Step
 from trainer.update import Update
@@ -90,7 +93,7 @@ class Trainer:
         self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
         self.loader = PairLoader(pairs, self.accelerator.device)
         self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device)
-        self.model = self.accelerator.prepare_model(self.family.transformer)
+        self.model = self._distribute(self.family.transformer)
         self.parameters = lora_parameters(self.family.transformer)
         self.optimizer = make_optimizer(config, self.parameters.values())
         self.timesteps = timestep_range(config, self.family)
@@ -115,6 +118,15 @@ class Trainer:
             optimizer=self.optimizer,
         )
         self.step = 0
+
+    def _distribute(self, transformer: Any) -> Any:
+        if not self.config.shard:
+            return self.accelerator.prepare_model(transformer)
+        if self.accelerator.num_processes == 1:
+            raise UserError(
+                "--shard needs several processes: start it with accelerate launch --num_processes N"
+            )
+        return shard(transformer.to(self.accelerator.device))
 
     @property
     def checkpoints(self) -> Path:
@@ -172,10 +184,11 @@ class Trainer:
         """Write the adapter."""
         config, family = self.config, self.family
         adapter_dir = config.out_dir / "adapter"
+        state = lora_state(family.transformer)
         if self.accelerator.is_main_process:
             export_adapter(
                 adapter_dir,
-                lora_state(family.transformer),
+                state,
                 component=family.component,
                 base=(config.model, config.revision),
                 family=family.name,
@@ -203,10 +216,11 @@ class Trainer:
         finished = cache.fill(
             self.update.compute.reference_errors,
             self.timesteps,
-            stopped=lambda: stop.name is not None,
+            stopped=lambda: self._agreed(stop.name is not None),
+            rounds=self._most,
             progress=shown,
         )
-        if self._agreed(not finished):
+        if not finished:
             self._interrupt(stop)
         cache.share(accelerator)
         self.update.reference = cache
@@ -223,15 +237,15 @@ class Trainer:
         return metrics
 
     def _checkpoint(self, log: MetricsLog | None) -> None:
+        checkpoint = Checkpoint(
+            step=self.step,
+            config=self.fixed,
+            lora=lora_state(self.family.transformer),
+            optimizer=optimizer_state(self.optimizer, self.parameters),
+            rng=torch.get_rng_state(),
+        )
         if log is not None:
             log.sync()
-            checkpoint = Checkpoint(
-                step=self.step,
-                config=self.fixed,
-                lora=lora_state(self.family.transformer),
-                optimizer=optimizer_state(self.optimizer, self.parameters),
-                rng=torch.get_rng_state(),
-            )
             save_checkpoint(self.checkpoints, checkpoint, self.config.keep)
         self.accelerator.wait_for_everyone()
 
@@ -263,6 +277,13 @@ class Trainer:
 
     def _interrupt(self, stop: StopRequest) -> None:
         raise Interrupted(stop.name or "a signal", self.step, self.config.steps, self.config.out_dir)
+
+    def _most(self, count: int) -> int:
+        """The largest count of any process."""
+        if self.accelerator.num_processes == 1:
+            return count
+        counts: Tensor = self.accelerator.gather(torch.tensor([count], device=self.accelerator.device))
+        return int(counts.max())
 
     def _agreed(self, flag: bool) -> bool:
         """Whether any process wants it: all must leave the loop at the same step."""

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
 from torch import Tensor, nn
+
+from trainer.sharding import put, whole
 
 ADAPTER = "default"
 
@@ -48,7 +50,7 @@ def adapter_disabled(transformer: Any) -> Iterator[None]:
 def lora_state(transformer: nn.Module) -> dict[str, Tensor]:
     """The adapter's weights on the CPU under peft's names (without the adapter's own name)."""
     state = cast("dict[str, Tensor]", get_peft_model_state_dict(transformer, adapter_name=ADAPTER))
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
+    return {name: whole(value.detach()).to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
 def load_lora_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
@@ -60,4 +62,5 @@ def load_lora_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
         raise ValueError(
             f"the saved adapter is not of this model, rank or targets: first difference {wrong[0]}"
         )
-    set_peft_model_state_dict(transformer, state, adapter_name=ADAPTER)
+    for name, parameter in lora_parameters(transformer).items():
+        put(parameter, state[name.replace(f".{ADAPTER}.", ".")])

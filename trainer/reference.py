@@ -58,13 +58,20 @@ class ReferenceCache:
         timesteps: tuple[int, int],
         *,
         stopped: Callable[[], bool],
+        rounds: Callable[[int], int] = lambda count: count,
         progress: Callable[[int, int], None] | None = None,
     ) -> bool:
-        """Compute what is missing, in batches of the training's size. False when `stopped` said so first."""
+        """Compute what is missing, in batches of the training's size. False when `stopped` said so first.
+
+        `rounds` makes the number of batches that of the process with most: a sharded model runs in all
+        processes or in none, so that one which is done repeats its first place.
+        """
         missing = self.missing()
+        chunks = list(_chunks(missing, self._config.batch_size))
+        chunks += [[(0, 0)]] * (rounds(len(chunks)) - len(chunks))
         done, saved = 0, time.monotonic()
         try:
-            for places in _chunks(missing, self._config.batch_size):
+            for places in chunks:
                 if stopped():
                     return False
                 self._compute(places, reference, timesteps)

@@ -15,6 +15,7 @@ from trainer.config import TrainConfig, learning_rate
 from trainer.errors import NonFiniteLossError
 from trainer.inputs import Ahead, Inputs
 from trainer.reference import ReferenceCache
+from trainer.sharding import whole
 from trainer.step import Step
 
 
@@ -45,7 +46,7 @@ class Update:
             for name, value in self._accumulate(number, inputs, last=micro + 1 == count).items():
                 totals[name] = totals.get(name, 0.0) + value / count
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-        grad_norm = float(norm)
+        grad_norm = float(whole(norm))
         if not math.isfinite(grad_norm):
             raise NonFiniteLossError("the gradient", number + 1, pair_ids)
         rate = learning_rate(self.config, number)
@@ -63,7 +64,12 @@ class Update:
             self.accelerator.backward(loss / self.config.grad_accum)
 
         def exchange(wanted: bool) -> AbstractContextManager[Any]:
-            if self.accelerator.num_processes == 1 or (wanted and last):
+            if self.accelerator.num_processes == 1:
+                return nullcontext()
+            if self.config.shard:
+                self.compute.model.set_requires_gradient_sync(wanted and last)
+                return nullcontext()
+            if wanted and last:
                 return nullcontext()
             context: AbstractContextManager[Any] = self.accelerator.no_sync(self.compute.model)
             return context

@@ -19,8 +19,11 @@ FAMILIES: dict[str, FamilyLoader] = {
 }
 
 
-def load_family(model_dir: Path, dtype: torch.dtype) -> Family:
-    """The model of a diffusers folder, ready for an adapter. Raises UserError when it is not one we train."""
+def load_family(model_dir: Path, dtype: torch.dtype, *, weights: bool = True) -> Family:
+    """The model of a diffusers folder, ready for an adapter; without `weights`, its shapes only.
+
+    Raises UserError when it is not one we train.
+    """
     index = model_dir / "model_index.json"
     try:
         entry = json.loads(index.read_text(encoding="utf-8")).get("transformer")
@@ -35,7 +38,7 @@ def load_family(model_dir: Path, dtype: torch.dtype) -> Family:
             f"the model in {model_dir} has a transformer of class {name}, which cannot be trained: "
             f"choose a model with one of {', '.join(sorted(FAMILIES))}"
         )
-    return FAMILIES[name](model_dir, dtype)
+    return FAMILIES[name](model_dir, dtype, weights)
 
 
 __all__ = ["FAMILIES", "Condition", "Family", "PairShapes", "load_family"]

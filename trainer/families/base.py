@@ -6,6 +6,7 @@ for F latent frames, C channels, H W cells), L tokens, D their width.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,31 @@ class Family(Protocol):
         """The model's prediction in fp32. `model` is `transformer`, perhaps wrapped for several processes."""
 
 
-FamilyLoader: TypeAlias = Callable[[Path, torch.dtype], Family]
+# (model folder, precision, whether to read the weights: without, the transformer has shapes only).
+FamilyLoader: TypeAlias = Callable[[Path, torch.dtype, bool], Family]
+
+
+def load_transformer(kind: Any, model_dir: Path, dtype: torch.dtype, weights: bool) -> Any:
+    """The transformer of a diffusers folder, or its shell on the meta device. Raises UserError."""
+    folder = model_dir / "transformer"
+    try:
+        if weights:
+            return kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+        with torch.device("meta"):
+            return kind.from_config(kind.load_config(folder, local_files_only=True))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the model in {model_dir} cannot be read ({error}): fetch or build it again"
+        ) from error
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON file of a model. Raises UserError."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}): fetch or build the model again") from error
+    return value
 
 
 def mismatch(what: str, found: tuple[int, ...] | None, expected: str) -> UserError:

@@ -5,7 +5,6 @@ Legend: B samples, F latent frames, C latent channels, H W latent size, L prompt
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
 from storage.errors import UserError
-from trainer.families.base import Condition, PairShapes, mismatch
+from trainer.families.base import Condition, PairShapes, load_transformer, mismatch, read_config
 
 SCHEDULERS: dict[str, Any] = {
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
@@ -53,24 +52,17 @@ class CogVideoXFamily:
         self._rotary: dict[tuple[int, int, int, torch.device], tuple[Tensor, Tensor]] = {}
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: torch.dtype) -> CogVideoXFamily:
+    def load(cls, model_dir: Path, dtype: torch.dtype, weights: bool = True) -> CogVideoXFamily:
         """The transformer and scheduler of a model folder. Raises UserError when either cannot be read."""
         config_path = model_dir / "scheduler" / "scheduler_config.json"
-        try:
-            scheduler_config = json.loads(config_path.read_text(encoding="utf-8"))
-            transformer = CogVideoXTransformer3DModel.from_pretrained(
-                model_dir / "transformer", torch_dtype=dtype, local_files_only=True
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"the model in {model_dir} cannot be read ({error}): fetch or build it again"
-            ) from error
+        scheduler_config = read_config(config_path)
         name = scheduler_config.get("_class_name")
         if name not in SCHEDULERS:
             raise UserError(
                 f"{config_path} names the scheduler {name}: CogVideoX trains with one of "
                 f"{', '.join(SCHEDULERS)}"
             )
+        transformer = load_transformer(CogVideoXTransformer3DModel, model_dir, dtype, weights)
         return cls(transformer, SCHEDULERS[name].from_config(scheduler_config))
 
     @property

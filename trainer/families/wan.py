@@ -6,7 +6,6 @@ D their width.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from storage.errors import UserError
-from trainer.families.base import Condition, PairShapes, mismatch
+from trainer.families.base import Condition, PairShapes, load_transformer, mismatch, read_config
 
 # Scheduler class -> the field of its configuration that holds the shift of the noise levels.
 SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
@@ -39,22 +38,15 @@ class WanFamily:
         self.expand_timesteps = expand_timesteps
 
     @classmethod
-    def load(cls, model_dir: Path, dtype: torch.dtype) -> WanFamily:
+    def load(cls, model_dir: Path, dtype: torch.dtype, weights: bool = True) -> WanFamily:
         """The transformer of a model folder. Raises UserError when it cannot be read or has two stages."""
-        index = _read_json(model_dir / "model_index.json")
+        index = read_config(model_dir / "model_index.json")
         if index.get("boundary_ratio") is not None or (index.get("transformer_2") or [None])[0] is not None:
             raise UserError(
                 f"the model in {model_dir} has two transformers for high and low noise, which are not "
                 "trained together: take Wan2.1 or Wan2.2-TI2V-5B"
             )
-        try:
-            transformer = WanTransformer3DModel.from_pretrained(
-                model_dir / "transformer", torch_dtype=dtype, local_files_only=True
-            )
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"the model in {model_dir} cannot be read ({error}): fetch or build it again"
-            ) from error
+        transformer = load_transformer(WanTransformer3DModel, model_dir, dtype, weights)
         shift = _shift(model_dir / "scheduler" / "scheduler_config.json")
         return cls(transformer, shift=shift, expand_timesteps=bool(index.get("expand_timesteps", False)))
 
@@ -144,18 +136,10 @@ class WanFamily:
 
 
 def _shift(path: Path) -> float:
-    config = _read_json(path)
+    config = read_config(path)
     name = config.get("_class_name")
     if name not in SHIFTS:
         raise UserError(f"{path} names the scheduler {name}: Wan trains with one of {', '.join(SHIFTS)}")
     if config.get("use_dynamic_shifting"):
         raise UserError(f"{path} asks for use_dynamic_shifting, which Wan does not use: set it to false")
     return float(config.get(SHIFTS[name], 1.0))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({error}): fetch or build the model again") from error
-    return value

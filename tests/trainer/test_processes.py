@@ -1,0 +1,70 @@
+"""Several processes under a launcher compute what one process with the whole batch computes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from trainer.metrics import read_log
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = Path(__file__).with_name("tiny_training.py")
+OPTIONS: dict[str, Any] = {"steps": 4, "warmup": 1, "lr": 1e-2, "checkpoint_every": 2}
+
+
+def launch(
+    processes: int, model: Path, out: Path, options: dict[str, Any], *flags: str
+) -> subprocess.CompletedProcess[str]:
+    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_machines", "1"]
+    many = ["--multi_gpu", "--num_processes", str(processes), "--main_process_port", "0"]
+    words = [*launcher, *(many if processes > 1 else ["--cpu", "--num_processes", "1"]), *flags]
+    environment = {
+        **os.environ,
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [*words, "--mixed_precision", "no", "--dynamo_backend", "no", str(PROGRAM)]
+    return subprocess.run(
+        [*command, str(model), str(out), json.dumps(OPTIONS | options)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def losses(out: Path) -> list[float]:
+    return [line["loss"] for line in read_log(out)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"forward": "apart", "grad_accum": 2},
+        {"shard": True, "cache_reference": 3, "forward": "apart", "grad_accum": 2},
+    ],
+)
+def test_two_processes_are_one_with_twice_the_batch(
+    options: dict[str, Any], model_dir: Path, tmp_path: Path
+) -> None:
+    alone = {name: value for name, value in options.items() if name != "shard"}
+    one = launch(1, model_dir, tmp_path / "one", {"batch_size": 4, **alone})
+    assert one.returncode == 0, one.stderr
+    two = launch(2, model_dir, tmp_path / "two", {"batch_size": 2, **options})
+    assert two.returncode == 0, two.stderr
+    # The micro-batches of two processes hold the same pairs in another order than those of one.
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
+    assert len(losses(tmp_path / "two")) == 4
+    name = "adapter/pytorch_lora_weights.safetensors"
+    one_lora, shared = (load_file(tmp_path / out / name) for out in ("one", "two"))
+    assert one_lora.keys() == shared.keys()
+    assert max(float((one_lora[key] - shared[key]).abs().max()) for key in one_lora) < 1e-3
