@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import click
 
+from jobs.bench_loader import command as loader
 from jobs.bench_reward import command as reward
 from jobs.bench_score import command as score
 from jobs.bench_tables import print_tables
+from jobs.bench_train import command as train
 from jobs.options import json_option, option
 
 SUBJECTS: Final = ("codec", "generator", "geometry", "referee")
@@ -63,3 +65,5 @@ def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chos
 
 command.add_command(score)
 command.add_command(reward)
+command.add_command(train)
+command.add_command(loader)

@@ -53,7 +53,7 @@ def command(ctx: click.Context, /, as_json: bool, device: str | None, threads: i
 
     from pipeline.benchmarks.timing import threads as use_threads
 
-    where = _device(device)
+    where = pick_device(device)
     with use_threads(threads):
         tables = _measure(chosen, where)
     about = {"device": where, "device_name": _name(where), "threads": threads, "torch": torch.__version__}
@@ -92,7 +92,7 @@ def _measure(chosen: dict[str, Any], device: str) -> list[Any]:
     return [measure_stages(settings, **run), *measure_rasterisers(size, **run)]
 
 
-def _device(asked: str | None) -> str:
+def pick_device(asked: str | None) -> str:
     """The device asked for, or the best there is. Raises UserError where torch cannot use it."""
     import torch
 

@@ -13,18 +13,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from storage.errors import UserError
-from storage.records import TensorBlob
-from storage.schemas import PAIR_TENSORS, TABLES, default_columns, open_shard, unreadable
+from storage.pair_shard import REQUIRED_TENSORS, PairShard, unusable
+from storage.schemas import default_columns, open_shard, unreadable
 from storage.shards import shard_files
-from storage.tensors import require_finite, to_tensor
 
-_REQUIRED = ("winner_latents", "loser_latents", "prompt_embeds")
-_OPTIONAL = tuple(name for name in PAIR_TENSORS if name not in _REQUIRED)
-_COLUMNS = list(TABLES["pairs"].names)
 _OPEN_FILES = 64
 
 Shape: TypeAlias = tuple[int, ...]
@@ -64,9 +59,10 @@ class PairDataset:
     """The pairs of a directory in order of pair_id, each read on its own: nothing but an index is kept.
 
     Files stay open, and the first read of a pair checks its checksums and its numbers; later reads (the next
-    epoch) trust them. One thread may read at a time.
-    `split` takes only its pairs. Raises UserError when there are none, for shards without tensors or that
-    cannot be read, and for pairs of more than one latent shape, model or revision.
+    epoch) trust them. One thread may read at a time. `split` takes only its pairs.
+
+    Raises UserError when there are none, for shards without tensors or that cannot be read, and for pairs of
+    more than one latent shape, model or revision.
     """
 
     def __init__(self, directory: Path, split: str | None = None) -> None:
@@ -79,9 +75,8 @@ class PairDataset:
             index = index.filter(pc.equal(index["split"], split))
         if index.num_rows == 0:
             raise UserError(f"there are no pairs of split {split!r} in {directory}: choose another split")
-        self._files = files
-        self._open: dict[int, pq.ParquetFile] = {}
-        self._checked: set[int] = set()
+        self._shards = [PairShard(path) for path in files]
+        self._open: list[int] = []
         self.table = _first_of_each(index)
         self.latent_shape: Shape = tuple(self._only("latent_shape", "latent shape"))
         self.model: str = self._only("model", "model")
@@ -95,29 +90,26 @@ class PairDataset:
         """One pair with its tensors, from one row group of one file. Raises UserError for a damaged one."""
         if not 0 <= index < len(self):
             raise IndexError(f"pair index must be in [0, {len(self)}), got {index}")
-        number, place = (self.table[name][index].as_py() for name in ("file", "row"))
-        path, checked = self._files[number], index in self._checked
-        row = self._read_again(number, place) if checked else _read_row(path, place)
+        number, row = (self.table[name][index].as_py() for name in ("file", "row"))
+        shard = self._shard(number)
+        values = shard.read(row)
         try:
-            pair = _to_pair_row(row, check=not checked)
-            self._checked.add(index)
-            return pair
-        except (KeyError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{path}: pair {row.get('pair_id')} is not usable ({error}): "
-                "delete the file and run gpa pair again"
-            ) from error
+            kept: dict[str, Any] = {name: values.get(name) for name in PairRow.__dataclass_fields__}
+            return PairRow(**kept)
+        except (TypeError, ValueError) as error:
+            raise unusable(shard.path, values.get("pair_id"), error) from error
 
     def __iter__(self) -> Iterator[PairRow]:
         """Every pair in order."""
         return (self.read(i) for i in range(len(self)))
 
-    def _read_again(self, number: int, row: int) -> dict[str, Any]:
+    def _shard(self, number: int) -> PairShard:
+        shard = self._shards[number]
         if number not in self._open:
             if len(self._open) >= _OPEN_FILES:
-                self._open.pop(next(iter(self._open))).close()
-            self._open[number] = pq.ParquetFile(self._files[number])
-        return _row_of(self._open[number], self._files[number], row)
+                self._shards[self._open.pop(0)].close()
+            self._open.append(number)
+        return shard
 
     def _only(self, column: str, what: str) -> Any:
         values = {_hashable(value) for value in self.table[column].to_pylist()}
@@ -132,7 +124,7 @@ class PairDataset:
 def _shard_index(path: Path, number: int) -> pa.Table:
     """Where the pairs of a shard are, and what they say of themselves, without reading a tensor."""
     names = ["pair_id", "prompt_id", "scene_id", "split", "model", "revision"]
-    with open_shard(path, "pairs", [*default_columns("pairs"), *_REQUIRED]) as shard:
+    with open_shard(path, "pairs", [*default_columns("pairs"), *REQUIRED_TENSORS]) as shard:
         try:
             table = shard.read(columns=[*names, "winner_latents.shape"])
         except (pa.ArrowException, OSError) as error:
@@ -152,50 +144,6 @@ def _first_of_each(index: pa.Table) -> pa.Table:
     index = index.sort_by([("pair_id", "ascending"), ("file", "ascending"), ("row", "ascending")])
     ids = np.asarray(index["pair_id"].to_pylist(), dtype=object)
     return index.filter(pa.array(np.concatenate([[True], ids[1:] != ids[:-1]])))
-
-
-def _read_row(path: Path, row: int) -> dict[str, Any]:
-    with open_shard(path, "pairs", _COLUMNS) as shard:
-        return _row_of(shard, path, row)
-
-
-def _row_of(shard: pq.ParquetFile, path: Path, row: int) -> dict[str, Any]:
-    """One row: its text as values, its tensors as views of the buffers that were read."""
-    group = 0
-    while row >= shard.metadata.row_group(group).num_rows:
-        row -= shard.metadata.row_group(group).num_rows
-        group += 1
-    try:
-        table = shard.read_row_group(group, columns=_COLUMNS).slice(row, 1)
-    except (pa.ArrowException, OSError) as error:
-        raise unreadable(path) from error
-    return {name: _value(table[name][0], name) for name in table.column_names}
-
-
-def _value(cell: pa.Scalar, name: str) -> Any:
-    if name not in PAIR_TENSORS or not cell.is_valid:
-        return cell.as_py()
-    # as_py of the bytes would copy them once more.
-    return {"data": memoryview(cell["data"].as_buffer()), **{k: cell[k].as_py() for k in ("shape", "dtype")}}
-
-
-def _to_pair_row(row: dict[str, Any], *, check: bool) -> PairRow:
-    kept: dict[str, Any] = {
-        name: row.get(name) for name in PairRow.__dataclass_fields__ if name not in PAIR_TENSORS
-    }
-    tensors: dict[str, Any] = {name: _tensor(row, name) for name in _REQUIRED}
-    tensors |= {name: None if row.get(name) is None else _tensor(row, name) for name in _OPTIONAL}
-    if check:
-        for name, tensor in tensors.items():
-            if tensor is not None:
-                require_finite(name, tensor)
-    return PairRow(**kept, **tensors)
-
-
-def _tensor(row: dict[str, Any], name: str) -> Tensor:
-    if row[name] is None:
-        raise ValueError(f"{name} is missing")
-    return to_tensor(TensorBlob(**row[name]))
 
 
 def _hashable(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -28,6 +28,11 @@ def from_tensor(tensor: Tensor) -> TensorBlob:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     data = flat.view(torch.uint8).numpy().tobytes()
     return TensorBlob(data=data, shape=tuple(tensor.shape), dtype=_NAMES[tensor.dtype])
+
+
+def empty_tensor(shape: Sequence[int], dtype: str) -> Tensor:
+    """Memory for a tensor of a recorded dtype, to be filled."""
+    return torch.empty(tuple(shape), dtype=_DTYPES[dtype])
 
 
 def to_tensor(blob: TensorBlob) -> Tensor:

@@ -5,7 +5,7 @@ Every function that makes a tensor whole is a collective: all processes must cal
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ def shard(transformer: Any) -> Any:
 
 def whole(tensor: Tensor) -> Tensor:
     """The tensor with the parts of all processes."""
-    return cast("Tensor", tensor.full_tensor()) if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def like(value: Tensor, parameter: Tensor) -> Tensor:

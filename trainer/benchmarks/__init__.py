@@ -1,0 +1,1 @@
+"""What training costs on this machine, against the obvious way."""
