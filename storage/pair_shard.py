@@ -39,13 +39,12 @@ class PairShard:
         """
         if row in self._known:
             return self._fetch(row)
+        shard = self._opened()
+        values, blobs = self._decode(shard, row)
         if row in self._checked:
-            values, _ = self._decode(self._opened(), row)
             return values
-        with open_shard(self.path, "pairs", _COLUMNS) as shard:
-            values, blobs = self._decode(shard, row)
-            self._check(values)
-            places = locate(shard, _group_of(shard, row)[0], blobs, self._handle())
+        self._check(values)
+        places = locate(shard, _group_of(shard, row)[0], blobs, self._handle())
         self._checked.add(row)
         if places is not None:
             self._known[row] = ({name: values[name] for name in values if name not in places}, places)
@@ -103,10 +102,7 @@ class PairShard:
 
     def _opened(self) -> pq.ParquetFile:
         if self._file is None:
-            try:
-                self._file = pq.ParquetFile(self.path)
-            except (pa.ArrowException, OSError) as error:
-                raise unreadable(self.path) from error
+            self._file = open_shard(self.path, "pairs", _COLUMNS)
         return self._file
 
     def _handle(self) -> int:

@@ -29,7 +29,7 @@ class TensorPlace:
     def read(self, descriptor: int) -> Tensor | None:
         """The tensor, from one read of an open file; None when the file ends before it does."""
         tensor = empty_tensor(self.shape, self.dtype)
-        view = memoryview(tensor.flatten().view(torch.uint8).numpy())
+        view = memoryview(tensor.flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
         done = 0
         while done < len(view):
             count = os.preadv(descriptor, [view[done:]], self.offset + done)
