@@ -155,3 +155,10 @@ def record_calls(module: Any, run: Callable[[], Any]) -> list[tuple[dict[str, An
     run()
     handle.remove()
     return calls
+
+
+def random_pair(kind: Kind = "t2v", seed: int = 0, count: int = 1) -> tuple[Tensor, Tensor]:
+    """Clean latents and noise."""
+    generator = torch.Generator().manual_seed(seed)
+    clean, noise = (torch.randn(count, *latent_shape(kind), generator=generator) for _ in range(2))
+    return clean, noise
