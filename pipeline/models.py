@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,11 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     return ModelRef(name=name, revision=snapshot.name, path=snapshot, family=_family(snapshot, name))
 
 
+def model_index(model: ModelRef) -> dict[str, Any]:
+    """What the model's folder says of its pipeline (model_index.json). Raises UserError."""
+    return _read_json(model.path / "model_index.json", f"model {model.name!r}")
+
+
 def resolve_adapter(path: Path, model: ModelRef) -> AdapterRef:
     """Find a LoRA folder and check that it is whole and was trained on this very model. Raises UserError."""
     weights = path / _ADAPTER_WEIGHTS
@@ -104,15 +109,25 @@ def resolve_adapter(path: Path, model: ModelRef) -> AdapterRef:
     return AdapterRef(path=path.absolute(), id=content_id(digest))
 
 
-def load_pipeline(model: ModelRef, precision: Precision, device: str, pipeline_class: type[Any]) -> Any:
-    """Load the model as `pipeline_class` onto a device. Raises UserError when its files do not load."""
+def load_pipeline(
+    model: ModelRef,
+    precision: Precision,
+    device: str,
+    pipeline_class: type[Any],
+    fp32_components: Sequence[str] = (),
+) -> Any:
+    """Load the model as `pipeline_class` onto a device, all but `fp32_components` in the given precision.
+
+    Raises UserError when its files do not load.
+    """
+    import torch
+
+    dtypes = dict.fromkeys(fp32_components, torch.float32) | {"default": torch_dtype(precision)}
     for module in _component_modules(model.path):
         importlib.import_module(module)
     try:
         with _quiet():
-            pipe = pipeline_class.from_pretrained(
-                model.path, torch_dtype=torch_dtype(precision), local_files_only=True
-            )
+            pipe = pipeline_class.from_pretrained(model.path, torch_dtype=dtypes, local_files_only=True)
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"model {model.name!r} in {model.path} does not load: {error}; get its files again"

@@ -10,7 +10,7 @@ from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
 from pipeline.runners import Summary, execute, make_runner
-from pipeline.samplers import SamplerSettings, needs_image
+from pipeline.samplers import SamplerSettings, first_frame
 from pipeline.stages.base import Resources
 from pipeline.stages.sample import SampleStage, SampleTask
 from storage.errors import UserError
@@ -133,7 +133,7 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
     prompts = _Prompts(run=run if write else None)
     tasks: list[SampleTask] = []
     count = 0
-    for prompt in prompts.admit(_items(settings, image_required=needs_image(model))):
+    for prompt in prompts.admit(_items(settings, model)):
         count += 1
         tasks += _missing(prompt, model, adapter, settings, have)
     prompts.flush()
@@ -149,11 +149,28 @@ def candidate_id(
     return content_id("candidate", model.name, model.revision, adapter_id, prompt_id, sampler.as_dict(), seed)
 
 
-def _items(settings: SampleSettings, *, image_required: bool) -> Iterator[PromptItem]:
+def _items(settings: SampleSettings, model: ModelRef) -> Iterator[PromptItem]:
+    kind = first_frame(model)
     if settings.prompts is not None:
-        return read_prompts(settings.prompts, image_required=image_required, limit=settings.limit)
+        items = read_prompts(settings.prompts, image_required=kind == "required", limit=settings.limit)
+        return _alike(items, model) if kind == "optional" else items
     count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
     return world_items(settings.split, count)
+
+
+def _alike(items: Iterator[PromptItem], model: ModelRef) -> Iterator[PromptItem]:
+    """The prompts, all of which or none of which have a first frame: their pairs train together."""
+    with_image: bool | None = None
+    for item in items:
+        has = item.image_HW3 is not None
+        if with_image not in {None, has}:
+            first, other = ("a", "no") if with_image else ("no", "a")
+            raise UserError(
+                f"the first prompt has {first} first frame and {item.text!r} has {other} first frame; model "
+                f"{model.name!r} takes either, but one run is of one kind: give every prompt an image or none"
+            )
+        with_image = has
+        yield item
 
 
 def _missing(

@@ -121,7 +121,15 @@ class PairLoader:
         return self._cache[index]
 
     def _stack_optional(self, rows: Sequence[Any], name: str) -> Tensor | None:
-        return None if getattr(self.first, name) is None else self._stack(rows, name)
+        if getattr(self.first, name) is not None:
+            return self._stack(rows, name)
+        for row in rows:
+            if getattr(row, name) is not None:
+                raise UserError(
+                    f"pair {row.pair_id} has {name}, the others none: pair again, with candidates of prompts "
+                    "that all have a first frame or none"
+                )
+        return None
 
     def _stack(self, rows: Sequence[Any], name: str) -> Tensor:
         tensors = []

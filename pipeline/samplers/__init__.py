@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Literal, TypeAlias
 
-from pipeline.models import AdapterRef, ModelRef
+from pipeline.models import AdapterRef, ModelRef, model_index
 from pipeline.samplers.base import Condition, Sample, Sampler, SamplerSettings
 from storage.errors import UserError
 
-__all__ = ["SAMPLERS", "Condition", "Sample", "Sampler", "SamplerSettings", "make_sampler", "needs_image"]
+__all__ = ["SAMPLERS", "Condition", "Sample", "Sampler", "SamplerSettings", "first_frame", "make_sampler"]
+
+FirstFrame: TypeAlias = Literal["required", "optional", "unused"]
+# Wan2.2-TI2V-5B is published as a WanPipeline, and only this flag tells it from a Wan2.1 text-to-video model.
+_PER_TOKEN = "expand_timesteps"
 
 
 @dataclass(frozen=True)
@@ -18,20 +23,26 @@ class SamplerSpec:
 
     module: str
     name: str
-    needs_image: bool
+    first_frame: FirstFrame
 
 
 SAMPLERS: dict[str, SamplerSpec] = {
     "CogVideoXImageToVideoPipeline": SamplerSpec(
-        "pipeline.samplers.cogvideox", "CogVideoXImageToVideo", True
+        "pipeline.samplers.cogvideox", "CogVideoXImageToVideo", "required"
     ),
-    "CogVideoXPipeline": SamplerSpec("pipeline.samplers.cogvideox", "CogVideoXTextToVideo", False),
+    "CogVideoXPipeline": SamplerSpec("pipeline.samplers.cogvideox", "CogVideoXTextToVideo", "unused"),
+    "WanImageToVideoPipeline": SamplerSpec("pipeline.samplers.wan", "WanImageToVideo", "required"),
+    "WanPipeline": SamplerSpec("pipeline.samplers.wan", "WanTextToVideo", "unused"),
+    f"WanPipeline {_PER_TOKEN}": SamplerSpec("pipeline.samplers.wan", "WanTextOrImageToVideo", "optional"),
 }
 
 
-def needs_image(model: ModelRef) -> bool:
-    """Whether the model starts from a first frame. Raises UserError for a family without a sampler."""
-    return _spec(model).needs_image
+def first_frame(model: ModelRef) -> FirstFrame:
+    """Whether the model starts from the first frame of a prompt: always, where there is one, or never.
+
+    Raises UserError for a family without a sampler.
+    """
+    return _spec(model).first_frame
 
 
 def make_sampler(
@@ -46,8 +57,10 @@ def make_sampler(
 def _spec(model: ModelRef) -> SamplerSpec:
     found = SAMPLERS.get(model.family)
     if found is None:
-        known = ", ".join(sorted(SAMPLERS))
+        known = ", ".join(sorted(name for name in SAMPLERS if " " not in name))
         raise UserError(
             f"model {model.name!r} is a {model.family}, which has no sampler here; families: {known}"
         )
+    if model_index(model).get(_PER_TOKEN):
+        return SAMPLERS.get(f"{model.family} {_PER_TOKEN}", found)
     return found

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -52,10 +52,11 @@ class SamplerSettings:
 class Condition:
     """What the transformer is given besides the noisy latents, exactly as the pipeline holds it.
 
-    `image_latents_FChw` is what the pipeline concatenates to the latents on the channel axis (scaled,
-    padded with zeros over the later frames); None for a text-to-video model. `image_embeds_LD` are features
-    of the first frame by an image encoder, for the models that attend to them. `negative_embeds_LD` only with
-    guidance above 1.
+    `image_latents_FChw` is what the pipeline joins to the latents, in its own layout; None for text-to-video.
+    CogVideoX: concatenated on channels, zeros over the later frames. Wan 2.1: concatenated on channels,
+    [4+C,F,h,w], a mask first. Wan 2.2 TI2V: [C,1,h,w], takes the place of the first latent frame.
+    `image_embeds_LD` are features of the first frame by an image encoder, for the models that attend to them.
+    `negative_embeds_LD` only with guidance above 1.
     """
 
     prompt_embeds_LD: Tensor
@@ -88,8 +89,6 @@ class Sample:
 
 class Sampler(Protocol):
     """A video model that turns a condition and seeds into videos."""
-
-    needs_image: ClassVar[bool]
 
     def setup(self) -> None:
         """Load the weights, in the process that will sample."""

@@ -53,6 +53,7 @@ class SampleStage:
             self.model, self.settings, self.adapter, pick_device(self.resources.gpus)
         )
         self._sampler.setup()
+        self._encoded: tuple[str, Condition] | None = None
 
     def process(self, task: SampleTask) -> TaskOutcome:
         """Sample one chunk. A candidate with NaN latents gets a row with status failed, and no media."""
@@ -73,6 +74,9 @@ class SampleStage:
         )
 
     def _encode(self, prompt: Prompt) -> Condition:
+        """The condition of a prompt. Its tasks follow one another, and share what the first encoded."""
+        if self._encoded is not None and self._encoded[0] == prompt.prompt_id:
+            return self._encoded[1]
         image = None
         if prompt.image_uri is not None:
             image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
@@ -80,6 +84,7 @@ class SampleStage:
         path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
         if not path.exists():
             write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
+        self._encoded = (prompt.prompt_id, condition)
         return condition
 
     def _write_media(self, candidate_id: str, sample: Sample) -> None:

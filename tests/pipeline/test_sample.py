@@ -56,6 +56,21 @@ def test_rows_and_media_say_how_every_candidate_was_made(
     assert {row["seed"] for row in made} == seeds
 
 
+def test_a_prompt_is_encoded_once_for_all_its_tasks(
+    tiny_model: Path, prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, texts = CogVideoXImageToVideo.encode, []
+
+    def counted(self: Any, text: str, image: Any) -> Any:
+        texts.append(text)
+        return encode(self, text, image)
+
+    monkeypatch.setattr(CogVideoXImageToVideo, "encode", counted)
+    run = Run.create_or_open(tmp_path / "run")
+    assert run_sample(run, settings(tiny_model, prompts_file, batch=1)).done == 9
+    assert len(texts) == len(set(texts)) == PROMPTS
+
+
 def test_the_same_call_again_does_only_what_is_missing(
     tiny_model: Path, prompts_file: Path, tmp_path: Path
 ) -> None:

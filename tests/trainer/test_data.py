@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,17 @@ def test_winner_and_loser_of_a_batch_must_have_one_shape() -> None:
             loser_BX=torch.zeros(1, 1, 3, 4, 4),
             condition=Condition(prompt_BLD=torch.zeros(1, 2, 3)),
         )
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_pairs_with_and_without_a_first_frame_are_not_mixed(
+    make_pairs: Callable[..., Any], first: int
+) -> None:
+    pairs = make_pairs(2)
+    pairs.rows[first] = replace(pairs.rows[first], image_latents=None)
+    loader = PairLoader(pairs, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"pair pair-1 has image_latents.*: pair again, with candidates of"):
+        loader.batch([0, 1])
 
 
 def test_training_on_real_shards_is_training_on_their_tensors(

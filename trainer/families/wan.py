@@ -33,6 +33,11 @@ class WanFamily:
         """Take a WanTransformer3DModel. `expand_timesteps` (2.2 TI2V): a timestep for every token."""
         if shift <= 0:
             raise UserError(f"the scheduler's shift must be above 0, got {shift}: correct its configuration")
+        if transformer.config.pos_embed_seq_len is not None:
+            raise UserError(
+                "this Wan model starts from a first and a last frame, which pairs do not hold: "
+                "train a Wan2.1-I2V model"
+            )
         self.transformer = transformer
         self.shift = shift
         self.expand_timesteps = expand_timesteps
@@ -142,4 +147,16 @@ def _shift(path: Path) -> float:
         raise UserError(f"{path} names the scheduler {name}: Wan trains with one of {', '.join(SHIFTS)}")
     if config.get("use_dynamic_shifting"):
         raise UserError(f"{path} asks for use_dynamic_shifting, which Wan does not use: set it to false")
+    if config.get("num_train_timesteps", TRAIN_TIMESTEPS) != TRAIN_TIMESTEPS:
+        raise UserError(
+            f"{path} has num_train_timesteps {config['num_train_timesteps']}, Wan is trained on "
+            f"{TRAIN_TIMESTEPS}: correct it"
+        )
+    # The flow-matching scheduler knows nothing else; UniPC's defaults are those of noise prediction.
+    kind = (config.get("prediction_type"), config.get("use_flow_sigmas"))
+    if name == "UniPCMultistepScheduler" and kind != ("flow_prediction", True):
+        raise UserError(
+            f"{path} has prediction_type {kind[0]!r} and use_flow_sigmas {kind[1]}, Wan is trained on "
+            "'flow_prediction' and true: correct them"
+        )
     return float(config.get(SHIFTS[name], 1.0))
