@@ -215,3 +215,33 @@ def test_killed_outright_in_another_process_then_resumed(
     straight = train(make_config("straight"), source=make_pairs(5))
     assert logged(config) == logged(make_config("straight"))
     assert same(weights(resumed), weights(straight))
+
+
+def test_an_eight_bit_optimiser_resumes_bit_for_bit(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    # Matrices of fewer than 4096 numbers keep their state in 32 bits.
+    options = {"optimizer": "adamw8bit", "rank": 128, "schedule": "constant", "checkpoint_every": 3}
+    pairs = make_pairs(4)
+    whole: list[float] = []
+    train(make_config("whole", steps=6, **options), lambda _, m: whole.append(m["loss"]), source=pairs)
+    parts: list[float] = []
+    for steps in (3, 6):
+        train(
+            make_config("parts", steps=steps, **options), lambda _, m: parts.append(m["loss"]), source=pairs
+        )
+    assert parts == whole
+    state = load_file(
+        next((make_config("parts").out_dir / "checkpoints").glob("*6")) / "optimizer.safetensors"
+    )
+    assert {value.dtype for name, value in state.items() if name.endswith("state1")} == {torch.uint8}
+
+
+def test_a_missing_eight_bit_optimiser_names_the_package(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(UserError, match="needs bitsandbytes .*: pip install bitsandbytes, or take adamw"):
+        train(make_config(optimizer="adamw8bit"), source=make_pairs(2))
