@@ -243,5 +243,5 @@ def test_a_missing_eight_bit_optimiser_names_the_package(
 ) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    with pytest.raises(UserError, match="needs bitsandbytes .*: pip install bitsandbytes, or take adamw"):
+    with pytest.raises(UserError, match=r"needs bitsandbytes .*: pip install bitsandbytes, or take adamw"):
         train(make_config(optimizer="adamw8bit"), source=make_pairs(2))
