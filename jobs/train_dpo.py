@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.options import dry_run_option, json_option, option, print_result, recordable, run_argument
-from jobs.presets import PresetCommand, preset_option
+from jobs.presets import PresetCommand, load_preset, preset_option
 
+if TYPE_CHECKING:
+    from storage.run import Run
+    from trainer.config import TrainConfig
+    from trainer.sampled import OnSample
+
+DEFAULT_PROMPTS = 4
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -65,6 +72,18 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @option("--compile/--no-compile", help="torch.compile; the first step takes minutes.")
 @option("--optimizer", type=click.Choice(["adamw", "adamw8bit"]), help="adamw8bit needs bitsandbytes.")
 @option("--checkpoint-every", type=int, metavar="N", help="Steps between checkpoints.")
+@option("--validate-every", type=int, metavar="N", help="Steps between looks at held-out pairs; 0 is never.")
+@option(
+    "--validate-split", type=click.Choice(["train", "val", "test"]), help="The split of the held-out pairs."
+)
+@option("--validate-pairs", type=int, metavar="K", help="How many of them, always the same.")
+@option(
+    "--sample-every",
+    type=int,
+    metavar="N",
+    help="Steps between videos of base and adapter, to see motion and sharpness fall; 0 is never.",
+)
+@option("--sample-prompts", type=int, metavar="N", help="How many prompts of that split get such a video.")
 @option("--threads", type=int, metavar="N", help="CPU threads; the last bits of the result depend on it.")
 @option("--seed", type=int, metavar="N", help="Seed of initialisation, order, noise and timesteps.")
 @dry_run_option
@@ -77,6 +96,8 @@ def command(
     name: str,
     model: str,
     revision: str | None,
+    preset: str,
+    sample_prompts: int | None,
     **chosen: Any,
 ) -> None:
     """Train a LoRA adapter on the pairs of RUN by Diffusion-DPO.
@@ -84,10 +105,12 @@ def command(
     The reference is the base model itself, with the adapter off. Resumable: the same command continues from
     the newest checkpoint. The adapter loads with diffusers' `pipe.load_lora_weights`. Several processes:
     `accelerate launch -m jobs.main train-dpo RUN ...`. With --dry-run, memory and arithmetic of a step.
+    Held-out pairs are those that gpa pair --split all writes of other splits than train.
     """
     from jobs.progress import ConsoleProgress
     from pipeline.models import resolve_model
     from storage.errors import UserError
+    from storage.provenance import pair_provenance
     from storage.run import Run
     from trainer.config import TrainConfig
     from trainer.estimate import estimate
@@ -103,7 +126,8 @@ def command(
         revision=base.revision,
         pairs_dir=pairs or opened.shard_dir("pairs"),
         out_dir=opened.path / "train" / name,
-        **{key: value for key, value in chosen.items() if key != "preset"},
+        # What a preset leaves open is as the training has it.
+        **{key: value for key, value in chosen.items() if value is not None},
     )
     if dry_run:
         foretold = estimate(config)
@@ -114,15 +138,49 @@ def command(
     first = os.environ.get("RANK", "0") == "0"
     with opened.lock(f"train-{name}") if first else nullcontext():
         if first:
-            recorded = {**chosen, "pairs": pairs, "model": model, "revision": revision}
-            opened.record(f"train-dpo {name}", recordable(recorded))
-        result = train(config, _reporter(progress, config.steps), reference_progress=_reference_reporter())
+            recorded = {**chosen, "pairs": pairs, "model": model, "revision": revision, "preset": preset}
+            opened.record(f"train-dpo {name}", recordable({**recorded, "sample_prompts": sample_prompts}))
+        result = train(
+            config,
+            _reporter(progress, config.steps),
+            reference_progress=_reference_reporter(),
+            on_sample=_on_sample(opened, config, preset, (model, revision), sample_prompts, first),
+            provenance=pair_provenance(opened, config.pairs_dir, config.split) if first else None,
+        )
     progress.stop()
     if not first:
         return
     text = f"adapter after {result.steps} steps: {result.adapter_dir}"
     print_result(
         {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
+    )
+
+
+def _on_sample(
+    run: Run,
+    config: TrainConfig,
+    preset: str,
+    base: tuple[str, str | None],
+    prompts: int | None,
+    first: bool,
+) -> OnSample | None:
+    """What makes and measures videos in the process that speaks for all, by the settings of the run."""
+    from jobs.sample import sample_settings
+    from pipeline.sampled_validation import sampled_validation
+
+    if not config.sample_every:
+        return None
+    if not first:
+        return lambda *_: {}
+    recorded = run.header().get("commands", {}).get("sample", {}).get("config")
+    settings = sample_settings(load_preset(preset)["sample"] if recorded is None else recorded)
+    model, revision = base
+    return sampled_validation(
+        run,
+        replace(settings, model=model, revision=revision),
+        config.out_dir / "samples",
+        split=config.validate_split,
+        prompts=DEFAULT_PROMPTS if prompts is None else prompts,
     )
 
 

@@ -36,6 +36,10 @@ _FREE_ON_RESUME = frozenset(
         "gradient_checkpointing",
         "compile",
         "shard",
+        "validate_every",
+        "validate_split",
+        "validate_pairs",
+        "sample_every",
     }
 )
 
@@ -57,8 +61,10 @@ class TrainConfig:
 
     `shard` spreads the weights over the processes of a launcher instead of repeating them in each.
     A step takes batch_size * grad_accum pairs per process. Timesteps are drawn uniformly from min_timestep
-    to max_timestep, both included; None is the scheduler's last. `threads` is the number of CPU threads of
-    torch during the training; None leaves it as it is.
+    to max_timestep, both included; None is the scheduler's last. `validate_every` N > 0 measures the first
+    `validate_pairs` pairs of `validate_split` every N steps and at the end, `sample_every` N > 0 calls
+    `on_sample` of the training so often; neither changes a number of the training. `threads` is the number
+    of CPU threads of torch during the training; None leaves it as it is.
     Raises UserError naming the field, the rule and the value.
     """
 
@@ -91,6 +97,10 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     checkpoint_every: int = 50
     keep: int = 2
+    validate_every: int = 0
+    validate_split: Split = "val"
+    validate_pairs: int = 32
+    sample_every: int = 0
     min_timestep: int = 0
     max_timestep: int | None = None
     threads: int | None = None
@@ -107,6 +117,9 @@ class TrainConfig:
         if self.objective == "sft" and (self.winner_anchor or self.cache_reference):
             name = "winner_anchor" if self.winner_anchor else "cache_reference"
             raise _bad(name, "must be 0 with objective sft, which has no reference", getattr(self, name))
+        if self.validate_every and self.split in (None, self.validate_split):
+            rule = f"must not be trained on (split is {self.split or 'all of them'}), with validate_every"
+            raise _bad("validate_split", rule, self.validate_split)
         if self.warmup > self.steps:
             raise _bad("warmup", f"must be <= steps ({self.steps})", self.warmup)
 
@@ -125,14 +138,25 @@ class TrainConfig:
                 raise _bad(name, f"must be one of {', '.join(allowed)}", getattr(self, name))
         if self.split is not None and self.split not in SPLITS:
             raise _bad("split", f"must be one of {', '.join(SPLITS)}, or none for all", self.split)
+        if self.validate_split not in SPLITS:
+            raise _bad("validate_split", f"must be one of {', '.join(SPLITS)}", self.validate_split)
         for name in ("model", "revision"):
             if not getattr(self, name):
                 raise _bad(name, "must name the base model", getattr(self, name))
 
     def _check_numbers(self) -> None:
-        for name in ("rank", "alpha", "steps", "batch_size", "grad_accum", "checkpoint_every", "keep"):
+        for name in (
+            "rank",
+            "alpha",
+            "steps",
+            "batch_size",
+            "grad_accum",
+            "checkpoint_every",
+            "keep",
+            "validate_pairs",
+        ):
             _require_int(name, getattr(self, name), 1)
-        for name in ("warmup", "seed", "min_timestep", "cache_reference"):
+        for name in ("warmup", "seed", "min_timestep", "cache_reference", "validate_every", "sample_every"):
             _require_int(name, getattr(self, name), 0)
         for name in ("max_timestep", "threads"):
             if getattr(self, name) is not None:

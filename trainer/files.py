@@ -20,8 +20,19 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Replace the file with these tensors as safetensors."""
-    write_bytes(path, save(tensors, metadata=metadata))
+    """Replace the file with these tensors as safetensors; the same tensors always give the same bytes."""
+    write_bytes(path, _settled(save(tensors, metadata=metadata)))
+
+
+def _settled(data: bytes) -> bytes:
+    """The file with its metadata in order of their names: safetensors writes them in an order of its own."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    if "__metadata__" in header:
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-8 * (-len(text) // 8))  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[end:]
 
 
 def publish_directory(temporary: Path, final: Path) -> None:

@@ -1,9 +1,9 @@
 """The training loop: steps, checkpoints, interruption, export.
 
 OUT/config.json      the resolved configuration
-    metrics.jsonl    a line per step (and tensorboard/)
+    metrics.jsonl    a line per step (and tensorboard/); some carry figures of held-out data, val/...
     checkpoints/     the last few; the same call continues from the newest
-    adapter/         written at the end
+    adapter/         written at the end, with its model card
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from storage.errors import UserError
 from storage.ids import content_id
+from storage.provenance import Provenance
+from trainer.card import CardFacts, write_card
 from trainer.checkpoint import (
     Checkpoint,
     load_latest,
@@ -30,6 +34,7 @@ from trainer.checkpoint import (
     require_same_config,
     save_checkpoint,
 )
+from trainer.checks import look, make_checks
 from trainer.config import TrainConfig
 from trainer.data import PairLoader, PairSource, open_pairs, pairs_fingerprint, require_same_model
 from trainer.errors import Interrupted
@@ -40,16 +45,19 @@ from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
 from trainer.plan import write_plan
 from trainer.reference import ReferenceCache
+from trainer.sampled import OnSample
 from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range
 from trainer.sharding import shard
 from trainer.signals import StopRequest, stop_requests
 from trainer.step import Step
 from trainer.update import Update
+from trainer.validation import validation_pairs
 
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, dict[str, float]], None]
 ReferenceProgress = Callable[[int, int], None]
+_SAMPLING = timedelta(hours=3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,31 +74,45 @@ def train(
     progress: Progress | None = None,
     *,
     source: PairSource | None = None,
+    held_out: PairSource | None = None,
     reference_progress: ReferenceProgress | None = None,
+    on_sample: OnSample | None = None,
+    provenance: Provenance | None = None,
 ) -> TrainResult:
     """Train an adapter, or continue the training that `config.out_dir` holds, or return it when finished.
 
     `progress` is called after each step with the number of steps done and its metrics, `reference_progress`
-    with done and all while errors of the reference are computed ahead. `source` replaces the shards of
-    `config.pairs_dir`. Raises UserError for pairs, model, or a resumed configuration that do not
+    with done and all while errors of the reference are computed ahead, `on_sample` as sampled.py says.
+    `source` and `held_out` replace the shards of `config.pairs_dir`. `provenance` is for the model card.
+    Raises UserError for pairs, model, or a resumed configuration that do not
     fit, NonFiniteLossError before the optimiser step it would spoil, and Interrupted after SIGINT or SIGTERM,
     when a checkpoint has been written.
     """
     with stop_requests() as stop, cpu_threads(config.threads):
         pairs = open_pairs(config.pairs_dir, config.split) if source is None else source
         require_same_model(pairs, config.model, config.revision)
-        trainer = Trainer(config, pairs)
+        trainer = Trainer(config, pairs, validation_pairs(config, held_out), on_sample)
         trainer.resume()
         trainer.run(stop, progress, reference_progress)
-        return trainer.finish()
+        return trainer.finish(provenance)
 
 
 class Trainer:
     """The state of one training: model with adapter, optimiser, data, number of steps done."""
 
-    def __init__(self, config: TrainConfig, pairs: PairSource) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        pairs: PairSource,
+        held_out: PairSource | None = None,
+        on_sample: OnSample | None = None,
+    ) -> None:
         self.config = config
-        self.accelerator = Accelerator(cpu=config.device == "cpu", mixed_precision="no")
+        # Videos of a large model take minutes, in which the other processes wait.
+        patience = [InitProcessGroupKwargs(timeout=_SAMPLING)] if config.sample_every else []
+        self.accelerator = Accelerator(
+            cpu=config.device == "cpu", mixed_precision="no", kwargs_handlers=patience
+        )
         self.loader = PairLoader(pairs, self.accelerator.device)
         self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device)
         self.model = self._distribute(self.family.transformer)
@@ -118,6 +140,16 @@ class Trainer:
             optimizer=self.optimizer,
         )
         self.step = 0
+        self.checks = make_checks(
+            config,
+            accelerator=self.accelerator,
+            compute=self.update.compute,
+            timesteps=self.timesteps,
+            trained=self.loader.shapes,
+            export=self._export,
+            held_out=held_out,
+            on_sample=on_sample,
+        )
 
     def _distribute(self, transformer: Any) -> Any:
         if not self.config.shard:
@@ -169,6 +201,7 @@ class Trainer:
         with self._log() as log, self._inputs() as inputs:
             while self.step < self.config.steps:
                 metrics = self._timed_step(inputs)
+                metrics |= look(self.checks, self.step, stop, self._agreed)
                 if log is not None:
                     log.write(self.step, metrics)
                 stopping = self._agreed(stop.name is not None)
@@ -180,14 +213,32 @@ class Trainer:
                 if stopping and not last:
                     self._interrupt(stop)
 
-    def finish(self) -> TrainResult:
-        """Write the adapter."""
+    def finish(self, provenance: Provenance | None = None) -> TrainResult:
+        """Write the adapter and its model card."""
+        adapter_dir, metrics = self.config.out_dir / "adapter", recent_means(self.config.out_dir)
+        self._export(adapter_dir)
+        if self.accelerator.is_main_process:
+            facts = CardFacts(
+                config=self.config,
+                targets=self.family.lora_targets,
+                image_to_video=self.loader.shapes.image is not None,
+                steps=self.step,
+                processes=self.accelerator.num_processes,
+                pairs=len(self.loader.source),
+                metrics=metrics,
+                provenance=provenance,
+            )
+            write_card(adapter_dir, facts)
+        self.accelerator.wait_for_everyone()
+        return TrainResult(adapter_dir=adapter_dir, steps=self.step, metrics=metrics)
+
+    def _export(self, directory: Path) -> None:
+        """Write the adapter as it is; every process must call it."""
         config, family = self.config, self.family
-        adapter_dir = config.out_dir / "adapter"
         state = lora_state(family.transformer)
         if self.accelerator.is_main_process:
             export_adapter(
-                adapter_dir,
+                directory,
                 state,
                 component=family.component,
                 base=(config.model, config.revision),
@@ -198,8 +249,6 @@ class Trainer:
                 training={"objective": config.objective, "beta": config.beta, "pairs": self.fixed["pairs"]}
                 | {"steps": self.step, "seed": config.seed, "lr": config.lr},
             )
-        self.accelerator.wait_for_everyone()
-        return TrainResult(adapter_dir=adapter_dir, steps=self.step, metrics=recent_means(config.out_dir))
 
     def _prepare_reference(self, stop: StopRequest, progress: ReferenceProgress | None) -> None:
         """Compute the reference's errors ahead, if they are to be kept; every process has its share."""

@@ -13,6 +13,8 @@ from storage.errors import UserError
 
 LOG_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
+# Figures of data that is not trained on; only some lines carry them.
+HELD_OUT = "val/"
 
 
 class MetricsLog:
@@ -32,7 +34,7 @@ class MetricsLog:
         self._file.flush()
         if self._writer is not None:
             for name, value in metrics.items():
-                self._writer.add_scalar(f"train/{name}", value, step)
+                self._writer.add_scalar(name if name.startswith(HELD_OUT) else f"train/{name}", value, step)
 
     def sync(self) -> None:
         """Make the lines durable, before a checkpoint that relies on them."""
@@ -67,12 +69,18 @@ def read_log(out_dir: Path) -> list[dict[str, Any]]:
 
 
 def recent_means(out_dir: Path, window: int = 20) -> dict[str, float]:
-    """Mean of every metric over the last `window` logged steps: single steps are noisy."""
-    lines = read_log(out_dir)[-window:]
-    if not lines:
+    """Mean of every metric over the last `window` logged steps: single steps are noisy.
+
+    Figures of held-out data are the newest ones.
+    """
+    lines = read_log(out_dir)
+    recent = lines[-window:]
+    if not recent:
         return {}
-    names = [name for name in lines[-1] if name != "step"]
-    return {name: sum(line[name] for line in lines) / len(lines) for name in names}
+    names = [name for name in recent[-1] if name != "step" and not name.startswith(HELD_OUT)]
+    means = {name: sum(line[name] for line in recent) / len(recent) for name in names}
+    held_out = {k: v for line in lines for k, v in line.items() if k.startswith(HELD_OUT)}
+    return means | held_out
 
 
 def _line(values: dict[str, Any]) -> str:

@@ -64,11 +64,12 @@ class ReferenceCache:
         """Compute what is missing, in batches of the training's size. False when `stopped` said so first.
 
         `rounds` makes the number of batches that of the process with most: a sharded model runs in all
-        processes or in none, so that one which is done repeats its first place.
+        processes or in none. One that is done computes a place and forgets it, since what two processes keep
+        `share` counts twice.
         """
         missing = self.missing()
         chunks = list(_chunks(missing, self._config.batch_size))
-        chunks += [[(0, 0)]] * (rounds(len(chunks)) - len(chunks))
+        chunks += [()] * (rounds(len(chunks)) - len(chunks))
         done, saved = 0, time.monotonic()
         try:
             for places in chunks:
@@ -100,10 +101,13 @@ class ReferenceCache:
     def _compute(
         self, places: Sequence[Place], reference: ReferenceErrors, timesteps: tuple[int, int]
     ) -> None:
-        batch = self._loader.batch([pair for pair, _ in places])
+        given = places or [(0, 0)]
+        batch = self._loader.batch([pair for pair, _ in given])
         shape = batch.winner_BX.shape[1:]
-        noise_BX, drawn_B = draw_fixed(self._config.seed, places, shape, timesteps)
-        errors_N = reference(Inputs(batch=batch, noise_BX=noise_BX, drawn_B=drawn_B, fixed=tuple(places)))
+        noise_BX, drawn_B = draw_fixed(self._config.seed, given, shape, timesteps)
+        errors_N = reference(Inputs(batch=batch, noise_BX=noise_BX, drawn_B=drawn_B, fixed=tuple(given)))
+        if not places:
+            return
         for place, errors_2 in zip(places, errors_N.double().cpu().view(2, -1).t(), strict=True):
             self.errors_PK2[place] = errors_2
 

@@ -139,6 +139,24 @@ def test_shares_of_processes_are_disjoint_and_complete(
     assert sorted(shares[0] + shares[1]) == [(pair, number) for pair in range(5) for number in range(3)]
 
 
+def test_a_process_that_is_done_keeps_nothing_of_the_others(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+) -> None:
+    """Three places of two processes in batches of one: the second one has a round too many."""
+    config, loader = make_config(cache_reference=1, batch_size=1), PairLoader(make_pairs(3), CPU)
+
+    def errors(inputs: Inputs) -> Tensor:
+        assert inputs.fixed is not None
+        return torch.tensor([1.0 + inputs.fixed[0][0], 5.0])
+
+    caches = [ReferenceCache(config, loader, "key", 2, process) for process in (0, 1)]
+    for cache in caches:
+        assert cache.fill(errors, (0, 999), stopped=lambda: False, rounds=lambda _: 2)
+    summed = sum(cache.errors_PK2.nan_to_num(0.0) for cache in caches)
+    assert isinstance(summed, Tensor)
+    assert summed[:, 0].tolist() == [[1.0, 5.0], [2.0, 5.0], [3.0, 5.0]]
+
+
 def test_loading_ahead_keeps_order_and_raises_where_it_failed() -> None:
     loaded: list[int] = []
 

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import CogVideoXImageToVideoPipeline
+from safetensors import safe_open
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.export import read_adapter, require_base
+from trainer.files import sha256, write_tensors
 from trainer.loop import Trainer, train
 from trainer.signals import StopRequest
 
@@ -106,3 +108,17 @@ def test_the_run_folder_says_what_was_done(
     lines = [json.loads(line) for line in (config.out_dir / "metrics.jsonl").read_text().splitlines()]
     assert result.metrics["loss"] == pytest.approx(sum(line["loss"] for line in lines) / 6)
     assert not list(config.out_dir.rglob("*.pt")) + list(config.out_dir.rglob("*.bin"))
+
+
+def test_the_same_adapter_is_the_same_file(tmp_path: Path) -> None:
+    """Its hash names the videos that were sampled with it."""
+    tensors = {"ä.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1, dtype=torch.bfloat16)}
+    metadata = {name: name * 3 for name in ("format", "zebra", "apple", "mango", "kiwi")}
+    digests = set()
+    for number in range(8):
+        write_tensors(tmp_path / str(number), tensors, metadata)
+        digests.add(sha256(tmp_path / str(number)))
+    assert len(digests) == 1
+    with safe_open(tmp_path / "0", framework="pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())

@@ -16,7 +16,14 @@ from trainer.metrics import read_log
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("tiny_training.py")
-OPTIONS: dict[str, Any] = {"steps": 4, "warmup": 1, "lr": 1e-2, "checkpoint_every": 2}
+OPTIONS: dict[str, Any] = {
+    "steps": 4,
+    "warmup": 1,
+    "lr": 1e-2,
+    "checkpoint_every": 2,
+    "validate_every": 2,
+    "sample_every": 3,
+}
 
 
 def launch(
@@ -42,8 +49,8 @@ def launch(
     )
 
 
-def losses(out: Path) -> list[float]:
-    return [line["loss"] for line in read_log(out)]
+def losses(out: Path, name: str = "loss") -> list[float]:
+    return [line[name] for line in read_log(out) if name in line]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +71,10 @@ def test_two_processes_are_one_with_twice_the_batch(
     # The micro-batches of two processes hold the same pairs in another order than those of one.
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=1e-5)
     assert len(losses(tmp_path / "two")) == 4
+    for name in ("val/loss", "val/margin"):
+        assert losses(tmp_path / "two", name) == pytest.approx(losses(tmp_path / "one", name), abs=1e-5)
+        assert len(losses(tmp_path / "two", name)) == 2
+    assert losses(tmp_path / "two", "val/motion_ratio") == [1.0, 1.0]
     name = "adapter/pytorch_lora_weights.safetensors"
     one_lora, shared = (load_file(tmp_path / out / name) for out in ("one", "two"))
     assert one_lora.keys() == shared.keys()

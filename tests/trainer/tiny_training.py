@@ -12,7 +12,7 @@ from trainer.loop import train
 
 
 def main() -> None:
-    """Train on six random pairs; the losses are in OUT/metrics.jsonl."""
+    """Train on six random pairs, with three held out; the losses are in OUT/metrics.jsonl."""
     model, out, options = Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3])
     config = TrainConfig(
         model_dir=model,
@@ -26,7 +26,9 @@ def main() -> None:
         tensorboard=False,
         **({"gradient_checkpointing": "off", "forward": "together"} | options),
     )
-    train(config, source=build_pairs(6))
+    held_out = build_pairs(9)
+    held_out.rows = held_out.rows[6:]
+    train(config, source=build_pairs(6), held_out=held_out, on_sample=lambda *_: {"motion_ratio": 1.0})
 
 
 if __name__ == "__main__":

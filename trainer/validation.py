@@ -1,0 +1,172 @@
+"""Held-out pairs under fixed draws, measured now and then.
+
+Legend: V places (a pair under one draw), B places of a batch, N = 2B samples (winners, then losers), X the
+axes of a latent video.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from storage.errors import UserError
+from trainer.config import TrainConfig
+from trainer.data import PairLoader, PairSource, derived_seed, open_pairs, require_same_model
+from trainer.families import PairShapes
+from trainer.inputs import Inputs
+from trainer.signals import StopRequest
+from trainer.step import Step
+
+logger = logging.getLogger(__name__)
+
+# Where in the range of timesteps a pair is looked at: the middles of four equal parts.
+LEVELS = (0.125, 0.375, 0.625, 0.875)
+# (flag of this process) -> whether any process raises it; a collective.
+Agreed = Callable[[bool], bool]
+
+
+class Check(Protocol):
+    """Something that looks at a training between two steps and leaves no trace in it."""
+
+    def due(self, step: int) -> bool:
+        """Whether to look after this many steps."""
+
+    def figures(self, step: int, stop: StopRequest, agreed: Agreed) -> dict[str, float]:
+        """What it sees, by name; none when a stop is requested first. Every process calls it."""
+
+
+@dataclass(kw_only=True)
+class PairValidation:
+    """Loss and advantages on held-out pairs; noise and timesteps follow from the seed alone.
+
+    Every figure is over the same places each time, so that a change is a change of the policy. The
+    reference's errors are computed at the first look. Processes share the places.
+    """
+
+    config: TrainConfig
+    loader: PairLoader
+    compute: Step
+    timesteps: tuple[int, int]
+    accelerator: Accelerator
+    _reference_V2: Tensor | None = field(default=None, init=False)
+
+    def due(self, step: int) -> bool:
+        """Every `validate_every` steps and after the last."""
+        return step == self.config.steps or step % self.config.validate_every == 0
+
+    def figures(self, step: int, stop: StopRequest, agreed: Agreed) -> dict[str, float]:
+        """`loss` and the scalars of `preference_loss`, of the same meaning as in training.
+
+        For supervised training the loss is the winners' error; the others compare with the base model, and
+        `saturated`, which needs a beta, is left out. What is not finite is left out with a warning.
+        """
+
+        def stopped() -> bool:
+            return agreed(stop.name is not None)
+
+        with undisturbed(self.accelerator.device):
+            if self._reference_V2 is None:
+                self._reference_V2 = self._errors(self.compute.reference_errors, stopped)
+            policy_V2 = None if self._reference_V2 is None else self._errors(self._policy_errors, stopped)
+        if policy_V2 is None or self._reference_V2 is None:
+            return {}
+        found = self._described(policy_V2, self._reference_V2)
+        for name in [name for name, value in found.items() if not math.isfinite(value)]:
+            logger.warning("step %d: the %s of the held-out pairs is %s", step, name, found.pop(name))
+        return found
+
+    def _described(self, policy_V2: Tensor, reference_V2: Tensor) -> dict[str, float]:
+        supervised = self.config.objective == "sft"
+        compute = replace(self.compute, objective="dpo") if supervised else self.compute
+        loss, metrics = compute.loss(policy_V2.t().flatten(), reference_V2.t().flatten())
+        found = {"loss": loss.item(), **{name: value.item() for name, value in metrics.items()}}
+        if supervised:
+            found["loss"] = found["winner_error"]
+            del found["saturated"]
+        return found
+
+    def _policy_errors(self, inputs: Inputs) -> Tensor:
+        return self.compute.policy_errors(inputs)
+
+    @property
+    def _places(self) -> list[tuple[int, int]]:
+        """(pair, level): the first pairs in the order of their ids, which are hashes."""
+        pairs = min(self.config.validate_pairs, len(self.loader.source))
+        return [(pair, level) for level in range(len(LEVELS)) for pair in range(pairs)]
+
+    def _errors(self, of: Callable[[Inputs], Tensor], stopped: Callable[[], bool]) -> Tensor | None:
+        """errors_V2 (winner, loser) in fp64; None when stopped."""
+        places, size = self._places, self.config.batch_size
+        processes, process = self.accelerator.num_processes, self.accelerator.process_index
+        errors_V2 = torch.zeros(len(places), 2, dtype=torch.float64)
+        own = range(len(places))[process::processes]
+        # The first process has most. A sharded model runs in all processes or in none: one that is done
+        # repeats a place and forgets it.
+        for start in range(0, len(range(0, len(places), processes)), size):
+            if stopped():
+                return None
+            mine = list(own[start : start + size])
+            errors_N = of(self._inputs([places[number] for number in mine or [0]]))
+            if mine:
+                errors_V2[mine] = errors_N.double().cpu().view(2, -1).t()
+        if processes > 1:
+            shared: Tensor = self.accelerator.reduce(errors_V2.to(self.accelerator.device), reduction="sum")
+            errors_V2 = shared.cpu()
+        return errors_V2
+
+    def _inputs(self, places: Sequence[tuple[int, int]]) -> Inputs:
+        batch = self.loader.batch([pair for pair, _ in places])
+        noise, drawn = [], []
+        low, high = self.timesteps
+        for place in places:
+            generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "validate", *place))
+            noise.append(torch.randn(batch.winner_BX.shape[1:], generator=generator))
+            drawn.append(low + round(LEVELS[place[1]] * (high - low)))
+        return Inputs(batch=batch, noise_BX=torch.stack(noise), drawn_B=torch.tensor(drawn))
+
+
+def validation_pairs(config: TrainConfig, given: PairSource | None = None) -> PairSource | None:
+    """The held-out pairs, or None when the configuration asks for none.
+
+    Raises UserError when there are none of that split or they are of another model.
+    """
+    if not config.validate_every:
+        return None
+    try:
+        pairs = open_pairs(config.pairs_dir, config.validate_split) if given is None else given
+    except UserError as error:
+        raise UserError(
+            f"validation: {error}; gpa pair --split all writes the pairs of every split that was sampled, "
+            "and --validate-every 0 goes without"
+        ) from error
+    require_same_model(pairs, config.model, config.revision)
+    return pairs
+
+
+def require_same_shapes(held_out: PairShapes, trained: PairShapes) -> None:
+    """Raise UserError when held-out pairs are not of the shape of those trained on."""
+    if held_out != trained:
+        raise UserError(
+            f"the held-out pairs have {held_out}, those to train on {trained}: pair again, with candidates "
+            "of one preset only"
+        )
+
+
+@contextmanager
+def undisturbed(device: torch.device) -> Iterator[None]:
+    """Whatever is drawn or set inside, torch's generators and threads are afterwards what they were."""
+    threads = torch.get_num_threads()
+    devices = [device] if device.type == "cuda" else []
+    try:
+        with torch.random.fork_rng(devices=devices):
+            yield
+    finally:
+        torch.set_num_threads(threads)
