@@ -1,4 +1,4 @@
-"""CogVideoX, text-to-video and image-to-video, called exactly as the diffusers pipelines call it.
+"""CogVideoX 1.0 and 1.5, text-to-video and image-to-video, called exactly as the diffusers pipelines do.
 
 Legend: B samples, F latent frames, C latent channels, H W latent size, L prompt tokens, D their width.
 """
@@ -14,7 +14,7 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
 from storage.errors import UserError
-from trainer.families.base import Condition, PairShapes, load_transformer, mismatch, read_config
+from trainer.families.base import Condition, PairShapes, Shape, load_transformer, mismatch, read_config
 
 SCHEDULERS: dict[str, Any] = {
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
@@ -33,12 +33,6 @@ class CogVideoXFamily:
 
     def __init__(self, transformer: Any, scheduler: Any) -> None:
         """Take a CogVideoXTransformer3DModel and its scheduler. Raises UserError for an unsupported kind."""
-        config = transformer.config
-        if config.patch_size_t is not None:
-            raise UserError(
-                f"this CogVideoX has patch_size_t {config.patch_size_t} (version 1.5), whose padded frames "
-                "the trainer does not mask yet: train a CogVideoX 1.0 model"
-            )
         if scheduler.config.prediction_type != "v_prediction":
             raise UserError(
                 f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX is trained on "
@@ -78,27 +72,33 @@ class CogVideoXFamily:
     def check(self, shapes: PairShapes) -> None:
         """Raise UserError when a pair of these shapes (latents F C H W) cannot be of this model."""
         config = self.transformer.config
-        latent_shape, prompt_shape, image_shape = shapes.latent, shapes.prompt, shapes.image
-        if len(latent_shape) != 4 or latent_shape[1] != config.out_channels:
-            raise mismatch("latents", latent_shape, f"[F, {config.out_channels}, H, W]")
-        _, channels, height, width = latent_shape
-        if height % config.patch_size or width % config.patch_size:
-            raise mismatch("latents", latent_shape, f"H and W divisible by {config.patch_size}")
-        if config.use_learned_positional_embeddings:
-            expected = (_latent_frames(config), channels, config.sample_height, config.sample_width)
-            if latent_shape != expected:
-                raise mismatch("latents", latent_shape, f"exactly {expected} (learned positions)")
+        self._check_latents(shapes.latent)
+        prompt_shape, image_shape = shapes.prompt, shapes.image
         if len(prompt_shape) != 2 or prompt_shape[1] != config.text_embed_dim:
             raise mismatch("prompt embeddings", prompt_shape, f"[L, {config.text_embed_dim}]")
+        # A table of positions added to the tokens counts those of the prompt in.
+        added = config.use_learned_positional_embeddings or not config.use_rotary_positional_embeddings
+        if added and prompt_shape[0] != config.max_text_seq_length:
+            raise mismatch("prompt embeddings", prompt_shape, f"{config.max_text_seq_length} tokens")
+        _, channels, height, width = shapes.latent
         if not self.image_to_video:
             if image_shape is not None:
                 raise mismatch("image latents", image_shape, "none (a text-to-video model)")
-        elif image_shape not in {latent_shape, (1, channels, height, width)}:
-            raise mismatch("image latents", image_shape, f"{latent_shape} (an image-to-video model)")
+        elif image_shape not in {shapes.latent, (1, channels, height, width)}:
+            raise mismatch("image latents", image_shape, f"{shapes.latent} (an image-to-video model)")
+        self._padding_frames(shapes)
 
     def counted(self, shapes: PairShapes) -> Tensor | None:
-        """All elements count."""
-        return None
+        """All elements; of a padded video (1.5) all but the frames in front that decoding discards (F 1 1 1).
+
+        Raises UserError for pairs that do not tell how many frames their videos have.
+        """
+        padding = self._padding_frames(shapes)
+        if not padding:
+            return None
+        counted_F111 = torch.ones(shapes.latent[0], 1, 1, 1)
+        counted_F111[:padding] = 0
+        return counted_F111
 
     def timestep(self, drawn_B: Tensor) -> Tensor:
         """The training step itself."""
@@ -128,24 +128,80 @@ class CogVideoXFamily:
         )[0]
         return prediction.float()
 
-    def _rotary_embedding(self, latents_BFCHW: Tensor) -> tuple[Tensor, Tensor] | None:
+    def _check_latents(self, latent: Shape) -> None:
         config = self.transformer.config
-        if not config.use_rotary_positional_embeddings:
+        if len(latent) != 4 or latent[1] != config.out_channels:
+            raise mismatch("latents", latent, f"[F, {config.out_channels}, H, W]")
+        frames, channels, height, width = latent
+        if height % config.patch_size or width % config.patch_size:
+            raise mismatch("latents", latent, f"H and W divisible by {config.patch_size}")
+        if config.patch_size_t is not None:
+            largest = (config.sample_height, config.sample_width)
+            if frames % config.patch_size_t:
+                raise mismatch("latents", latent, f"F divisible by {config.patch_size_t}")
+            if height > largest[0] or width > largest[1]:
+                raise mismatch("latents", latent, f"H and W up to {largest}")
+        if config.use_learned_positional_embeddings:
+            known = (_latent_frames(config.sample_frames, config), config.sample_height, config.sample_width)
+            if (frames, height, width) != known:
+                expected = (known[0], channels, *known[1:])
+                raise mismatch("latents", latent, f"exactly {expected} (learned positions)")
+
+    def _padding_frames(self, shapes: PairShapes) -> int:
+        """Latent frames that the pipeline put in front, to fill the last temporal patch of version 1.5."""
+        config = self.transformer.config
+        if config.patch_size_t is None:
+            return 0
+        if shapes.num_frames is None:
+            raise UserError(
+                "the pairs do not tell how many frames their videos have, so the padding of CogVideoX 1.5 is "
+                "not known: run `gpa pair` again"
+            )
+        padding = shapes.latent[0] - _latent_frames(shapes.num_frames, config)
+        if not 0 <= padding < config.patch_size_t:
+            expected = (
+                f"{shapes.latent[0] - padding} latent frames, padded to a multiple of {config.patch_size_t}"
+            )
+            raise mismatch("latents", shapes.latent, expected)
+        return padding
+
+    def _rotary_embedding(self, latents_BFCHW: Tensor) -> tuple[Tensor, Tensor] | None:
+        if not self.transformer.config.use_rotary_positional_embeddings:
             return None
         frames, height, width = latents_BFCHW.shape[1], latents_BFCHW.shape[3], latents_BFCHW.shape[4]
         key = (frames, height, width, latents_BFCHW.device)
         if key not in self._rotary:
-            patch = config.patch_size
-            grid = (height // patch, width // patch)
-            base = (config.sample_height // patch, config.sample_width // patch)
-            self._rotary[key] = get_3d_rotary_pos_embed(
-                embed_dim=config.attention_head_dim,
-                crops_coords=_crop_region(grid, base),
-                grid_size=grid,
-                temporal_size=frames,
-                device=latents_BFCHW.device,
-            )
+            self._rotary[key] = _rotary_table(self.transformer.config, *key)
         return self._rotary[key]
+
+
+def _rotary_table(
+    config: Any, frames: int, height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every token of a latent video: 1.0 stretches a base grid, 1.5 counts patches."""
+    patch = config.patch_size
+    grid = (height // patch, width // patch)
+    base = (config.sample_height // patch, config.sample_width // patch)
+    made: tuple[Tensor, Tensor]
+    if config.patch_size_t is None:
+        made = get_3d_rotary_pos_embed(
+            embed_dim=config.attention_head_dim,
+            crops_coords=_crop_region(grid, base),
+            grid_size=grid,
+            temporal_size=frames,
+            device=device,
+        )
+    else:
+        made = get_3d_rotary_pos_embed(
+            embed_dim=config.attention_head_dim,
+            crops_coords=None,
+            grid_size=grid,
+            temporal_size=frames // config.patch_size_t,
+            grid_type="slice",
+            max_size=base,
+            device=device,
+        )
+    return made
 
 
 def _crop_region(grid: tuple[int, int], base: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -167,5 +223,5 @@ def _pad_frames(image_BFCHW: Tensor, frames: int) -> Tensor:
     return torch.cat([image_BFCHW, padding], dim=1)
 
 
-def _latent_frames(config: Any) -> int:
-    return int((config.sample_frames - 1) // config.temporal_compression_ratio + 1)
+def _latent_frames(num_frames: int, config: Any) -> int:
+    return int((num_frames - 1) // config.temporal_compression_ratio + 1)
