@@ -40,17 +40,37 @@ if TYPE_CHECKING:
 @option(
     "--adapter", type=click.Path(path_type=Path), metavar="DIR", help="LoRA folder written by gpa train-dpo."
 )
+@option("--adapter-weight", type=float, metavar="X", help="Strength of the adapter: 0 is the base model.")
 @option("--candidates", type=int, metavar="N", help="Candidates per prompt.")
 @option("--batch", type=int, metavar="N", help="Candidates of a prompt sampled together.")
 @option("--seed", type=int, metavar="N", help="Seed of the run; every candidate's seed follows from it.")
 @option("--steps", type=int, metavar="N", help="Denoising steps.")
 @option("--guidance", type=float, metavar="X", help="Classifier-free guidance; 1 is none.")
+@option("--negative-prompt", metavar="TEXT", help="What guidance leads away from; needs guidance above 1.")
 @option("--height", type=int, metavar="PIXELS")
 @option("--width", type=int, metavar="PIXELS")
 @option("--num-frames", type=int, metavar="N", help="Frames of a video.")
 @option("--fps", type=int, metavar="N", help="Frames a second of the saved video.")
 @option("--max-sequence-length", type=int, metavar="N", help="Text tokens.")
 @option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type the model computes in.")
+@option(
+    "--vae-tiling/--no-vae-tiling",
+    help="Decode large videos in overlapping tiles: much less memory, seams are blended.",
+)
+@option(
+    "--vae-slicing/--no-vae-slicing",
+    help="Have the VAE take a batch one by one; candidates are decoded one by one in any case.",
+)
+@option(
+    "--offload",
+    type=click.Choice(["none", "model", "sequential"]),
+    help="Keep weights in CPU memory until used: whole networks (model), or layers (slow, least memory). "
+    "Needs a GPU.",
+)
+@option(
+    "--compile/--no-compile",
+    help="torch.compile of the transformer: the first candidates of a worker take minutes.",
+)
 @option("--limit", type=int, metavar="N", help="Only the first N prompts.")
 @worker_options
 @dry_run_option
@@ -90,13 +110,14 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
     """The settings of a sampling from the options of the command, or from a section of a preset."""
     from pipeline.sample import SampleSettings
-    from pipeline.samplers import SamplerSettings
+    from pipeline.samplers import Execution, SamplerSettings
     from storage.errors import UserError
 
     rest = {name: value for name, value in chosen.items() if name != "preset"}
+    execution = Execution(**{name: rest.pop(name) for name in Execution.__dataclass_fields__})
     names = SamplerSettings.__dataclass_fields__
     try:
         sampler = SamplerSettings(**{name: rest.pop(name) for name in names})
     except ValueError as error:
         raise UserError(f"{error}: change the option") from error
-    return SampleSettings(sampler=sampler, **rest)
+    return SampleSettings(sampler=sampler, execution=execution, **rest)

@@ -10,7 +10,7 @@ from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
 from pipeline.runners import Summary, execute, make_runner
-from pipeline.samplers import SamplerSettings, first_frame
+from pipeline.samplers import Execution, SamplerSettings, first_frame
 from pipeline.stages.base import Resources
 from pipeline.stages.sample import SampleStage, SampleTask
 from storage.errors import UserError
@@ -31,6 +31,7 @@ class SampleSettings:
     """
 
     sampler: SamplerSettings
+    execution: Execution = field(default_factory=Execution)
     model: str = "world"
     revision: str | None = None
     adapter: Path | None = None
@@ -51,6 +52,10 @@ class SampleSettings:
         if self.limit is not None:
             _at_least("limit", self.limit, 1)
         _at_least("gpus_per_worker", self.gpus_per_worker, 0)
+        self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
+        weight = self.sampler.adapter_weight
+        if weight != 1 and self.adapter is None:
+            raise UserError(f"--adapter-weight {weight:g} has no adapter to weigh: give --adapter DIR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,7 @@ def run_sample(
             model=plan.model,
             settings=settings.sampler,
             adapter=plan.adapter,
+            execution=settings.execution,
             resources=Resources(gpus=settings.gpus_per_worker),
         )
         runner = make_runner(settings.workers, settings.ray_address)

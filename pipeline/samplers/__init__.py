@@ -8,9 +8,19 @@ from typing import Literal, TypeAlias
 
 from pipeline.models import AdapterRef, ModelRef, model_index
 from pipeline.samplers.base import Condition, Sample, Sampler, SamplerSettings
+from pipeline.samplers.execution import Execution
 from storage.errors import UserError
 
-__all__ = ["SAMPLERS", "Condition", "Sample", "Sampler", "SamplerSettings", "first_frame", "make_sampler"]
+__all__ = [
+    "SAMPLERS",
+    "Condition",
+    "Execution",
+    "Sample",
+    "Sampler",
+    "SamplerSettings",
+    "first_frame",
+    "make_sampler",
+]
 
 FirstFrame: TypeAlias = Literal["required", "optional", "unused"]
 # Wan2.2-TI2V-5B is published as a WanPipeline, and only this flag tells it from a Wan2.1 text-to-video model.
@@ -46,11 +56,17 @@ def first_frame(model: ModelRef) -> FirstFrame:
 
 
 def make_sampler(
-    model: ModelRef, settings: SamplerSettings, adapter: AdapterRef | None = None, device: str = "cpu"
+    model: ModelRef,
+    settings: SamplerSettings,
+    adapter: AdapterRef | None = None,
+    device: str = "cpu",
+    execution: Execution | None = None,
 ) -> Sampler:
     """The sampler of the model's family, without its weights (`setup` loads them)."""
     spec = _spec(model)
-    sampler: Sampler = getattr(import_module(spec.module), spec.name)(model, settings, adapter, device)
+    sampler: Sampler = getattr(import_module(spec.module), spec.name)(
+        model, settings, adapter, device, execution
+    )
     return sampler
 
 

@@ -7,6 +7,7 @@ width.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
@@ -16,12 +17,18 @@ from torch import Tensor
 
 from pipeline.models import Precision
 
+# Settings that came when runs existed: left out of the plain values at their defaults, so that the ids of
+# those runs stay what they are.
+_LATER = ("negative_prompt", "vae_tiling", "adapter_weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplerSettings:
     """Everything but model, adapter, prompt and seed that decides what a candidate looks like.
 
-    Sizes in pixels, `fps` in frames a second, `max_sequence_length` in text tokens. Raises ValueError.
+    Sizes in pixels, `fps` in frames a second, `max_sequence_length` in text tokens. `negative_prompt` is what
+    guidance leads away from. `vae_tiling` decodes in overlapping tiles, whose seams are blended, where a
+    video is larger than one. `adapter_weight` multiplies what the adapter adds. Raises ValueError.
     """
 
     steps: int
@@ -32,6 +39,9 @@ class SamplerSettings:
     fps: int
     max_sequence_length: int
     precision: Precision = "fp32"
+    negative_prompt: str = ""
+    vae_tiling: bool = False
+    adapter_weight: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("steps", "height", "width", "num_frames", "fps", "max_sequence_length"):
@@ -42,10 +52,18 @@ class SamplerSettings:
             raise ValueError(f"guidance must be 0 or more (1 is no guidance), got {self.guidance}")
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {get_args(Precision)}, got {self.precision!r}")
+        if self.negative_prompt and self.guidance <= 1:
+            raise ValueError(f"negative_prompt needs guidance above 1, got guidance {self.guidance:g}")
+        if not math.isfinite(self.adapter_weight):
+            raise ValueError(f"adapter_weight must be finite, got {self.adapter_weight}")
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, for the `sampler` column and for ids."""
-        return dataclasses.asdict(self)
+        values = dataclasses.asdict(self)
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        return {
+            name: value for name, value in values.items() if name not in _LATER or value != defaults[name]
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

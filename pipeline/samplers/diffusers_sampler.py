@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
 from pipeline.samplers.base import Condition, Sample, SamplerSettings, nonfinite_reason
+from pipeline.samplers.execution import Execution, prepare_pipeline
 from storage.errors import UserError
 
 
@@ -35,8 +36,10 @@ class DiffusersSampler:
         settings: SamplerSettings,
         adapter: AdapterRef | None = None,
         device: str = "cpu",
+        execution: Execution | None = None,
     ) -> None:
         self.model, self.settings, self.adapter, self.device = model, settings, adapter, device
+        self.execution = execution or Execution()
         self._pipe: Any = None
 
     @property
@@ -49,12 +52,15 @@ class DiffusersSampler:
     def setup(self) -> None:
         """Load pipeline and adapter onto the device. Raises UserError when settings do not fit the model."""
         self._pipe = load_pipeline(
-            self.model, self.settings.precision, self.device, self.pipeline_class, self.fp32_components
+            self.model,
+            self.settings.precision,
+            self.execution.loading_device(self.device),
+            self.pipeline_class,
+            self.fp32_components,
         )
         self._pipe.set_progress_bar_config(disable=True)
         self._require_size()
-        if self.adapter is not None:
-            self._pipe.load_lora_weights(str(self.adapter.path))
+        prepare_pipeline(self._pipe, self.model, self.settings, self.adapter, self.execution, self.device)
 
     @torch.no_grad()
     def encode(self, text: str, image_HW3: Tensor | None) -> Condition:
@@ -62,6 +68,7 @@ class DiffusersSampler:
         settings, pipe = self.settings, self.pipe
         embeds, negative = pipe.encode_prompt(
             prompt=text,
+            negative_prompt=settings.negative_prompt,
             do_classifier_free_guidance=settings.guidance > 1.0,
             max_sequence_length=settings.max_sequence_length,
         )
@@ -128,6 +135,11 @@ class DiffusersSampler:
         """Height and width of the transformer's patch in latent cells."""
         raise NotImplementedError
 
+    def frame_step(self) -> int:
+        """Videos have 1 more than a multiple of so many frames."""
+        ratio: int = self.pipe.vae_scale_factor_temporal
+        return ratio
+
     def picture(self, text: str, image_HW3: Tensor | None) -> Image.Image:
         """The first frame as an image file holds it. Raises UserError when there is none.
 
@@ -152,11 +164,11 @@ class DiffusersSampler:
                 raise UserError(
                     f"{name} {size} does not fit model {self.model.name!r}: use a multiple of {cell}"
                 )
-        ratio = pipe.vae_scale_factor_temporal
-        if (settings.num_frames - 1) % ratio:
+        step = self.frame_step()
+        if (settings.num_frames - 1) % step:
             raise UserError(
                 f"num_frames {settings.num_frames} does not fit model {self.model.name!r}: "
-                f"use 1 more than a multiple of {ratio}"
+                f"use 1 more than a multiple of {step}"
             )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.models import AdapterRef, ModelRef, pick_device
-from pipeline.samplers import Condition, Sample, Sampler, SamplerSettings, make_sampler
+from pipeline.samplers import Condition, Execution, Sample, Sampler, SamplerSettings, make_sampler
 from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
 from storage.ids import canonical_json
 from storage.media import read_image, write_tensors, write_video
@@ -43,6 +43,7 @@ class SampleStage:
     model: ModelRef
     settings: SamplerSettings
     adapter: AdapterRef | None = None
+    execution: Execution = field(default_factory=Execution)
     resources: Resources = field(default_factory=Resources)
     name: str = "sample"
 
@@ -50,7 +51,7 @@ class SampleStage:
         """Load the sampler. Raises UserError when the model does not load or the settings do not fit it."""
         self._run = Run.open(self.run_path)
         self._sampler: Sampler = make_sampler(
-            self.model, self.settings, self.adapter, pick_device(self.resources.gpus)
+            self.model, self.settings, self.adapter, pick_device(self.resources.gpus), self.execution
         )
         self._sampler.setup()
         self._encoded: tuple[str, Condition] | None = None

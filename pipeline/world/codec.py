@@ -17,6 +17,7 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTinyOutput
 from diffusers.models.autoencoders.vae import DecoderOutput
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import Tensor
 
 from pipeline.world.motion import estimate_motion, warp_by_cells
@@ -89,6 +90,7 @@ class MotionCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         scale: float = self.config.motion_scale
         return elapsed.view(1, count, 1, 1, 1) * scale
 
+    @apply_forward_hook  # type: ignore[untyped-decorator]
     @torch.no_grad()
     def encode(self, x: Tensor, return_dict: bool = True) -> AutoencoderTinyOutput | tuple[Tensor]:
         """Encodes a video [B, 3, 1 + 8n, H, W] in [-1, 1] from its pixels alone (motion is estimated)."""
@@ -110,6 +112,7 @@ class MotionCodec(ModelMixin, ConfigMixin):  # type: ignore[misc]
         encoded = torch.cat(latents, dim=2).to(x.dtype)
         return AutoencoderTinyOutput(latents=encoded) if return_dict else (encoded,)
 
+    @apply_forward_hook  # type: ignore[untyped-decorator]
     def decode(self, z: Tensor, return_dict: bool = True) -> DecoderOutput | tuple[Tensor]:
         """Decodes latents [B, 16, 1 + n, h, w] into a video [B, 3, 1 + 8n, H, W] in [-1, 1]."""
         first = self.decode_image(z[:, :, 0]).clamp(-1, 1)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import CogVideoXImageToVideoPipeline
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from PIL import Image
 from torch import Tensor
 
@@ -111,7 +111,9 @@ def test_latents_that_are_not_finite_give_a_reason_and_no_frames(tiny_model: Pat
     ("changes", "message"),
     [
         ({"height": 40}, "height 40 does not fit model 'tiny': use a multiple of 16"),
-        ({"num_frames": 10}, "num_frames 10 does not fit model 'tiny': use 1 more than a multiple of 4"),
+        ({"num_frames": 10}, "num_frames 10 does not fit model 'tiny': use 1 more than a multiple of 8"),
+        # 4 latent frames, of which the VAE makes 16.
+        ({"num_frames": 13}, "num_frames 13 does not fit model 'tiny': use 1 more than a multiple of 8"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(tiny_model: Path, changes: dict[str, int], message: str) -> None:
@@ -122,6 +124,50 @@ def test_sizes_that_do_not_fit_are_named(tiny_model: Path, changes: dict[str, in
 def test_a_prompt_without_a_first_frame_is_named(sampler: Any) -> None:
     with pytest.raises(UserError, match="has no first frame, which model 'tiny' needs"):
         sampler.encode(TEXT, None)
+
+
+@pytest.mark.parametrize(("num_frames", "latent_frames"), [(9, 4), (17, 6)])
+@pytest.mark.parametrize("text_only", [True, False])
+def test_version_1_5_is_padded_in_front_and_decodes_without_the_padding(
+    text_only: bool, num_frames: int, latent_frames: int, tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "new", text_only=text_only, version_1_5=True)
+    sampler = load(folder, num_frames=num_frames)
+    picture = None if text_only else image()
+    condition = sampler.encode(TEXT, picture)
+    samples = sampler.sample(condition, [1, 2])
+    stock = (CogVideoXPipeline if text_only else CogVideoXImageToVideoPipeline).from_pretrained(folder)
+    noises = [
+        torch.randn(1, latent_frames, 4, 4, 4, generator=torch.Generator().manual_seed(seed))
+        for seed in (1, 2)
+    ]
+    called: dict[str, Any] = {
+        "prompt": TEXT,
+        "height": 32,
+        "width": 32,
+        "num_frames": num_frames,
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "max_sequence_length": SAMPLER["max_sequence_length"],
+    }
+    if not text_only:
+        called["image"] = Image.fromarray(image().numpy())
+    for sample, noise in zip(samples, noises, strict=True):
+        # The stock pipeline spends its generator on the posterior of the image alone, when latents are given.
+        called |= {"latents": noise, "generator": torch.Generator().manual_seed(0)}
+        latents = stock(**called, output_type="latent").frames[0]
+        assert sample.latents_FChw.shape == latents.shape == (latent_frames, 4, 4, 4)
+        assert torch.allclose(sample.latents_FChw, latents, atol=1e-5)
+        called["generator"] = torch.Generator().manual_seed(0)
+        frames = torch.from_numpy(stock(**called, output_type="np").frames[0] * 255).round()
+        assert sample.frames_THW3.shape == (num_frames, 32, 32, 3)
+        assert (sample.frames_THW3.float() - frames).abs().max() <= 1
+        assert torch.equal(sampler.decode(sample.latents_FChw), sample.frames_THW3)
+    if not text_only:
+        kept = condition.tensors()["image_latents"]
+        assert kept.shape == samples[0].latents_FChw.shape
+        assert kept[0].abs().max() > 0
+        assert kept[1:].abs().max() == 0
 
 
 def test_text_to_video_needs_no_image(tmp_path: Path) -> None:
