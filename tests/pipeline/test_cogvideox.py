@@ -18,6 +18,7 @@ from pipeline.models import resolve_model
 from pipeline.samplers import Sampler, SamplerSettings, make_sampler
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build
+from trainer.families import Condition, PairShapes, load_family
 
 TEXT = "a quiet hall"
 
@@ -168,6 +169,45 @@ def test_version_1_5_is_padded_in_front_and_decodes_without_the_padding(
         assert kept.shape == samples[0].latents_FChw.shape
         assert kept[0].abs().max() > 0
         assert kept[1:].abs().max() == 0
+
+
+@pytest.mark.parametrize("text_only", [True, False])
+@pytest.mark.parametrize("version_1_5", [True, False])
+def test_the_trainer_predicts_what_the_sampler_did_from_what_it_kept(
+    text_only: bool, version_1_5: bool, tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "model", text_only=text_only, version_1_5=version_1_5)
+    sampler = load(folder)
+    calls: list[tuple[dict[str, Any], Tensor]] = []
+    hook = sampler.pipe.transformer.register_forward_hook(
+        lambda _module, _args, kwargs, output: calls.append((dict(kwargs), output[0].clone())),
+        with_kwargs=True,
+    )
+    condition = sampler.encode(TEXT, None if text_only else image())
+    samples = sampler.sample(condition, [1, 2])
+    hook.remove()
+    family = load_family(folder, torch.float32)
+    kept = {
+        name: tensor.unsqueeze(0).expand(2, *tensor.shape) for name, tensor in condition.tensors().items()
+    }
+    given = Condition(prompt_BLD=kept["prompt_embeds"], image_BX=kept.get("image_latents"))
+    shapes = PairShapes(
+        latent=tuple(samples[0].latents_FChw.shape),
+        prompt=tuple(kept["prompt_embeds"].shape[1:]),
+        image=None if text_only else tuple(kept["image_latents"].shape[1:]),
+        num_frames=9,
+    )
+    family.check(shapes)
+    counted = family.counted(shapes)
+    assert (None if counted is None else counted.flatten().tolist()) == (
+        [0, 1, 1, 1] if version_1_5 else None
+    )
+    assert len(calls) == 2
+    for inputs, expected in calls:
+        noised = inputs["hidden_states"][:, :, :4]
+        with torch.no_grad():
+            found = family.predict(family.transformer, noised, inputs["timestep"], given)
+        assert (found - expected).abs().max() <= 1e-5
 
 
 def test_text_to_video_needs_no_image(tmp_path: Path) -> None:
