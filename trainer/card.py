@@ -96,6 +96,7 @@ def _title(facts: CardFacts) -> str:
 
 def _loading(facts: CardFacts) -> str:
     config = facts.config
+    dtype = {"fp32": "torch.float32", "bf16": "torch.bfloat16"}[config.precision]
     if config.model.count("/") == 1:
         base = f"{json.dumps(config.model)}, revision={json.dumps(config.revision)}"
         note = ""
@@ -104,7 +105,7 @@ def _loading(facts: CardFacts) -> str:
         note = f"\n\nThe base is a local folder that the training knew as `{config.model}`."
     return (
         "## How to load\n\n```python\nimport torch\nfrom diffusers import DiffusionPipeline\n\n"
-        f"pipe = DiffusionPipeline.from_pretrained({base}, torch_dtype=torch.bfloat16)\n"
+        f"pipe = DiffusionPipeline.from_pretrained({base}, torch_dtype={dtype})\n"
         'pipe.load_lora_weights("FOLDER_OF_THIS_FILE")\n```\n\n'
         "Rank and alpha lie in the header of the weights; nothing else is to be set. Text, frames, steps and "
         f"guidance as the base model takes them.{note}"

@@ -68,6 +68,9 @@ class SampledValidation:
             return {}
         finally:
             self._free()
+            if self.accelerator.device.type == "cuda":
+                # The peak in the log is the training's.
+                torch.cuda.reset_peak_memory_stats()
         return {name: value for name, value in found.items() if math.isfinite(value)}
 
     def _free(self) -> None:

@@ -80,7 +80,7 @@ def test_it_says_what_the_data_and_the_labels_are(facts: CardFacts, tmp_path: Pa
     assert "| beta | 500.0 |" in text
     assert "| loss | 0.512346 |" in text
     assert "| val/accuracy | 0.75 |" in text
-    assert 'from_pretrained("THUDM/CogVideoX-5b-I2V", revision="a6f0f48"' in text
+    assert 'from_pretrained("THUDM/CogVideoX-5b-I2V", revision="a6f0f48", torch_dtype=torch.float32' in text
     assert str(facts.config.out_dir) not in text
     assert str(facts.config.model_dir) not in text
 
