@@ -114,10 +114,12 @@ def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
     from storage.errors import UserError
 
     rest = {name: value for name, value in chosen.items() if name != "preset"}
-    execution = Execution(**{name: rest.pop(name) for name in Execution.__dataclass_fields__})
-    names = SamplerSettings.__dataclass_fields__
+    # What a run recorded before an option existed is at its default.
+    of_execution = {name: rest.pop(name) for name in Execution.__dataclass_fields__ if name in rest}
+    of_sampler = {name: rest.pop(name) for name in SamplerSettings.__dataclass_fields__ if name in rest}
+    execution = Execution(**of_execution)
     try:
-        sampler = SamplerSettings(**{name: rest.pop(name) for name in names})
+        sampler = SamplerSettings(**of_sampler)
     except ValueError as error:
         raise UserError(f"{error}: change the option") from error
     return SampleSettings(sampler=sampler, execution=execution, **rest)

@@ -84,7 +84,7 @@ def run_evaluate(
     names = _adapter_names(settings)
     wanted: set[str] = set()
     for adapter in (None, *settings.adapters):
-        sample = dataclasses.replace(settings.sample, adapter=None if adapter is None else adapter.path)
+        sample = settings.sample.with_adapter(None if adapter is None else adapter.path)
         run_sample(inner, sample, progress=progress("candidates"))
         tasks = plan_sample(sample, None, write=False).tasks
         wanted.update(candidate_id for task in tasks for candidate_id in task.ids)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
@@ -56,6 +56,10 @@ class SampleSettings:
         weight = self.sampler.adapter_weight
         if weight != 1 and self.adapter is None:
             raise UserError(f"--adapter-weight {weight:g} has no adapter to weigh: give --adapter DIR")
+
+    def with_adapter(self, adapter: Path | None) -> SampleSettings:
+        """The same sampling with another adapter at its full weight, or without one."""
+        return replace(self, adapter=adapter, sampler=replace(self.sampler, adapter_weight=1.0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ class SampledValidation:
         return {name: _ratio(name, base[name], aligned[name]) for name in _MEASURES}
 
     def _measured(self, inner: Run, adapter: Path | None, stopped: Callable[[], bool]) -> Measured:
-        settings = replace(self.settings, adapter=adapter)
+        settings = self.settings.with_adapter(adapter)
         run_sample(inner, settings, progress=_Stoppable(stopped))
         tasks = plan_sample(settings, None, write=False).tasks
         wanted = {candidate_id for task in tasks for candidate_id in task.ids}
@@ -76,7 +76,8 @@ def sampled_validation(
     if prompts < 1:
         raise UserError(f"--sample-prompts must be at least 1, got {prompts}")
     rows = [row for row in run.rows("prompts").to_pylist() if row["split"] == split]
-    plain = replace(settings, adapter=None, candidates=1, batch=1, limit=None, workers=0, ray_address=None)
+    base = settings.with_adapter(None)
+    plain = replace(base, candidates=1, batch=1, limit=None, workers=0, ray_address=None)
     if rows:
         inner = Run.create_or_open(path)
         file = inner.path / PROMPTS_NAME

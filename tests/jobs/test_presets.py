@@ -105,9 +105,20 @@ def test_the_settings_accept_a_preset(preset: str, tmp_path: Path) -> None:
     assert config.model == sample.model
 
 
+def test_options_that_a_run_recorded_before_they_existed_are_at_their_defaults() -> None:
+    section = load_preset("world")["sample"]
+    later = ("adapter_weight", "negative_prompt", "vae_tiling", "vae_slicing", "offload", "compile")
+    earlier = {name: value for name, value in section.items() if name not in later}
+    assert sample_settings(earlier) == sample_settings(section)
+
+
 def train_config(preset: str, folder: Path) -> TrainConfig:
     given = parsed("train-dpo", preset)
-    rest = {key: value for key, value in given.items() if key not in {"preset", "pairs", "name", "revision"}}
+    rest = {
+        key: value
+        for key, value in given.items()
+        if key not in {"preset", "pairs", "name", "revision", "sample_prompts"}
+    }
     return TrainConfig(model_dir=folder, revision="r", pairs_dir=folder, out_dir=folder, **rest)
 
 

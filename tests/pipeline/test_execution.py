@@ -213,8 +213,11 @@ def test_execution_is_validated(tiny_model: Path) -> None:
         Execution(offload=wrong)
     with pytest.raises(UserError, match="--offload model is for a GPU and this worker has none"):
         load(tiny_model, execution=Execution(offload="model"))
+    weak = SamplerSettings(**{**SAMPLER, "adapter_weight": 0.5})
+    given = SampleSettings(sampler=weak, adapter=Path("adapter"))
+    assert given.with_adapter(None) == SampleSettings(sampler=SamplerSettings(**SAMPLER))
     with pytest.raises(UserError, match=r"--adapter-weight 0\.5 has no adapter to weigh"):
-        SampleSettings(sampler=SamplerSettings(**{**SAMPLER, "adapter_weight": 0.5}))
+        SampleSettings(sampler=weak)
 
 
 def test_the_command_takes_the_options(tmp_path: Path) -> None:
