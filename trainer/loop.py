@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
-from torch import Tensor
 
 from storage.errors import UserError
-from storage.ids import content_id
 from storage.provenance import Provenance
 from trainer.card import CardFacts, write_card
 from trainer.checkpoint import (
@@ -44,10 +42,10 @@ from trainer.inputs import Ahead, Inputs, InputSource
 from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
 from trainer.plan import write_plan
-from trainer.reference import ReferenceCache
+from trainer.processes import agreed, distribute
+from trainer.reference import compute_ahead, reference_key
 from trainer.sampled import OnSample
 from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range
-from trainer.sharding import shard
 from trainer.signals import StopRequest, stop_requests
 from trainer.step import Step
 from trainer.update import Update
@@ -84,9 +82,10 @@ def train(
     `progress` is called after each step with the number of steps done and its metrics, `reference_progress`
     with done and all while errors of the reference are computed ahead, `on_sample` as sampled.py says.
     `source` and `held_out` replace the shards of `config.pairs_dir`. `provenance` is for the model card.
-    Raises UserError for pairs, model, or a resumed configuration that do not
-    fit, NonFiniteLossError before the optimiser step it would spoil, and Interrupted after SIGINT or SIGTERM,
-    when a checkpoint has been written.
+
+    Raises UserError for pairs, model, or a resumed configuration that do not fit, NonFiniteLossError before
+    the optimiser step it would spoil, and Interrupted after SIGINT or SIGTERM, when a checkpoint has been
+    written.
     """
     with stop_requests() as stop, cpu_threads(config.threads):
         pairs = open_pairs(config.pairs_dir, config.split) if source is None else source
@@ -115,7 +114,7 @@ class Trainer:
         )
         self.loader = PairLoader(pairs, self.accelerator.device)
         self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device)
-        self.model = self._distribute(self.family.transformer)
+        self.model = distribute(self.accelerator, self.family.transformer, sharded=config.shard)
         self.parameters = lora_parameters(self.family.transformer)
         self.optimizer = make_optimizer(config, self.parameters.values())
         self.timesteps = timestep_range(config, self.family)
@@ -150,15 +149,6 @@ class Trainer:
             held_out=held_out,
             on_sample=on_sample,
         )
-
-    def _distribute(self, transformer: Any) -> Any:
-        if not self.config.shard:
-            return self.accelerator.prepare_model(transformer)
-        if self.accelerator.num_processes == 1:
-            raise UserError(
-                "--shard needs several processes: start it with accelerate launch --num_processes N"
-            )
-        return shard(transformer.to(self.accelerator.device))
 
     @property
     def checkpoints(self) -> Path:
@@ -197,14 +187,26 @@ class Trainer:
         self.config.out_dir.mkdir(parents=True, exist_ok=True)
         if self.accelerator.is_main_process:
             write_plan(self.plan, self.config.out_dir)
-        self._prepare_reference(stop, reference_progress)
+        if self.config.cache_reference:
+            self.update.reference = compute_ahead(
+                self.config,
+                self.loader,
+                self.accelerator,
+                key=reference_key(self.fixed),
+                reference=self.update.compute.reference_errors,
+                timesteps=self.timesteps,
+                stopped=lambda: stop.name is not None,
+                progress=reference_progress,
+            )
+            if self.update.reference is None:
+                self._interrupt(stop)
         with self._log() as log, self._inputs() as inputs:
             while self.step < self.config.steps:
                 metrics = self._timed_step(inputs)
-                metrics |= look(self.checks, self.step, stop, self._agreed)
+                metrics |= look(self.checks, self.step, stop, partial(agreed, self.accelerator))
                 if log is not None:
                     log.write(self.step, metrics)
-                stopping = self._agreed(stop.name is not None)
+                stopping = agreed(self.accelerator, stop.name is not None)
                 last = self.step == self.config.steps
                 if last or stopping or self.step % self.config.checkpoint_every == 0:
                     self._checkpoint(log)
@@ -249,30 +251,6 @@ class Trainer:
                 training={"objective": config.objective, "beta": config.beta, "pairs": self.fixed["pairs"]}
                 | {"steps": self.step, "seed": config.seed, "lr": config.lr},
             )
-
-    def _prepare_reference(self, stop: StopRequest, progress: ReferenceProgress | None) -> None:
-        """Compute the reference's errors ahead, if they are to be kept; every process has its share."""
-        if not self.config.cache_reference:
-            return
-        accelerator = self.accelerator
-        # Nothing that is trained enters them, so another recipe on the same draws could use the same file.
-        names = ("model", "revision", "pairs", "seed", "precision", "min_timestep", "max_timestep")
-        key = content_id([self.fixed[name] for name in names], self.config.cache_reference)
-        cache = ReferenceCache(
-            self.config, self.loader, key, accelerator.num_processes, accelerator.process_index
-        )
-        shown = progress if accelerator.is_main_process else None
-        finished = cache.fill(
-            self.update.compute.reference_errors,
-            self.timesteps,
-            stopped=lambda: self._agreed(stop.name is not None),
-            rounds=self._most,
-            progress=shown,
-        )
-        if not finished:
-            self._interrupt(stop)
-        cache.share(accelerator)
-        self.update.reference = cache
 
     def _timed_step(self, inputs: Ahead[Inputs]) -> dict[str, float]:
         started = time.perf_counter()
@@ -326,17 +304,3 @@ class Trainer:
 
     def _interrupt(self, stop: StopRequest) -> None:
         raise Interrupted(stop.name or "a signal", self.step, self.config.steps, self.config.out_dir)
-
-    def _most(self, count: int) -> int:
-        """The largest count of any process."""
-        if self.accelerator.num_processes == 1:
-            return count
-        counts: Tensor = self.accelerator.gather(torch.tensor([count], device=self.accelerator.device))
-        return int(counts.max())
-
-    def _agreed(self, flag: bool) -> bool:
-        """Whether any process wants it: all must leave the loop at the same step."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        value = torch.tensor(float(flag), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(value, reduction="sum") > 0)

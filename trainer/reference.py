@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from storage.ids import content_id
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
 from trainer.files import write_tensors
 from trainer.inputs import Inputs, draw_fixed
+from trainer.processes import agreed, most
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,17 @@ Place = tuple[int, int]
 # (inputs) -> errors_N of the reference.
 ReferenceErrors = Callable[[Inputs], Tensor]
 _SAVE_SECONDS = 60.0
+# What decides the errors: nothing that is trained, so another recipe on the same draws could use the file.
+_DECIDES = (
+    "model",
+    "revision",
+    "pairs",
+    "seed",
+    "precision",
+    "min_timestep",
+    "max_timestep",
+    "cache_reference",
+)
 
 
 class ReferenceCache:
@@ -48,9 +62,10 @@ class ReferenceCache:
     def missing(self) -> list[Place]:
         """The (pair, draw) places of this process that are not computed yet."""
         pairs, draws, _ = self.errors_PK2.shape
-        mine = ((pair, number) for number in range(draws) for pair in range(pairs))
-        share = list(mine)[self._process :: self._processes]
-        return [place for place in share if bool(self.errors_PK2[place].isnan().any())]
+        unknown_PK = self.errors_PK2.isnan().any(dim=-1).tolist()
+        places = [(pair, number) for number in range(draws) for pair in range(pairs)]
+        share = places[self._process :: self._processes]
+        return [(pair, number) for pair, number in share if unknown_PK[pair][number]]
 
     def fill(
         self,
@@ -133,3 +148,34 @@ class ReferenceCache:
 def _chunks(places: Sequence[Place], size: int) -> Iterator[Sequence[Place]]:
     for start in range(0, len(places), size):
         yield places[start : start + size]
+
+
+def reference_key(fixed: Mapping[str, Any]) -> str:
+    """What names the errors of a training with these fixed settings."""
+    return content_id([fixed[name] for name in _DECIDES])
+
+
+def compute_ahead(
+    config: TrainConfig,
+    loader: PairLoader,
+    accelerator: Accelerator,
+    *,
+    key: str,
+    reference: ReferenceErrors,
+    timesteps: tuple[int, int],
+    stopped: Callable[[], bool],
+    progress: Callable[[int, int], None] | None = None,
+) -> ReferenceCache | None:
+    """The errors of all pairs, every process computing its share; None when it was stopped before the end."""
+    cache = ReferenceCache(config, loader, key, accelerator.num_processes, accelerator.process_index)
+    finished = cache.fill(
+        reference,
+        timesteps,
+        stopped=lambda: agreed(accelerator, stopped()),
+        rounds=lambda count: most(accelerator, count),
+        progress=progress if accelerator.is_main_process else None,
+    )
+    if not finished:
+        return None
+    cache.share(accelerator)
+    return cache

@@ -56,24 +56,28 @@ def test_sides_apart_have_the_gradient_of_sides_together(
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5 * scale)
 
 
-def losses(config: TrainConfig, pairs: Any, *, without_cache: bool = False) -> list[float]:
+def losses(
+    config: TrainConfig, pairs: Any, monkeypatch: pytest.MonkeyPatch, *, without_cache: bool = False
+) -> list[float]:
     trainer = Trainer(config, pairs)
     seen: list[float] = []
     if without_cache:
-        trainer._prepare_reference = lambda *_: None  # type: ignore[method-assign]
+        # The draws are the fixed ones, their errors are computed anew every time.
+        monkeypatch.setattr("trainer.reference.ReferenceCache.of", lambda *_: None)
     trainer.run(StopRequest(), lambda _, metrics: seen.append(metrics["loss"]))
     return seen
 
 
 def test_cached_references_are_those_of_the_same_draws(
-    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pairs = make_pairs(3)
     options = {"steps": 8, "cache_reference": 2, "lr": 1e-2}
-    cached = losses(make_config("cached", **options), pairs)
-    computed = losses(make_config("computed", **options), pairs, without_cache=True)
+    cached = losses(make_config("cached", **options), pairs, monkeypatch)
+    fresh = losses(make_config("fresh", **(options | {"cache_reference": 0})), pairs, monkeypatch)
+    computed = losses(make_config("computed", **options), pairs, monkeypatch, without_cache=True)
     assert cached == pytest.approx(computed, rel=1e-6)
-    assert cached != losses(make_config("fresh", **(options | {"cache_reference": 0})), pairs)
+    assert cached != fresh
 
 
 def test_fixed_draws_come_back_every_k_epochs(
