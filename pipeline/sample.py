@@ -169,8 +169,8 @@ def _require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
         for name, value in wanted.items():
             if held[name] != value:
                 raise UserError(
-                    f"{run.path} holds candidates sampled with {name} {held[name]}, this command has {value}: "
-                    "give the same value, or another run directory"
+                    f"{run.path} holds candidates sampled with {name} {held[name]}, this command has "
+                    f"{value}: give the same value, or another run directory"
                 )
 
 
