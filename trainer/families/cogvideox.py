@@ -37,7 +37,7 @@ class CogVideoXFamily:
         """Take a CogVideoXTransformer3DModel and its scheduler. Raises UserError for an unsupported kind."""
         if scheduler.config.prediction_type not in PREDICTIONS:
             raise UserError(
-                f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX is trained on one of "
+                f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX trains with one of "
                 f"{', '.join(PREDICTIONS)}: correct prediction_type in scheduler/scheduler_config.json"
             )
         self.transformer = transformer
