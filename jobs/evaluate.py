@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     metavar="[NAME=]DIR",
     help="LoRA folder; may be given several times. [default: that of the training dpo]",
 )
+@click.option("--model", metavar="NAME", help="The base. [default: that of the preset's sample]")
+@click.option("--revision", metavar="REV", help="Revision of a Hub id.")
 @option("--name", metavar="NAME", help="The evaluation goes to RUN/eval/NAME.")
 @option(
     "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="JSONL prompts instead of the world's."
@@ -74,6 +76,8 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
         sections["sample"]
         | shared
         | {
+            "model": chosen["model"] or sections["sample"]["model"],
+            "revision": chosen["revision"],
             "prompts": chosen["prompts"],
             "split": chosen["split"],
             "num_prompts": chosen["num_prompts"],
