@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,7 +137,7 @@ def command(
     progress = ConsoleProgress("steps")
     # Under a launcher every process comes here; one of them speaks for all.
     first = os.environ.get("RANK", "0") == "0"
-    with opened.lock(f"train-{name}") if first else nullcontext():
+    with _locked(opened, config) if first else nullcontext():
         if first:
             recorded = {**chosen, "pairs": pairs, "model": model, "revision": revision, "preset": preset}
             opened.record(f"train-dpo {name}", recordable({**recorded, "sample_prompts": sample_prompts}))
@@ -154,6 +155,14 @@ def command(
     print_result(
         {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
     )
+
+
+@contextmanager
+def _locked(run: Run, config: TrainConfig) -> Iterator[None]:
+    """One training of a name at a time, and its pairs stay what they are."""
+    own = config.pairs_dir.resolve() == run.shard_dir("pairs").resolve()
+    with run.lock(f"train-{config.out_dir.name}"), run.keep_pairs() if own else nullcontext():
+        yield
 
 
 def _on_sample(
