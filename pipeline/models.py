@@ -24,7 +24,7 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 WORLD = "world"
 _CHECKPOINTS = Path(__file__).parent / "world" / "checkpoints"
 # The embedded model and its sibling, whose fault is that boxes slide instead of a warp.
-_PACKAGED: dict[str, Path] = {
+PACKAGED: dict[str, Path] = {
     WORLD: _CHECKPOINTS / "generator",
     "world-boxes": _CHECKPOINTS / "generator-boxes",
 }
@@ -62,7 +62,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     recorded by its last name, so that a run stays valid when the folder moves. Raises UserError, naming the
     remedy.
     """
-    packaged = _PACKAGED.get(name)
+    packaged = PACKAGED.get(name)
     path = packaged if packaged is not None else Path(name).expanduser()
     if packaged is not None or path.is_dir():
         if revision is not None:

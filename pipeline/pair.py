@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from storage.queries import reward_versions
 from storage.rules import CANDIDATE_RULES, FunnelStep, MinedPairs, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
-from storage.shards import keep_only, shard_files, write_shard
+from storage.shards import remove, shard_files, write_shard
 
 _REMEDIES = {
     "sampling-failed": "see the reason column of its candidates",
@@ -102,9 +103,9 @@ def run_pair(
 
     With the same settings and scores nothing is rewritten; with others the old selection goes once the new
     one is durable. Raises UserError when no pair is left, saying which rule took them, and for a directory
-    of other files.
+    of other files, when another process pairs, and while a training reads the pairs to be replaced.
     """
-    with run.lock("pair"):
+    with run.lock("pair") if write else nullcontext():
         rules = settings.rules(run)
         mined = mine_pairs(run, rules)
         if not mined.rows.num_rows:
@@ -115,9 +116,10 @@ def run_pair(
             before = _pair_shards(directory)
             if before_work is not None:
                 before_work()
-            changed = (
-                set(write_pair_shards(run, mined.rows, directory, index_only=settings.index_only)) != before
-            )
+            own = directory.resolve() == run.shard_dir("pairs").resolve()
+            with run.replace_pairs() if own else nullcontext():
+                after = write_pair_shards(run, mined.rows, directory, index_only=settings.index_only)
+            changed = set(after) != before
             _write_rejects(run, mined.rejects_table)
         return PairResult(mined=mined, rules=rules, directory=directory, changed=changed)
 
@@ -145,10 +147,10 @@ def _pair_shards(directory: Path) -> set[Path]:
 def _write_rejects(run: Run, rejects: pa.Table) -> None:
     """Put the rejects of this selection in the place of those of the last one."""
     directory = run.shard_dir("rejects")
-    kept = [path for path in shard_files(directory) if not _is_of_pairing(path)]
-    if rejects.num_rows:
-        kept.append(write_shard(directory, "rejects", rejects))
-    keep_only(directory, kept)
+    old = [path for path in shard_files(directory) if _is_of_pairing(path)]
+    new = write_shard(directory, "rejects", rejects) if rejects.num_rows else None
+    # Not "all but the new one": a scoring may have written its own in the meantime.
+    remove(directory, [path for path in old if path != new])
 
 
 def _is_of_pairing(path: Path) -> bool:

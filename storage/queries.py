@@ -12,8 +12,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.errors import UserError
+from storage.migrations import OlderShard
 from storage.run import Run
-from storage.schemas import ADDED, KEYS, PAIR_TENSORS, TABLES, open_shard
+from storage.schemas import ADDED, KEYS, PAIR_TENSORS, TABLES, default_columns, open_shard
 from storage.shards import read_rows, shard_files
 
 # Of the rows that racing processes wrote under one key, the one a reader sees (as in shards.read_rows).
@@ -72,22 +74,38 @@ def reward_versions(run: Run, reward: str) -> list[tuple[str, int]]:
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str) -> None:
-    files = shard_files(run.shard_dir(table))
+    today: list[Path] = []
+    older: list[pa.Table] = []
     found: set[str] = set()
-    for path in files:
+    for path in shard_files(run.shard_dir(table)):
         with open_shard(path, table) as shard:
             found.update(shard.schema_arrow.names)
-    if files:
+            if isinstance(shard, OlderShard):
+                older.append(_with_place(shard.read(columns=default_columns(table)), path))
+            else:
+                today.append(path)
+    parts = []
+    if today:
         # An index of pairs lacks the tensor columns, and old scores the columns that came later.
-        rows = connection.read_parquet(
-            [str(path) for path in files],
-            filename=True,
-            file_row_number=True,
-            union_by_name=table == "pairs" or table in ADDED,
+        parts.append(
+            connection.read_parquet(
+                [str(path) for path in today],
+                filename=True,
+                file_row_number=True,
+                union_by_name=table == "pairs" or table in ADDED,
+            )
         )
+    if older:
+        # What rules change as it is read is held in memory: never pair tensors.
+        connection.register(f"older_{table}", pa.concat_tables(older, promote_options="default"))
+        parts.append(connection.table(f"older_{table}"))
+    if parts:
+        for number, part in enumerate(parts):
+            part.create_view(f"part_{table}_{number}")
+        union = " UNION ALL BY NAME ".join(f"FROM part_{table}_{number}" for number in range(len(parts)))
         missing = [name for name in ADDED.get(table, ()) if name not in found and name not in PAIR_TENSORS]
-        empty = [f"NULL::{_sql_type(table, name)} AS {name}" for name in missing]
-        rows.select(", ".join(["*", *empty])).create_view(f"raw_{table}")
+        empty = "".join(f", NULL::{_sql_type(table, name)} AS {name}" for name in missing)
+        connection.execute(f"CREATE VIEW raw_{table} AS SELECT *{empty} FROM ({union})")
     else:
         connection.register("no_rows", TABLES[table].empty_table())
         connection.execute(
@@ -99,17 +117,32 @@ def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str) ->
     connection.execute(_ONE_PER_KEY.format(table=table, keys=", ".join(KEYS[table]), preference=preference))
 
 
+def _with_place(rows: pa.Table, path: Path) -> pa.Table:
+    """Rows with the columns by which DuckDB tells where a row of a file lies."""
+    return rows.append_column("filename", pa.array([str(path)] * rows.num_rows, pa.string())).append_column(
+        "file_row_number", pa.array(range(rows.num_rows), pa.int64())
+    )
+
+
 def _sql_type(table: str, column: str) -> str:
     return "DOUBLE" if pa.types.is_floating(TABLES[table].field(column).type) else "INTEGER"
 
 
 @contextmanager
 def session(run: Run, *tables: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for a few statements; an error of DuckDB becomes one that names the damaged shard."""
+    """A connection for a few statements; an error of DuckDB becomes one that names the damaged shard.
+
+    Raises UserError, too, when another command replaced shards while the statements ran.
+    """
+    listed = {path for table in tables for path in shard_files(run.shard_dir(table))}
     connection = connect(run, tables)
     try:
         yield connection
-    except duckdb.Error:
+    except duckdb.Error as error:
+        if any(not path.exists() for path in listed):
+            raise UserError(
+                f"another command replaced files of {run.path} while they were read: run this one again"
+            ) from error
         # Footers were sound when the views were made, so a page may be damaged: reading all names the file.
         for table in tables:
             read_rows(run.shard_dir(table), table)

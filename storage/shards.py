@@ -15,9 +15,20 @@ import pyarrow.parquet as pq
 from storage.atomic import atomic_writer, sweep_stale, sync_directory
 from storage.ids import content_id
 from storage.records import Record, TensorBlob
-from storage.schemas import KEYS, VOLATILE, default_columns, open_shard, stamped, table_schema, unreadable
+from storage.schemas import (
+    KEYS,
+    VOLATILE,
+    Vanished,
+    default_columns,
+    open_shard,
+    stamped,
+    table_schema,
+    unreadable,
+)
 
 COMPRESSION = "zstd"
+# How often a listing is made again because another command replaced shards in the meantime.
+_LISTINGS = 5
 
 
 def write_shard(directory: Path, table_name: str, records: Sequence[Record] | pa.Table) -> Path:
@@ -62,8 +73,7 @@ def read_rows(directory: Path, table_name: str, columns: Sequence[str] | None = 
     extra = ["status"] if table_name == "candidates" else []
     needed = list(dict.fromkeys([*wanted, *KEYS[table_name], *extra]))
     schema = pa.schema([table_schema(table_name).field(name) for name in needed])
-    parts = [_read_file(path, table_name, schema) for path in shard_files(directory)]
-    table = pa.concat_tables([schema.empty_table(), *parts])
+    table = pa.concat_tables([schema.empty_table(), *_read_files(directory, table_name, schema)])
     return one_per_key(table_name, table).select(wanted)
 
 
@@ -71,11 +81,16 @@ def keep_only(directory: Path, kept: Iterable[Path]) -> list[Path]:
     """Remove every shard of a directory but `kept`, durably; return what was removed."""
     names = {path.name for path in kept}
     removed = [path for path in shard_files(directory) if path.name not in names]
-    for path in removed:
-        path.unlink(missing_ok=True)
-    if removed:
-        sync_directory(directory)
+    remove(directory, removed)
     return removed
+
+
+def remove(directory: Path, paths: Sequence[Path]) -> None:
+    """Remove these shards of a directory, durably; one that is gone already is no error."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths:
+        sync_directory(directory)
 
 
 def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
@@ -89,6 +104,15 @@ def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
     if len(first) == table.num_rows:
         return table
     return table.take(pa.array(np.sort(np.asarray(first) % table.num_rows)))
+
+
+def _read_files(directory: Path, table_name: str, schema: pa.Schema) -> list[pa.Table]:
+    for _ in range(_LISTINGS - 1):
+        try:
+            return [_read_file(path, table_name, schema) for path in shard_files(directory)]
+        except Vanished:
+            continue
+    return [_read_file(path, table_name, schema) for path in shard_files(directory)]
 
 
 def _read_file(path: Path, table_name: str, schema: pa.Schema) -> pa.Table:
