@@ -98,8 +98,8 @@ class _TensorSource:
         uri = self._uris.get(candidate_id)
         if uri is None:
             raise UserError(
-                f"candidate {candidate_id} has no latents (an imported video?): "
-                "sample it with gpa, or pair with --index-only"
+                f"candidate {candidate_id} has no latents (imported without a model?): run `gpa import` of "
+                "its source with --model NAME, or pair with --index-only"
             )
         path = self._run.resolve(uri)
         return _named(path, read_tensors(path), LATENTS_NAME)
