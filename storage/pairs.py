@@ -74,9 +74,10 @@ class _TensorSource:
         self._uris = dict(zip(*(held[name].to_pylist() for name in held.column_names), strict=True))
 
     def of(self, row: dict[str, Any]) -> dict[str, TensorBlob | None]:
+        # First, because a candidate without latents says why, and its prompt may have no condition either.
+        winner, loser = self._latents(row["winner_id"]), self._latents(row["loser_id"])
         condition_path = self._run.resolve(self._run.condition_uri(row["prompt_id"]))
         condition = read_tensors(condition_path)
-        winner, loser = self._latents(row["winner_id"]), self._latents(row["loser_id"])
         if winner.shape != loser.shape:
             raise UserError(
                 f"candidates {row['winner_id']} and {row['loser_id']} have latents of shape "
