@@ -20,6 +20,7 @@ import click
 # Written out so that `gpa --help` imports no command, and none of what commands import.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "sample": ("jobs.sample", "Sample candidate videos for every prompt."),
+    "import": ("jobs.import_videos", "Bring in videos that were made elsewhere."),
     "score": ("jobs.score", "Score the 3D consistency of every candidate."),
     "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),

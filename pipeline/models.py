@@ -121,14 +121,17 @@ def load_pipeline(
     Raises UserError when its files do not load.
     """
     import torch
+    from safetensors import SafetensorError
 
     dtypes = dict.fromkeys(fp32_components, torch.float32) | {"default": torch_dtype(precision)}
     for module in _component_modules(model.path):
         importlib.import_module(module)
     try:
         with _quiet():
-            pipe = pipeline_class.from_pretrained(model.path, torch_dtype=dtypes, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+            pipe = pipeline_class.from_pretrained(
+                model.path, torch_dtype=dtypes, local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"model {model.name!r} in {model.path} does not load: {error}; get its files again"
         ) from error

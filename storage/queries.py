@@ -113,7 +113,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str) ->
         )
         connection.unregister("no_rows")
     # Only names from schemas.py are put into the text of a statement, never a value.
-    preference = "status = 'ok' DESC," if table == "candidates" else ""
+    preference = "status = 'ok' DESC, latent_uri IS NULL," if table == "candidates" else ""
     connection.execute(_ONE_PER_KEY.format(table=table, keys=", ".join(KEYS[table]), preference=preference))
 
 

@@ -116,11 +116,14 @@ class Run:
             header["schema_version"] = SCHEMA_VERSION
             write_header(self.path, header)
 
-    def require_model(self, model: str, revision: str) -> None:
-        """Refuse, as UserError, a run whose candidates were sampled by another model or revision."""
+    def require_model(self, model: str, revision: str, besides: str | None = None) -> None:
+        """Refuse, as UserError, a run whose candidates are of another model or revision.
+
+        Those of the model `besides` may be there too.
+        """
         held = self.rows("candidates", ["model", "revision"]).group_by(["model", "revision"]).aggregate([])
         for row in held.to_pylist():
-            if (row["model"], row["revision"]) != (model, revision):
+            if row["model"] != besides and (row["model"], row["revision"]) != (model, revision):
                 raise UserError(
                     f"{self.path} holds candidates of {row['model']} at revision {row['revision']}, this "
                     f"command uses {model} at revision {revision}: give that model and revision, "

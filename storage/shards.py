@@ -67,10 +67,11 @@ def read_rows(directory: Path, table_name: str, columns: Sequence[str] | None = 
     """Every row of a table's directory, one per key, in the order of shard names.
 
     `columns` defaults to all but tensors of pairs. Of rows with equal keys a candidate with status ok goes
-    before a failed one, then the first shard by name. Raises UserError naming a shard that cannot be read.
+    before a failed one and one with latents before one without, then the first shard by name. Raises
+    UserError naming a shard that cannot be read.
     """
     wanted = list(columns) if columns is not None else default_columns(table_name)
-    extra = ["status"] if table_name == "candidates" else []
+    extra = ["status", "latent_uri"] if table_name == "candidates" else []
     needed = list(dict.fromkeys([*wanted, *KEYS[table_name], *extra]))
     schema = pa.schema([table_schema(table_name).field(name) for name in needed])
     table = pa.concat_tables([schema.empty_table(), *_read_files(directory, table_name, schema)])
@@ -98,7 +99,8 @@ def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
     keys = list(KEYS[table_name])
     order = np.arange(table.num_rows, dtype=np.int64)
     if table_name == "candidates":
-        order += np.asarray(pc.not_equal(table["status"], "ok")).astype(np.int64) * table.num_rows
+        for worse in (pc.is_null(table["latent_uri"]), pc.not_equal(table["status"], "ok")):
+            order += np.asarray(worse).astype(np.int64) * (order.max(initial=0) + 1)
     ranked = table.select(keys).append_column("order", pa.array(order))
     first = ranked.group_by(keys).aggregate([("order", "min")])["order_min"]
     if len(first) == table.num_rows:

@@ -124,6 +124,9 @@ class Sampler(Protocol):
     def sample(self, condition: Condition, seeds: Sequence[int]) -> list[Sample]:
         """Sample one video per seed in one batch, each from its own generator."""
 
+    def encode_video(self, frames_THW3: Tensor, condition: Condition) -> Tensor:
+        """The latents that stand for a video made elsewhere, laid out as those of a sample."""
+
 
 def nonfinite_reason(latents_FChw: Tensor) -> str | None:
     """Why these latents cannot be used, or None when every value is finite."""
