@@ -165,7 +165,10 @@ def _require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
     """A run keeps one condition per prompt, which candidates of another size or precision would not share."""
     wanted = SamplerSettings.of_condition(sampler.as_dict())
     for text in run.rows("candidates", ["sampler"])["sampler"].unique().to_pylist():
-        held = SamplerSettings.of_condition(json.loads(text))
+        settings = json.loads(text)
+        if "precision" not in settings:  # imported, not sampled
+            continue
+        held = SamplerSettings.of_condition(settings)
         for name, value in wanted.items():
             if held[name] != value:
                 raise UserError(
