@@ -169,7 +169,9 @@ def _start_options(address: str | None, cpus: float, gpus: float) -> dict[str, A
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "gpa"}
     if address is not None:
         return quiet | {"address": address, "runtime_env": {"env_vars": {"PYTHONPATH": _python_path()}}}
+    # Without "local", Ray would join whatever cluster runs on this machine.
     return quiet | {
+        "address": "local",
         "num_cpus": max(1, math.ceil(cpus)),
         "num_gpus": math.ceil(gpus),
         "include_dashboard": False,
@@ -186,7 +188,8 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
             ray.shutdown()
             log.warning("Ray did not start: %s", error)
             if not attempts_left:
-                where = f"at {options['address']}" if "address" in options else "on this machine"
+                here = options["address"] == "local"
+                where = "on this machine" if here else f"at {options['address']}"
                 raise UserError(
                     f"Ray does not start {where} ({error}): try --workers 0, which needs no Ray"
                 ) from error
