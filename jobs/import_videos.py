@@ -23,6 +23,7 @@ from jobs.presets import PresetCommand, preset_option
 if TYPE_CHECKING:
     from pipeline.import_videos import ImportSettings
     from pipeline.importing.plan import ImportPlan
+    from storage.run import Run
 
 # A large clip of a video model is 161 frames of 720x1280. A video is scored from memory, uncompressed.
 MAX_PIXELS = 1088 * 1920
@@ -102,8 +103,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
     settings = import_settings(chosen)
     if dry_run:
-        plan = import_videos.dry_run(Run.open(run) if run.exists() else None, settings)
-        _print_plan(plan, settings, as_json)
+        there = Run.open(run) if run.exists() else None
+        _print_plan(there, import_videos.dry_run(there, settings), settings, as_json)
         return
     opened = Run.create_or_open(run)
     summary = import_videos.run_import(
@@ -136,17 +137,21 @@ def import_settings(chosen: dict[str, Any]) -> ImportSettings:
     return ImportSettings(limits=limits, sampler=sampler, execution=execution, **rest)
 
 
-def _print_plan(plan: ImportPlan, settings: ImportSettings, as_json: bool) -> None:
-    written = 0 if settings.link else plan.bytes
-    values = {"prompts": plan.prompts, "wanted": plan.wanted + len(plan.rejects), "missing": plan.missing}
+def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_json: bool) -> None:
+    from pipeline.importing.forecast import forecast_import
+
+    told = forecast_import(
+        run,
+        plan,
+        settings.encoding(),
+        link=settings.link,
+        workers=settings.workers,
+        gpus=settings.gpus_per_worker,
+    )
     rules: dict[str, int] = {}
     for one in plan.rejects:
         rules[one.rule] = rules.get(one.rule, 0) + 1
-    values |= {"refused": len(plan.rejects), "bytes": plan.bytes, "written": written}
-    how = "to link" if settings.link else "to copy"
-    text = (
-        f"{plan.wanted} videos of {plan.prompts} prompts, {plan.missing} to import, "
-        f"{plan.bytes / 1e6:.1f} MB {how}, {len(plan.rejects)} refused"
-    )
+    values = {"prompts": plan.prompts, "refused": len(plan.rejects), "refused_by_rule": rules}
     why = "".join(f"\n  {one.rule}: {one.detail}" for one in plan.rejects)
-    print_result({**values, "refused_by_rule": rules}, as_json, text + why)
+    text = f"{plan.prompts:,} prompts: {told}\n{len(plan.rejects):,} refused{why}"
+    print_result(told.as_dict() | values, as_json, text)

@@ -5,19 +5,18 @@ Without a measurement there is no time, and sizes follow from the model's config
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow.compute as pc
 
 from pipeline.evaluate import EvaluateSettings
+from pipeline.footprint import model_sizes
 from pipeline.forecast import Footprint, Forecast, Rate
 from pipeline.models import ModelRef
 from pipeline.pair import PairResult
 from pipeline.sample import SamplePlan, SampleSettings, plan_sample
-from pipeline.samplers import SamplerSettings, first_frame
+from pipeline.samplers import SamplerSettings
 from pipeline.score import ScorePlan, ScoreSettings
 from storage.errors import UserError
 from storage.ids import canonical_json
@@ -25,9 +24,6 @@ from storage.queries import scored_ids
 from storage.run import Run
 from storage.shards import read_rows, shard_files
 
-# H.264 at crf 8 took .1 bytes per pixel for soft pictures and .75 for grainy ones (world at 512x512).
-_VIDEO_BYTES_PER_PIXEL = 0.4
-_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 # A row of scores with its shard's share of a footer, without what every frame adds.
 _SCORE_BYTES, _SCORE_FRAME_BYTES = 3000, 100
 _MEASURED_FILES = 64
@@ -153,24 +149,12 @@ def _sample_footprint(
 
 
 def _footprint_by_size(sampler: SamplerSettings, model: ModelRef, prompts: int) -> Footprint:
-    vae = _config(model.path / "vae")
-    channels = vae.get("latent_channels") or vae.get("z_dim")
-    if not isinstance(channels, int):
+    sizes = model_sizes(model, sampler)
+    if sizes is None:
         return Footprint(each=None, source=f"nothing measured, and {model.path / 'vae'} names no latent size")
-    blocks = vae.get("block_out_channels")
-    spatial = vae.get("scale_factor_spatial") or 2 ** (len(blocks) - 1 if blocks else 3)
-    temporal = vae.get("scale_factor_temporal") or vae.get("temporal_compression_ratio") or 4
-    cells = (
-        ((sampler.num_frames - 1) // temporal + 1) * (sampler.height // spatial) * (sampler.width // spatial)
-    )
-    latents = 4 * channels * cells
-    video = sampler.num_frames * sampler.height * sampler.width * _VIDEO_BYTES_PER_PIXEL
-    text = _config(model.path / "text_encoder").get("d_model", 0) * sampler.max_sequence_length
-    image = channels * cells if first_frame(model) != "unused" else 0
-    condition = (text + image) * _BYTES[sampler.precision]
     return Footprint(
-        each=latents + video,
-        once=prompts * condition,
+        each=sizes.latents + sizes.video,
+        once=prompts * sizes.condition,
         source="from sizes; videos within four times of it, as their pictures are soft or grainy",
     )
 
@@ -211,11 +195,3 @@ def _media_bytes(run: Run, row: dict[str, Any]) -> int:
 def _file_bytes(run: Run, uri: str) -> int:
     path = run.resolve(uri)
     return path.stat().st_size if path.is_file() else 0
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from rewards.errors import RewardError
 from rewards.geometry import GeometryInfo, Reconstruction, check_frames
-from rewards.hub import cached_file, content_revision, read_json_object, require_same_tensors
+from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
 
 DEFAULT_MODEL = "depth-anything/DA3-BASE"
 INSTALL = (
@@ -163,7 +163,7 @@ def find_weights(model: str | None, revision: str | None) -> DepthAnythingWeight
     config = folder / _CONFIG if local else cached_file(name, revision, _CONFIG)
     about = read_json_object(config) if config is not None and config.is_file() else {}
     return DepthAnythingWeights(
-        model=name,
+        model=recorded_name(folder) if local else name,
         revision=content_revision(path) if local else path.parent.name,
         license=LICENSES.get(name, str(about.get("license", _UNKNOWN))),
         weights=path,

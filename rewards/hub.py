@@ -32,6 +32,11 @@ def content_revision(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:32]
 
 
+def recorded_name(folder: Path) -> str:
+    """The name under which scores keep a local folder: its last, so that they stay valid when it moves."""
+    return folder.resolve().name
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """A JSON file as a dictionary. Raises RewardError naming the file when it is none."""
     try:

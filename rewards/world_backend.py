@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rewards.errors import RewardError
 from rewards.geometry import GeometryInfo, Reconstruction, check_frames
+from rewards.hub import recorded_name
 from rewards.world_geometry import WEIGHTS, WorldGeometry, pose_to_intrinsics, pose_to_w2c
 
 
@@ -90,7 +91,7 @@ def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
         )
     return GeometryInfo(
         name=WorldGeometryBackend.name,
-        model=model or "world",
+        model=recorded_name(folder) if model else "world",
         revision=found,
         license=WorldGeometryBackend.license,
     )

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from rewards.errors import RewardError
-from rewards.hub import cached_file, content_revision, read_json_object, require_same_tensors
+from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
 from rewards.vggt.config import VGGTConfig
 from rewards.vggt.model import VGGT
 
@@ -47,7 +47,7 @@ def find_weights(model: str | None, revision: str | None) -> VGGTWeights:
     name = model or DEFAULT_MODEL
     folder = Path(name)
     if folder.is_dir():
-        return _local(name, folder)
+        return _local(folder)
     path = cached_file(name, revision, _WEIGHTS)
     if path is None:
         gated = "accept its terms on its page of the Hub, run `hf auth login`, then "
@@ -66,14 +66,14 @@ def find_weights(model: str | None, revision: str | None) -> VGGTWeights:
     )
 
 
-def _local(name: str, folder: Path) -> VGGTWeights:
+def _local(folder: Path) -> VGGTWeights:
     path, config = folder / _WEIGHTS, folder / _CONFIG
     if not path.is_file():
         raise RewardError(f"{folder} has no {_WEIGHTS}; point --geometry-model at a folder with VGGT weights")
     revision = content_revision(path)
     raw = read_json_object(config) if config.is_file() else {}
     return VGGTWeights(
-        model=name,
+        model=recorded_name(folder),
         revision=revision,
         license=str(raw.get("license", _UNKNOWN)),
         weights=path,

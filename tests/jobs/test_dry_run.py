@@ -117,6 +117,33 @@ def test_an_evaluation_is_foretold(tmp_path: Path) -> None:
     assert not (run.path / "eval").exists()
 
 
+@pytest.mark.parametrize("link", [True, False])
+def test_an_import_is_foretold(tmp_path: Path, link: bool) -> None:
+    import numpy as np
+
+    from storage.media import write_video
+
+    generator = np.random.default_rng(0)
+    for seed in range(3):
+        frames = generator.integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+        write_video(tmp_path / "videos" / "a hall" / f"{seed}.mp4", frames, 8)
+    how = "--link" if link else "--copy"
+    words = ["import", tmp_path / "run", tmp_path / "videos", "--workers", 0, how]
+    first = told(*words)
+    assert first.keys() >= FIELDS
+    assert (first["wanted"], first["missing"], first["hours"]) == (3, 3, None)
+    size_of_all = sum(path.stat().st_size for path in (tmp_path / "videos").rglob("*.mp4"))
+    assert first["bytes"] == (0 if link else size_of_all)
+    assert not (tmp_path / "run").exists()
+    assert gpa(*words).exit_code == 0
+    again = told(*words)
+    assert {key: again[key] for key in NO_WORK} == NO_WORK
+    write_video(tmp_path / "videos" / "a hall" / "9.mp4", frames[::-1], 8)
+    more = told(*words)
+    assert (more["present"], more["missing"]) == (3, 1)
+    assert more["hours"] > 0
+
+
 def _adapter_of_the_world(folder: Path) -> None:
     """As much of an adapter as is read before any weight is."""
     import hashlib
@@ -134,7 +161,7 @@ def _adapter_of_the_world(folder: Path) -> None:
     (folder / "adapter.json").write_text(json.dumps(about))
 
 
-@pytest.mark.parametrize("name", ["sample", "score", "pair", "train-dpo", "evaluate"])
+@pytest.mark.parametrize("name", ["sample", "import", "score", "pair", "train-dpo", "evaluate"])
 def test_every_command_that_costs_something_can_be_asked_first(name: str) -> None:
     assert name in COMMANDS
     assert "--dry-run" in gpa(name, "--help").output
@@ -200,7 +227,7 @@ def test_sizes_follow_from_the_configuration_of_a_large_model(tmp_path: Path, pr
     """Without any weights: what a candidate of 49 frames of 480x720 and one of 81 of 480x832 leave."""
     from jobs.presets import load_preset
     from jobs.sample import sample_settings
-    from pipeline.forecasts import _footprint_by_size
+    from pipeline.footprint import model_sizes
     from pipeline.models import ModelRef
 
     vae, family = {
@@ -217,14 +244,14 @@ def test_sizes_follow_from_the_configuration_of_a_large_model(tmp_path: Path, pr
     model = ModelRef(name="m", revision="r", path=tmp_path, family=family)
     settings = sample_settings(load_preset(preset)["sample"]).sampler
     latents = 4 * 16 * ((settings.num_frames - 1) // 4 + 1) * (settings.height // 8) * (settings.width // 8)
-    found = _footprint_by_size(settings, model, 10)
-    assert found.each is not None
-    video = found.each - latents
-    assert 0.1 <= video / (settings.num_frames * settings.height * settings.width) <= 0.75
+    found = model_sizes(model, settings)
+    assert found is not None
+    assert found.latents == latents
+    assert 0.1 <= found.video / (settings.num_frames * settings.height * settings.width) <= 0.75
     image = latents / 2 if family.startswith("Cog") else 0
-    assert found.once == pytest.approx(10 * (2 * 4096 * settings.max_sequence_length + image))
+    assert found.condition == pytest.approx(2 * 4096 * settings.max_sequence_length + image)
     (tmp_path / "vae" / "config.json").write_text("{}")
-    assert _footprint_by_size(settings, model, 10).each is None
+    assert model_sizes(model, settings) is None
 
 
 def test_a_dry_run_reads_a_run_that_cannot_be_written(

@@ -127,3 +127,38 @@ def test_a_run_without_scores_says_so(tmp_path: Path) -> None:
 def test_bad_rules_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"min_gap must be finite and >= 0"):
         run_pair(run_with_pairs(tmp_path / "run", 1), settings(min_gap=-1.0))
+
+
+def test_pairing_keeps_the_rejects_that_a_scoring_writes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline import pair
+    from storage.records import Reject
+
+    run = scored_run(tmp_path / "run", -0.1, -0.3, None)
+    run_pair(run, settings(index_only=True))
+    before = run.rows("rejects").num_rows
+    write = pair.write_shard
+
+    def slowly(*given: Any) -> Path:
+        write_shard(run.shard_dir("rejects"), "rejects", [Reject(stage="score", id="c9", rule="error")])
+        return write(*given)
+
+    monkeypatch.setattr(pair, "write_shard", slowly)
+    run_pair(run, settings(max_error=0.2, index_only=True))
+    rows = run.rows("rejects").to_pylist()
+    assert [row["id"] for row in rows if row["stage"] == "score"] == ["c9"]
+    assert len([row for row in rows if row["stage"] == "pair"]) == before == 1
+
+
+def test_pairs_under_a_training_are_not_replaced_but_may_go_elsewhere(tmp_path: Path) -> None:
+    run = run_with_pairs(tmp_path / "run", PROMPTS, 4)
+    run_pair(run, settings())
+    before = contents(run.shard_dir("pairs"))
+    with run.keep_pairs():
+        with pytest.raises(UserError, match=r"the pairs of .* are being read .*--out DIR"):
+            run_pair(run, settings(strategy="top-k"))
+        assert contents(run.shard_dir("pairs")) == before
+        assert run_pair(run, settings(strategy="top-k"), write=False).pairs > PROMPTS
+        assert run_pair(run, settings(strategy="top-k", out=tmp_path / "other")).changed
+    assert run_pair(run, settings(strategy="top-k")).changed

@@ -56,7 +56,7 @@ def test_every_component_of_a_score_is_kept(run: Run, tiny_geometry: Path) -> No
         assert row["reward_version"] == plan.reward_version
         assert row["value"] == pytest.approx(-np.mean(row["frame_errors"]))
         assert (len(row["frame_indices"]), len(row["w2c"]), len(row["intrinsics"])) == (3, 36, 27)
-        assert (row["geometry_model"], row["perceptual"]) == (str(tiny_geometry), "none")
+        assert (row["geometry_model"], row["perceptual"]) == (tiny_geometry.name, "none")
         assert row["geometry_license"]
         assert 0 <= row["coverage"] <= 1
         assert row["motion"] >= 0
@@ -214,3 +214,29 @@ def test_the_licence_is_told_before_the_work(run: Run, tiny_geometry: Path) -> N
     assert "licence Apache-2.0" in result.stderr
     assert "warning" not in result.stderr
     assert json.loads(result.stdout)["geometry"]["license"] == "Apache-2.0"
+
+
+def test_two_versions_are_scored_side_by_side_and_one_version_once(run: Run, tiny_geometry: Path) -> None:
+    wanted = settings(tiny_geometry)
+    version = plan_score(run, wanted).reward_version
+    with run.lock(f"score-reprojection-{version}"):
+        with pytest.raises(
+            UserError, match=rf"another process \(pid \d+\) runs score-reprojection-{version} in"
+        ):
+            run_score(run, wanted)
+        _, beside = run_score(run, settings(tiny_geometry, hole_penalty=0.5))
+    assert beside.done == CANDIDATES
+    with run.lock_alone("compact"), pytest.raises(UserError, match="another process works in"):
+        run_score(run, wanted)
+
+
+def test_a_geometry_folder_is_the_same_wherever_it_lies(
+    run: Run, tiny_geometry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    version = plan_score(run, settings(tiny_geometry)).reward_version
+    shutil.copytree(tiny_geometry, tmp_path / "moved" / tiny_geometry.name)
+    monkeypatch.chdir(tmp_path / "moved")
+    for place in (tmp_path / "moved" / tiny_geometry.name, Path(tiny_geometry.name)):
+        assert plan_score(run, settings(place)).reward_version == version
