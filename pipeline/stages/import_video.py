@@ -197,15 +197,10 @@ class ImportStage:
         )
 
     def _provenance(self, item: ImportItem) -> dict[str, Any]:
-        """Where a candidate comes from, in the place of the settings of a sampler that it never had."""
+        """Where a candidate comes from and what encoded its prompt, in the place of a sampler's settings."""
         origin = {"source": show(item.where), "sha256": item.sha256, "metadata": item.metadata}
         if self.encoding is None:
             return {"imported": origin}
-        settings = self.encoding.settings
-        of_encoding = {
-            "fit": self.encoding.target.fit if item.fitted else "exact",
-            "precision": settings.precision,
-            "vae_tiling": settings.vae_tiling,
-            "max_sequence_length": settings.max_sequence_length,
-        }
-        return {"imported": origin | of_encoding}
+        fit = self.encoding.target.fit if item.fitted else "exact"
+        of_condition = SamplerSettings.of_condition(self.encoding.settings.as_dict())
+        return of_condition | {"imported": origin | {"fit": fit}}
