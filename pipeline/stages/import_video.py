@@ -18,8 +18,7 @@ from pipeline.importing.fit import Target
 from pipeline.models import ModelRef, pick_device
 from pipeline.samplers import Condition, Execution, Sampler, SamplerSettings, make_sampler
 from pipeline.samplers.base import nonfinite_reason
-from pipeline.stages.base import ERROR, Failure, Resources, TaskOutcome
-from storage.errors import UserError
+from pipeline.stages.base import Failure, Resources, TaskOutcome
 from storage.foreign import VideoFacts, VideoLimits, decode_video
 from storage.ids import canonical_json
 from storage.intake import copy_file, file_sha256, link_file, show
@@ -64,6 +63,10 @@ class ImportTask:
         """The ids of the candidates."""
         return tuple(item.id for item in self.items)
 
+    def pieces(self) -> tuple[ImportTask, ...]:
+        """A task for each video."""
+        return tuple(ImportTask(prompt=self.prompt, items=(item,)) for item in self.items)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
@@ -105,9 +108,8 @@ class ImportStage:
         for item in task.items:
             try:
                 rows.append(self._take_in(task.prompt, item))
-            except UserError as error:
-                rule = error.rule if isinstance(error, Refused) else ERROR
-                failed.append(Failure(id=item.id, rule=rule, reason=show(f"{item.where}: {error}")))
+            except Refused as error:
+                failed.append(Failure(id=item.id, rule=error.rule, reason=show(f"{item.where}: {error}")))
         if rows:
             write_shard(self._run.shard_dir("candidates"), "candidates", rows)
         return TaskOutcome(

@@ -157,6 +157,19 @@ def test_a_link_that_cannot_be_made_says_to_copy(
     assert "leave --link out" in str(summary.reason)
 
 
+@pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")
+def test_links_across_file_systems_are_refused_before_anything_is_done(run: Run) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as place:
+        source = folder(Path(place), prompts=1, seeds=1, first_frames=False)
+        if source.stat().st_dev == run.path.stat().st_dev:
+            pytest.skip("the run is on the same file system")
+        with pytest.raises(UserError, match="different file systems, which links do not cross: leave --link"):
+            run_import(run, settings(source, link=True))
+        assert run_import(run, settings(source)).done == 1
+
+
 @pytest.mark.parametrize("data", [zipped(), pickle.dumps({"weight": 1}), b""])
 def test_weights_disguised_as_safetensors_are_one_line(
     run: Run, tmp_path: Path, tiny_model: Path, data: bytes
