@@ -81,6 +81,8 @@ def run_import(
     cannot be read as a whole, for a run of another model, and when another process imports into it.
     """
     with run.lock(STAGE):
+        if settings.link:
+            _require_one_file_system(run, settings.source)
         encoding = settings.encoding()
         plan = _plan(run, settings, encoding, write=True)
         if before_work is not None:
@@ -106,6 +108,15 @@ def run_import(
 def dry_run(run: Run | None, settings: ImportSettings) -> ImportPlan:
     """What `run_import` would do. Nothing is written or decoded."""
     return _plan(run, settings, settings.encoding(), write=False)
+
+
+def _require_one_file_system(run: Run, source: Path) -> None:
+    """Found before anything is done: a link that cannot be made would refuse one video after the other."""
+    if source.exists() and source.stat().st_dev != run.path.stat().st_dev:
+        raise UserError(
+            f"{source} and {run.path} are on different file systems, which links do not cross: "
+            "leave --link out"
+        )
 
 
 def _plan(run: Run | None, settings: ImportSettings, encoding: Encoding | None, *, write: bool) -> ImportPlan:

@@ -140,7 +140,7 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
     adapter = None if settings.adapter is None else resolve_adapter(settings.adapter, model)
     if run is not None:
         run.require_model(model.name, model.revision)
-        _require_same_conditions(run, settings.sampler)
+        require_same_conditions(run, settings.sampler)
     have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
     prompts = _Prompts(run=run if write else None)
     tasks: list[SampleTask] = []
@@ -161,14 +161,18 @@ def candidate_id(
     return content_id("candidate", model.name, model.revision, adapter_id, prompt_id, sampler.as_dict(), seed)
 
 
-def _require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
-    """A run keeps one condition per prompt, which candidates of another size or precision would not share."""
+def require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
+    """A run keeps one condition per prompt, which candidates of another size or precision would not share.
+
+    Raises UserError for those.
+    """
     wanted = SamplerSettings.of_condition(sampler.as_dict())
     for text in run.rows("candidates", ["sampler"])["sampler"].unique().to_pylist():
-        settings = json.loads(text)
-        if "precision" not in settings:  # imported, not sampled
+        values = json.loads(text)
+        if "height" not in values:
+            # Imported without a model: what its prompt is given was not made yet.
             continue
-        held = SamplerSettings.of_condition(settings)
+        held = SamplerSettings.of_condition(values)
         for name, value in wanted.items():
             if held[name] != value:
                 raise UserError(

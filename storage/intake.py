@@ -10,7 +10,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from storage.atomic import TEMP_SUFFIX, atomic_writer, sync_directory, write_error
-from storage.errors import UserError
 from storage.refusals import Refused
 
 _CHUNK = 4 * 2**20
@@ -73,7 +72,7 @@ def copy_file(source: Path, target: Path, sha256: str) -> None:
 def link_file(source: Path, target: Path, sha256: str) -> None:
     """Give a file a second name: no bytes are copied, and a change of one is a change of both.
 
-    Raises Refused as `copy_file`, UserError for a target on another file system.
+    Raises Refused as `copy_file`, and where links cannot be made; UserError when the disk refuses.
     """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
     try:
@@ -84,8 +83,8 @@ def link_file(source: Path, target: Path, sha256: str) -> None:
         sync_directory(target.parent)
     except OSError as error:
         if error.errno in {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP}:
-            raise UserError(
-                f"{source} cannot be linked into {target.parent} ({error.strerror}): leave --link out"
+            raise Refused(
+                "link", f"cannot be linked into {target.parent} ({error.strerror}): leave --link out"
             ) from error
         raise write_error(target, error) from error
     finally:

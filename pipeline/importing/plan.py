@@ -10,6 +10,7 @@ from pipeline.importing.entries import Entry, reject
 from pipeline.importing.folders import VIDEOS, folder_entries
 from pipeline.importing.manifest import FORMATS, manifest_entries
 from pipeline.importing.prompt_book import PromptBook
+from pipeline.sample import require_same_conditions
 from pipeline.samplers import first_frame
 from pipeline.stages.import_video import NO_MODEL, NO_REVISION, Encoding, ImportItem, ImportTask
 from storage.errors import UserError
@@ -211,3 +212,5 @@ def _require_one_model(run: Run, encoding: Encoding | None) -> None:
         (NO_MODEL, NO_REVISION) if encoding is None else (encoding.model.name, encoding.model.revision)
     )
     run.require_model(name, revision, besides=None if encoding is None else NO_MODEL)
+    if encoding is not None:
+        require_same_conditions(run, encoding.settings)

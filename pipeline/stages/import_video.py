@@ -18,8 +18,7 @@ from pipeline.importing.fit import Target
 from pipeline.models import ModelRef, pick_device
 from pipeline.samplers import Condition, Execution, Sampler, SamplerSettings, make_sampler
 from pipeline.samplers.base import nonfinite_reason
-from pipeline.stages.base import ERROR, Failure, Resources, TaskOutcome
-from storage.errors import UserError
+from pipeline.stages.base import Failure, Resources, TaskOutcome
 from storage.foreign import VideoFacts, VideoLimits, decode_video
 from storage.ids import canonical_json
 from storage.intake import copy_file, file_sha256, link_file, show
@@ -64,6 +63,10 @@ class ImportTask:
         """The ids of the candidates."""
         return tuple(item.id for item in self.items)
 
+    def pieces(self) -> tuple[ImportTask, ...]:
+        """A task for each video."""
+        return tuple(ImportTask(prompt=self.prompt, items=(item,)) for item in self.items)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding:
@@ -105,9 +108,8 @@ class ImportStage:
         for item in task.items:
             try:
                 rows.append(self._take_in(task.prompt, item))
-            except UserError as error:
-                rule = error.rule if isinstance(error, Refused) else ERROR
-                failed.append(Failure(id=item.id, rule=rule, reason=show(f"{item.where}: {error}")))
+            except Refused as error:
+                failed.append(Failure(id=item.id, rule=error.rule, reason=show(f"{item.where}: {error}")))
         if rows:
             write_shard(self._run.shard_dir("candidates"), "candidates", rows)
         return TaskOutcome(
@@ -197,15 +199,10 @@ class ImportStage:
         )
 
     def _provenance(self, item: ImportItem) -> dict[str, Any]:
-        """Where a candidate comes from, in the place of the settings of a sampler that it never had."""
+        """Where a candidate comes from and what encoded its prompt, in the place of a sampler's settings."""
         origin = {"source": show(item.where), "sha256": item.sha256, "metadata": item.metadata}
         if self.encoding is None:
             return {"imported": origin}
-        settings = self.encoding.settings
-        of_encoding = {
-            "fit": self.encoding.target.fit if item.fitted else "exact",
-            "precision": settings.precision,
-            "vae_tiling": settings.vae_tiling,
-            "max_sequence_length": settings.max_sequence_length,
-        }
-        return {"imported": origin | of_encoding}
+        fit = self.encoding.target.fit if item.fitted else "exact"
+        of_condition = SamplerSettings.of_condition(self.encoding.settings.as_dict())
+        return of_condition | {"imported": origin | {"fit": fit}}

@@ -22,11 +22,6 @@ from tests.pipeline.tiny import SAMPLER
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Run:
-    return Run.create_or_open(tmp_path / "run")
-
-
-@pytest.fixture
 def source(tmp_path: Path) -> Path:
     return folder(tmp_path / "videos")
 
@@ -265,6 +260,9 @@ def test_runs_of_another_model_and_bad_options_are_refused(
         run_import(run, settings(source))
     with pytest.raises(UserError, match="holds candidates of tiny at revision"):
         run_import(run, settings(source, build(tmp_path / "other", seed=1)))
+    half = SamplerSettings(**SAMPLER | {"precision": "bf16"})
+    with pytest.raises(UserError, match="sampled with precision fp32, this command has bf16"):
+        run_import(run, settings(source, tiny_model, sampler=half))
     for changes, message in (
         ({"fit": "crop"}, "--fit crop is for videos that are encoded"),
         ({"revision": "a"}, "--revision is for videos that are encoded"),

@@ -172,3 +172,11 @@ def test_an_image_is_measured_before_it_is_decoded(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png", 33 * 47).shape == (33, 47, 3)
     with pytest.raises(UserError, match="has 47x33 pixels, more than 1550: make it smaller"):
         read_image(tmp_path / "a.png", 33 * 47 - 1)
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\x80\x04\x95", b"\xff" * 8, b"\0" * 8])
+def test_an_archive_or_a_pickle_is_no_tensor_file_whatever_its_name(tmp_path: Path, start: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(start + b"x" * 200)
+    with pytest.raises(UserError, match=f"{path} cannot be read as safetensors"):
+        read_tensors(path)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from storage.errors import UserError
@@ -94,10 +95,12 @@ def load_transformer(kind: Any, model_dir: Path, dtype: torch.dtype, weights: bo
     folder = model_dir / "transformer"
     try:
         if weights:
-            return kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+            return kind.from_pretrained(
+                folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
+            )
         with torch.device("meta"):
             return kind.from_config(kind.load_config(folder, local_files_only=True))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"the model in {model_dir} cannot be read ({error}): fetch or build it again"
         ) from error
