@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import (
+    WORKER_OPTIONS,
     counts,
     dry_run_option,
     finish,
@@ -202,7 +203,7 @@ def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> Score
         perceptual_weights=chosen.get("perceptual_weights"),
         options=options,
     )
-    names = ("batch", "clips_per_forward", "limit", "workers", "gpus_per_worker", "ray_address")
+    names = ("batch", "clips_per_forward", "limit", *WORKER_OPTIONS)
     return ScoreSettings(
         reward=reward, **{name: chosen[name] for name in names if chosen.get(name) is not None}
     )

@@ -14,6 +14,7 @@ from pipeline.runners import Summary, execute, make_runner
 from pipeline.samplers import Execution, SamplerSettings, first_frame
 from pipeline.stages.base import Resources
 from pipeline.stages.sample import SampleStage, SampleTask
+from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.ids import candidate_seed, content_id
 from storage.media import write_image
@@ -23,7 +24,7 @@ from storage.shards import write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
+class SampleSettings(WorkerSettings):
     """What `gpa sample` is asked for. Raises UserError for a value that makes no sense.
 
     Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
@@ -43,16 +44,13 @@ class SampleSettings:
     batch: int = 8
     seed: int = 0
     limit: int | None = None
-    workers: int = 0
-    gpus_per_worker: float = 0
-    ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("candidates", "batch", "num_prompts"):
             _at_least(name, getattr(self, name), 1)
         if self.limit is not None:
             _at_least("limit", self.limit, 1)
-        _at_least("gpus_per_worker", self.gpus_per_worker, 0)
         self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
         weight = self.sampler.adapter_weight
         if weight != 1 and self.adapter is None:
@@ -124,7 +122,7 @@ def run_sample(
             execution=settings.execution,
             resources=Resources(gpus=settings.gpus_per_worker),
         )
-        runner = make_runner(settings.workers, settings.ray_address)
+        runner = make_runner(settings)
         return execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )

@@ -13,6 +13,7 @@ from pipeline.rewarding import RewardSettings
 from pipeline.runners import Summary, execute, make_runner
 from pipeline.stages.base import Resources
 from pipeline.stages.score import ScoreStage, ScoreTask
+from pipeline.worker_settings import WorkerSettings
 from rewards.geometry import GeometryInfo
 from storage.errors import UserError
 from storage.queries import scored_ids
@@ -20,7 +21,7 @@ from storage.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
+class ScoreSettings(WorkerSettings):
     """What `gpa score` is asked for; `batch` candidates make one task.
 
     `clips_per_forward` of them share a pass of the geometry model. Raises UserError.
@@ -30,19 +31,15 @@ class ScoreSettings:
     batch: int = 8
     clips_per_forward: int = 1
     limit: int | None = None
-    workers: int = 0
-    gpus_per_worker: float = 0
-    ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
         if self.clips_per_forward < 1:
             raise UserError(f"--clips-per-forward must be at least 1, got {self.clips_per_forward}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit must be at least 1, got {self.limit}")
-        if self.gpus_per_worker < 0:
-            raise UserError(f"--gpus-per-worker must be 0 or more, got {self.gpus_per_worker:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ def run_score(
             clips_per_forward=settings.clips_per_forward,
             resources=Resources(gpus=settings.gpus_per_worker),
         )
-        runner = make_runner(settings.workers, settings.ray_address)
+        runner = make_runner(settings)
         summary = execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from pipeline.models import AdapterRef, ModelRef, pick_device
+from pipeline.pulse import beat
 from pipeline.samplers import Condition, Execution, Sample, Sampler, SamplerSettings, make_sampler
 from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
 from storage.ids import canonical_json
@@ -33,6 +34,11 @@ class SampleTask:
     def key(self) -> str:
         """The first candidate's id."""
         return self.ids[0]
+
+    def pieces(self) -> tuple[SampleTask, ...]:
+        """A task for each candidate."""
+        one_each = zip(self.ids, self.seeds, strict=True)
+        return tuple(SampleTask(prompt=self.prompt, ids=(name,), seeds=(seed,)) for name, seed in one_each)
 
 
 @dataclass(kw_only=True)
@@ -64,6 +70,7 @@ class SampleStage:
         seconds = (time.perf_counter() - started) / len(samples)
         for candidate_id, sample in zip(task.ids, samples, strict=True):
             self._write_media(candidate_id, sample)
+            beat()
         rows = [self._row(task, index, sample, seconds) for index, sample in enumerate(samples)]
         write_shard(self._run.shard_dir("candidates"), "candidates", rows)
         failed = [

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipeline.pulse import beat
 from pipeline.stages.base import Resources, TaskOutcome
-from storage.errors import UserError
+from storage.errors import DiskError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +21,20 @@ class ToyTask:
     @property
     def ids(self) -> tuple[str, ...]:
         return (self.key,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyChunk:
+    """Several tasks as one, which can be taken apart."""
+
+    ids: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return self.ids[0]
+
+    def pieces(self) -> tuple[ToyChunk, ...]:
+        return tuple(ToyChunk(ids=(one,)) for one in self.ids)
 
 
 @dataclass(kw_only=True)
@@ -35,15 +52,34 @@ class ToyStage:
         if self.trouble == "setup kills":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def process(self, task: ToyTask) -> TaskOutcome:
-        path = self.folder / task.key
+    def process(self, task: ToyTask | ToyChunk) -> TaskOutcome:
+        for one in task.ids:
+            self._do(one)
+        return TaskOutcome(key=task.key, done=tuple(task.ids))
+
+    def _do(self, key: str) -> None:
+        path = self.folder / key
         with path.open("a") as file:
             file.write("x\n")
-        if task.key.startswith("raises"):
-            raise ValueError(f"{task.key} is bad")
-        if task.key.startswith("kills") or (task.key.startswith("once") and path.read_text() == "x\n"):
+        if key.startswith("raises"):
+            raise ValueError(f"{key} is bad")
+        if key.startswith("full"):
+            raise DiskError("cannot write x: the disk is full")
+        if key.startswith("sleeps"):
+            time.sleep(float(key.split("-")[1]))
+        first = path.read_text() == "x\n"
+        if key.startswith("hangs") and first:
+            time.sleep(600)
+        if key.startswith("freezes") and first:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if key.startswith("beats"):
+            for _ in range(12):
+                time.sleep(0.5)
+                beat()
+        if key.startswith("env"):
+            path.write_text(os.environ.get("GPA_TOY", "") + " " + sys.executable)
+        if key.startswith("kills") or (key.startswith("once") and first):
             os.kill(os.getpid(), signal.SIGKILL)
-        return TaskOutcome(key=task.key, done=(task.key,))
 
 
 def tries(folder: Path, key: str) -> int:
