@@ -14,6 +14,7 @@ from storage.errors import UserError
 from storage.mining import mine_pairs
 from storage.pairs import write_pair_shards
 from storage.queries import reward_versions
+from storage.repair import set_aside_unreadable
 from storage.rules import CANDIDATE_RULES, FunnelStep, MinedPairs, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
@@ -106,6 +107,8 @@ def run_pair(
     of other files, when another process pairs, and while a training reads the pairs to be replaced.
     """
     with run.lock("pair") if write else nullcontext():
+        if write:
+            set_aside_unreadable(run, "pairs", "rejects")
         rules = settings.rules(run)
         mined = mine_pairs(run, rules)
         if not mined.rows.num_rows:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.mending import damaged_candidates, forget
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
@@ -17,8 +18,10 @@ from pipeline.stages.sample import SampleStage, SampleTask
 from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.ids import candidate_seed, content_id
+from storage.integrity import is_whole
 from storage.media import write_image
 from storage.records import Prompt
+from storage.repair import MEDIA_FOLDERS, set_aside_unreadable, sweep_leftovers
 from storage.run import Run
 from storage.shards import write_shard
 
@@ -63,13 +66,17 @@ class SampleSettings(WorkerSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePlan:
-    """What is missing: prompts with their rows, and the tasks that make the missing candidates."""
+    """What is missing: prompts with their rows, and the tasks that make the missing candidates.
+
+    `damaged` are the candidates of the run whose files are not whole; those that are wanted are in the tasks.
+    """
 
     model: ModelRef
     adapter: AdapterRef | None
     prompts: int
     wanted: int
     tasks: tuple[SampleTask, ...]
+    damaged: frozenset[str] = frozenset()
 
 
 @dataclass(kw_only=True)
@@ -85,11 +92,17 @@ class _Prompts:
             prompt_id = item.prompt_id
             uri = f"media/images/{prompt_id}.png" if self.run is None else self.run.image_uri(prompt_id)
             prompt = item.record(uri)
-            if self.run is not None and prompt_id not in known:
-                if item.image_HW3 is not None:
-                    write_image(self.run.resolve(uri), item.image_HW3)
-                self.rows.append(prompt)
+            if self.run is not None:
+                self._write(self.run, item, prompt, prompt_id not in known)
             yield prompt
+
+    def _write(self, run: Run, item: PromptItem, prompt: Prompt, new: bool) -> None:
+        if item.image_HW3 is not None and prompt.image_uri is not None:
+            path = run.resolve(prompt.image_uri)
+            if new or not is_whole(path):
+                write_image(path, item.image_HW3)
+        if new:
+            self.rows.append(prompt)
 
     def flush(self) -> None:
         if self.run is not None and self.rows:
@@ -105,15 +118,20 @@ def run_sample(
 ) -> Summary:
     """Sample every missing candidate. The same call again does only what is missing.
 
+    What was damaged since it was written counts as missing: shards that cannot be read are put aside.
+
     `before_work` is called when input and run have been found good, before the first candidate.
 
     Raises UserError for bad input, for a run that another model sampled, and when another process samples
     into it.
     """
     with run.lock("sample"):
+        set_aside_unreadable(run, "prompts", "candidates", "rejects")
+        sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
         plan = plan_sample(settings, run)
         if before_work is not None:
             before_work()
+        forget(run, plan.damaged, (name for task in plan.tasks for name in task.ids))
         stage = SampleStage(
             run_path=run.path.absolute(),
             model=plan.model,
@@ -139,7 +157,9 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
     if run is not None:
         run.require_model(model.name, model.revision)
         _require_same_conditions(run, settings.sampler)
+    damaged = damaged_candidates(run) if run else set()
     have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
+    have -= damaged
     prompts = _Prompts(run=run if write else None)
     tasks: list[SampleTask] = []
     count = 0
@@ -148,7 +168,14 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
         tasks += _missing(prompt, model, adapter, settings, have)
     prompts.flush()
     wanted = count * settings.candidates
-    return SamplePlan(model=model, adapter=adapter, prompts=count, wanted=wanted, tasks=tuple(tasks))
+    return SamplePlan(
+        model=model,
+        adapter=adapter,
+        prompts=count,
+        wanted=wanted,
+        tasks=tuple(tasks),
+        damaged=frozenset(damaged),
+    )
 
 
 def candidate_id(

@@ -17,6 +17,7 @@ from pipeline.worker_settings import WorkerSettings
 from rewards.geometry import GeometryInfo
 from storage.errors import UserError
 from storage.queries import scored_ids
+from storage.repair import set_aside_unreadable, sweep_leftovers
 from storage.run import Run
 
 
@@ -70,6 +71,8 @@ def run_score(
     described = settings.reward.describe()
     # By reward and version: two of them write rows of different keys, and may do so side by side.
     with run.lock(re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{described[0]}")):
+        set_aside_unreadable(run, "scores", "rejects")
+        sweep_leftovers(run, "scores", "rejects")
         plan = plan_score(run, settings, described)
         if before_work is not None:
             before_work(plan)

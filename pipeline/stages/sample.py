@@ -16,6 +16,7 @@ from pipeline.pulse import beat
 from pipeline.samplers import Condition, Execution, Sample, Sampler, SamplerSettings, make_sampler
 from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
 from storage.ids import canonical_json
+from storage.integrity import is_whole
 from storage.media import read_image, write_tensors, write_video
 from storage.records import Candidate, Prompt, utc_now
 from storage.run import Run
@@ -90,7 +91,7 @@ class SampleStage:
             image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
         condition = self._sampler.encode(prompt.text, image)
         path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
-        if not path.exists():
+        if not is_whole(path):
             write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
         self._encoded = (prompt.prompt_id, condition)
         return condition
