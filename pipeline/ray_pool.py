@@ -62,6 +62,11 @@ class Pool:
             self._remove(actor)
 
     @property
+    def size(self) -> int:
+        """Actors there are, those that wait for a place included."""
+        return len(self._actors)
+
+    @property
     def in_flight(self) -> int:
         """Tasks that an actor is busy with."""
         return sum(actor.phase is Phase.BUSY for actor in self._actors)
