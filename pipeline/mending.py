@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection
 
 from storage.integrity import is_whole
-from storage.repair import drop_rows
+from storage.repair import drop_rows, set_aside_unreadable, unreadable_shards
 from storage.run import Run
 
 log = logging.getLogger(__name__)
@@ -36,9 +36,20 @@ def damaged_candidates(run: Run) -> set[str]:
     return damaged
 
 
-def forget(run: Run, damaged: Collection[str], tasks_ids: Iterable[str]) -> None:
-    """Drop the rows of damaged candidates that are about to be made again, so that each has one row."""
-    redone = sorted(set(damaged).intersection(tasks_ids))
-    if redone:
+def mend_tables(run: Run, stage: str, *tables: str) -> None:
+    """Put shards aside that cannot be read, while nobody else writes. Raises UserError when somebody does."""
+    if unreadable_shards(run, *tables):
+        with run.lock_alone(stage):
+            set_aside_unreadable(run, *tables)
+
+
+def mend_candidates(run: Run, stage: str, wanted: Callable[[], Collection[str]]) -> None:
+    """Drop the rows of damaged candidates that are `wanted`, so that they are made again and have one row.
+
+    Others stay: the command cannot make them. Raises UserError when somebody else writes into the run.
+    """
+    damaged = damaged_candidates(run)
+    if redone := sorted(damaged and damaged.intersection(wanted())):
         log.warning("%d candidates have damaged files and are made again, such as %s", len(redone), redone[0])
-        drop_rows(run, "candidates", redone)
+        with run.lock_alone(stage):
+            drop_rows(run, "candidates", redone)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.mending import mend_tables
 from storage.errors import UserError
 from storage.mining import mine_pairs
 from storage.pairs import write_pair_shards
 from storage.queries import reward_versions
-from storage.repair import set_aside_unreadable
 from storage.rules import CANDIDATE_RULES, FunnelStep, MinedPairs, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
@@ -106,9 +106,9 @@ def run_pair(
     one is durable. Raises UserError when no pair is left, saying which rule took them, and for a directory
     of other files, when another process pairs, and while a training reads the pairs to be replaced.
     """
+    if write:
+        mend_tables(run, "pair", "pairs", "rejects")
     with run.lock("pair") if write else nullcontext():
-        if write:
-            set_aside_unreadable(run, "pairs", "rejects")
         rules = settings.rules(run)
         mined = mine_pairs(run, rules)
         if not mined.rows.num_rows:

@@ -134,6 +134,11 @@ class Pool:
         except errors.LocalRayletDiedError as error:
             raise UserError("Ray ended on this machine: run the same command again") from error
         except errors.RayError as error:
+            if "creation task" in str(error):
+                raise UserError(
+                    f"a worker of {self._stage.name} cannot start ({_last_line(error)}): it needs this gpa "
+                    "in its Python environment (--runtime-env, or what the nodes have installed)"
+                ) from error
             # An actor that cannot be reached may be alive behind a broken network, or its node just went.
             unsure = isinstance(error, errors.ActorUnavailableError)
             return self._bury(actor, str(error).splitlines()[0], not unsure or self._has_died(actor))
@@ -224,6 +229,10 @@ class Pool:
                 self._stage.name, _PLACE_WARNING_SECONDS, needs.cpus, needs.gpus,
                 has.get("CPU", 0), has.get("GPU", 0),
             )  # fmt: skip
+
+
+def _last_line(error: Exception) -> str:
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
 
 
 def _cause(error: Any) -> Exception:

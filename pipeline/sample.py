@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.mending import damaged_candidates, forget
+from pipeline.mending import damaged_candidates, mend_candidates, mend_tables
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
@@ -21,7 +21,7 @@ from storage.ids import candidate_seed, content_id
 from storage.integrity import is_whole
 from storage.media import write_image
 from storage.records import Prompt
-from storage.repair import MEDIA_FOLDERS, set_aside_unreadable, sweep_leftovers
+from storage.repair import MEDIA_FOLDERS, sweep_leftovers
 from storage.run import Run
 from storage.shards import write_shard
 
@@ -68,7 +68,7 @@ class SampleSettings(WorkerSettings):
 class SamplePlan:
     """What is missing: prompts with their rows, and the tasks that make the missing candidates.
 
-    `damaged` are the candidates of the run whose files are not whole; those that are wanted are in the tasks.
+    Candidates whose files are damaged are missing.
     """
 
     model: ModelRef
@@ -76,7 +76,11 @@ class SamplePlan:
     prompts: int
     wanted: int
     tasks: tuple[SampleTask, ...]
-    damaged: frozenset[str] = frozenset()
+
+    @property
+    def ids(self) -> set[str]:
+        """The missing candidates."""
+        return {name for task in self.tasks for name in task.ids}
 
 
 @dataclass(kw_only=True)
@@ -125,13 +129,13 @@ def run_sample(
     Raises UserError for bad input, for a run that another model sampled, and when another process samples
     into it.
     """
+    mend_tables(run, "sample", "prompts", "candidates", "rejects")
+    mend_candidates(run, "sample", lambda: plan_sample(settings, run, write=False).ids)
     with run.lock("sample"):
-        set_aside_unreadable(run, "prompts", "candidates", "rejects")
         sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
         plan = plan_sample(settings, run)
         if before_work is not None:
             before_work()
-        forget(run, plan.damaged, (name for task in plan.tasks for name in task.ids))
         stage = SampleStage(
             run_path=run.path.absolute(),
             model=plan.model,
@@ -157,9 +161,10 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
     if run is not None:
         run.require_model(model.name, model.revision)
         _require_same_conditions(run, settings.sampler)
-    damaged = damaged_candidates(run) if run else set()
     have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
-    have -= damaged
+    if run is not None and not write:
+        # Before it writes, run_sample has dropped them.
+        have -= damaged_candidates(run)
     prompts = _Prompts(run=run if write else None)
     tasks: list[SampleTask] = []
     count = 0
@@ -168,14 +173,7 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
         tasks += _missing(prompt, model, adapter, settings, have)
     prompts.flush()
     wanted = count * settings.candidates
-    return SamplePlan(
-        model=model,
-        adapter=adapter,
-        prompts=count,
-        wanted=wanted,
-        tasks=tuple(tasks),
-        damaged=frozenset(damaged),
-    )
+    return SamplePlan(model=model, adapter=adapter, prompts=count, wanted=wanted, tasks=tuple(tasks))
 
 
 def candidate_id(

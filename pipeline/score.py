@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from pipeline.mending import mend_tables
 from pipeline.progress import Progress, Silent
 from pipeline.rewarding import RewardSettings
 from pipeline.runners import Summary, execute, make_runner
@@ -17,7 +18,7 @@ from pipeline.worker_settings import WorkerSettings
 from rewards.geometry import GeometryInfo
 from storage.errors import UserError
 from storage.queries import scored_ids
-from storage.repair import set_aside_unreadable, sweep_leftovers
+from storage.repair import sweep_leftovers
 from storage.run import Run
 
 
@@ -69,9 +70,9 @@ def run_score(
     RewardError for a reward that cannot be built.
     """
     described = settings.reward.describe()
+    mend_tables(run, "score", "scores", "rejects")
     # By reward and version: two of them write rows of different keys, and may do so side by side.
     with run.lock(re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{described[0]}")):
-        set_aside_unreadable(run, "scores", "rejects")
         sweep_leftovers(run, "scores", "rejects")
         plan = plan_score(run, settings, described)
         if before_work is not None:

@@ -1,6 +1,6 @@
 """Damage is put aside, never deleted, so that the command that made a file makes it again.
 
-For a command that holds the lock of the stage that writes the table.
+For a command that holds the run alone (`Run.lock_alone`).
 """
 
 from __future__ import annotations
@@ -31,14 +31,22 @@ def set_aside_unreadable(run: Run, *tables: str) -> list[Path]:
     reads it. Raises UserError when the run cannot be written.
     """
     moved = []
+    for path in unreadable_shards(run, *tables):
+        moved.append(_move(path, run.path / DAMAGED / path.parent.name))
+        log.warning("%s is damaged: now in %s; its rows are made again", path, moved[-1].parent)
+    return moved
+
+
+def unreadable_shards(run: Run, *tables: str) -> list[Path]:
+    """The shards of these tables that are truncated or damaged. Raises UserError as reading does."""
+    found = []
     for table in tables:
         for path in shard_files(run.shard_dir(table)):
             try:
                 read_shard(path, table)
             except UnreadableShardError:
-                moved.append(_move(path, run.path / DAMAGED / table))
-                log.warning("%s is damaged: now in %s; its rows are made again", path, moved[-1].parent)
-    return moved
+                found.append(path)
+    return found
 
 
 def sweep_leftovers(run: Run, *folders: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from pipeline.mending import damaged_candidates, forget
+from pipeline.mending import mend_candidates, mend_tables
 from pipeline.progress import Progress, Silent
 from pipeline.pulse import beat
 from pipeline.runners import Summary, execute, make_runner
@@ -26,7 +26,7 @@ from storage.errors import UserError
 from storage.ids import content_id
 from storage.integrity import is_whole
 from storage.records import Candidate, utc_now
-from storage.repair import MEDIA_FOLDERS, set_aside_unreadable, sweep_leftovers
+from storage.repair import MEDIA_FOLDERS, sweep_leftovers
 from storage.run import Run
 from storage.shards import write_shard
 
@@ -129,13 +129,12 @@ def run_simulated(
 
     `journal` holds the clip that every candidate is. Raises UserError when it does not.
     """
+    mend_tables(run, "sample", "candidates", "rejects")
+    mend_candidates(run, "sample", lambda: {simulated_id(one) for one in range(settings.candidates)})
     with run.lock("sample"):
-        set_aside_unreadable(run, "candidates", "rejects")
         sweep_leftovers(run, "candidates", *MEDIA_FOLDERS)
-        damaged = damaged_candidates(run)
-        have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) - damaged
+        have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist())
         tasks = list(_missing(settings, have))
-        forget(run, damaged, (name for task in tasks for name in task.ids))
         stage = SimulatedStage(
             run_path=run.path.absolute(),
             journal=journal.absolute(),

@@ -21,7 +21,7 @@ from pipeline.stages.base import ERROR, WORKER_LOST, TaskOutcome
 from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.run import Run
-from tests.pipeline.toy import ToyChunk, ToyStage, ToyTask, tries
+from tests.pipeline.toy import Absent, ToyChunk, ToyStage, ToyTask, tries
 
 
 def tasks(*keys: str) -> list[ToyTask]:
@@ -176,3 +176,12 @@ def test_the_number_of_workers_chooses_the_runner() -> None:
     assert isinstance(make_runner(WorkerSettings()), InProcessRunner)
     three = WorkerSettings(workers=3)
     assert make_runner(three) == RayRunner(settings=three)
+
+
+@pytest.mark.slow
+def test_an_environment_without_this_package_is_told_as_such(tmp_path: Path) -> None:
+    stage = ToyStage(folder=tmp_path, luggage=Absent())
+    with pytest.raises(
+        UserError, match=r"a worker of toy cannot start \(.*gpa_absent.*\): it needs this gpa"
+    ):
+        list(ray_runner(workers=1).run(stage, tasks("a")))

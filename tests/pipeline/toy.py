@@ -8,6 +8,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from pipeline.pulse import beat
 from pipeline.stages.base import Resources, TaskOutcome
@@ -37,12 +38,24 @@ class ToyChunk:
         return tuple(ToyChunk(ids=(one,)) for one in self.ids)
 
 
+class Absent:
+    """What only unpickles where a module is that is nowhere."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _import_absent, ()
+
+
+def _import_absent() -> None:
+    raise ModuleNotFoundError("No module named 'gpa_absent'")
+
+
 @dataclass(kw_only=True)
 class ToyStage:
     """Every try of a task leaves a line in `folder`/key, so that tests can count them."""
 
     folder: Path
     trouble: str = ""
+    luggage: Any = None
     resources: Resources = field(default_factory=lambda: Resources(cpus=1))
     name: str = "toy"
 
