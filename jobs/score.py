@@ -25,6 +25,7 @@ from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
     from pipeline.score import ScorePlan, ScoreSettings
+    from rewards.geometry import GeometryInfo
     from storage.run import Run
 
 _REWARD_OPTIONS = (
@@ -159,9 +160,13 @@ def _geometry(plan: ScorePlan) -> dict[str, Any] | None:
 def _begin(run: Run, chosen: dict[str, Any], plan: ScorePlan) -> None:
     """Record what was asked for and say whose labels these will be, before any weights are loaded."""
     run.record("score", recordable(chosen))
-    if plan.geometry is None:
+    announce(plan.geometry)
+
+
+def announce(one: GeometryInfo | None) -> None:
+    """Say whose labels scores will be, on stderr."""
+    if one is None:
         return
-    one = plan.geometry
     click.echo(f"geometry: {one.model} at {one.revision}, licence {one.license}", err=True)
     if one.is_noncommercial:
         click.echo(

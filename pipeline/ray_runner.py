@@ -42,12 +42,15 @@ class RayRunner:
             pool.close()
             waiting.clear()
             try:
-                yield from drive([pool], termination, self.settings.grace)
+                for _, outcome in drive([pool], termination, self.settings.grace):
+                    yield outcome
             finally:
                 pool.stop()
 
 
-def drive(pools: list[Pool], termination: Termination, grace: float) -> Generator[TaskOutcome, None, None]:
+def drive(
+    pools: list[Pool], termination: Termination, grace: float
+) -> Generator[tuple[Pool, TaskOutcome], None, None]:
     """Yield the outcomes of pools until all are finished, or SIGTERM and its grace period have ended."""
     deadline: float | None = None
     while not all(pool.finished for pool in pools):
@@ -60,6 +63,7 @@ def drive(pools: list[Pool], termination: Termination, grace: float) -> Generato
         if deadline is not None and time.monotonic() >= deadline:
             break
         for pool in pools:
-            yield from pool.poll(_POLL_SECONDS / len(pools))
+            for outcome in pool.poll(_POLL_SECONDS / len(pools)):
+                yield pool, outcome
     if termination.requested:
         termination.deliver()

@@ -62,6 +62,8 @@ def _start_options(settings: WorkerSettings, cpus: int) -> dict[str, Any]:
         quiet
         | gpus
         | {
+            # Without it a Ray that somebody else runs on this machine, or RAY_ADDRESS, would be taken.
+            "address": "local",
             "num_cpus": max(1, cpus),
             "include_dashboard": settings.dashboard,
             "dashboard_host": "127.0.0.1",
@@ -87,7 +89,7 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
 
 
 def _why_not(options: dict[str, Any], error: Exception) -> str:
-    if "address" in options:
+    if options["address"] != "local":
         remedy = "check that the cluster runs (ray status), or leave --ray-address out"
         return f"Ray does not start at {options['address']} ({error}): {remedy}"
     if options["include_dashboard"]:

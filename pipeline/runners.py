@@ -7,9 +7,9 @@ How workers that die are replaced is in ray_pool.py.
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pipeline.progress import Progress
@@ -62,24 +62,6 @@ class InProcessRunner:
             yield attempt(stage, task)
 
 
-def give_up_when_hopeless(outcomes: Iterable[TaskOutcome]) -> Iterator[TaskOutcome]:
-    """Pass outcomes on.
-
-    Raises UserError when the disk refuses, or when the first few are all errors: then every task would fail.
-    """
-    raised = 0
-    for number, outcome in enumerate(outcomes, 1):
-        first = outcome.failed[0] if outcome.failed else None
-        if first is not None and first.rule == DISK:
-            raise UserError(first.reason)
-        yield outcome
-        raised += first is not None and first.rule == ERROR
-        if first is not None and raised == number == _HOPELESS:
-            raise UserError(
-                f"the first {number} tasks all failed, the last with: {first.reason}; mend this and run again"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The count of a command: rows it wanted, found, made and failed to make; the last failure's reason."""
@@ -91,6 +73,45 @@ class Summary:
     reason: str | None = None
 
 
+class Tally:
+    """Counts the outcomes of one stage and writes what has no rows to rejects."""
+
+    def __init__(self, run: Run, stage: str, *, wanted: int, present: int) -> None:
+        self._run, self._stage = run, stage
+        self._summary = Summary(wanted=wanted, present=present)
+        self._outcomes = self._errors = 0
+
+    @property
+    def summary(self) -> Summary:
+        """What was counted so far."""
+        return self._summary
+
+    def add(self, outcome: TaskOutcome) -> None:
+        """Count one.
+
+        Raises UserError when the disk refuses, or when the first few are all errors: then every task would
+        fail.
+        """
+        first = outcome.failed[0] if outcome.failed else None
+        if first is not None and first.rule == DISK:
+            raise UserError(first.reason)
+        _write_rejects(self._run, self._stage, outcome)
+        counted = self._summary
+        self._summary = replace(
+            counted,
+            done=counted.done + len(outcome.done),
+            failed=counted.failed + len(outcome.failed),
+            reason=counted.reason if first is None else first.reason,
+        )
+        self._outcomes += 1
+        self._errors += first is not None and first.rule == ERROR
+        if first is not None and self._errors == self._outcomes == _HOPELESS:
+            raise UserError(
+                f"the first {_HOPELESS} tasks all failed, the last with: {first.reason}; mend this and run "
+                "again"
+            )
+
+
 def execute(
     run: Run, stage: Stage[Any], tasks: Sequence[Task], *, runner: Runner, progress: Progress, wanted: int
 ) -> Summary:
@@ -99,21 +120,18 @@ def execute(
     Tasks without rows (errors, dead workers) go to rejects; the same command tries them again.
     """
     present = wanted - sum(len(task.ids) for task in tasks)
+    tally = Tally(run, stage.name, wanted=wanted, present=present)
     if not tasks:
-        return Summary(wanted=wanted, present=present)
-    done = failed = 0
-    reason: str | None = None
+        return tally.summary
     progress.start(stage.name, wanted, present)
     try:
         with closing(runner.run(stage, tasks)) as outcomes:
-            for outcome in give_up_when_hopeless(outcomes):
-                _write_rejects(run, stage.name, outcome)
-                done, failed = done + len(outcome.done), failed + len(outcome.failed)
-                reason = outcome.failed[0].reason if outcome.failed else reason
+            for outcome in outcomes:
+                tally.add(outcome)
                 progress.advance(len(outcome.done), len(outcome.failed))
     finally:
         progress.stop()
-    return Summary(wanted=wanted, present=present, done=done, failed=failed, reason=reason)
+    return tally.summary
 
 
 def _write_rejects(run: Run, stage: str, outcome: TaskOutcome) -> None:

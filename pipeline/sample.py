@@ -129,25 +129,35 @@ def run_sample(
     Raises UserError for bad input, for a run that another model sampled, and when another process samples
     into it.
     """
-    mend_tables(run, "sample", "prompts", "candidates", "rejects")
-    mend_candidates(run, "sample", lambda: plan_sample(settings, run, write=False).ids)
+    mend_sampled(run, settings)
     with run.lock("sample"):
         sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
         plan = plan_sample(settings, run)
         if before_work is not None:
             before_work()
-        stage = SampleStage(
-            run_path=run.path.absolute(),
-            model=plan.model,
-            settings=settings.sampler,
-            adapter=plan.adapter,
-            execution=settings.execution,
-            resources=Resources(gpus=settings.gpus_per_worker),
-        )
+        stage = sample_stage(run, settings, plan)
         runner = make_runner(settings)
         return execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )
+
+
+def mend_sampled(run: Run, settings: SampleSettings) -> None:
+    """Put aside what was damaged since it was written, as far as these settings make it again."""
+    mend_tables(run, "sample", "prompts", "candidates", "rejects")
+    mend_candidates(run, "sample", lambda: plan_sample(settings, run, write=False).ids)
+
+
+def sample_stage(run: Run, settings: SampleSettings, plan: SamplePlan) -> SampleStage:
+    """The stage that does the tasks of a plan."""
+    return SampleStage(
+        run_path=run.path.absolute(),
+        model=plan.model,
+        settings=settings.sampler,
+        adapter=plan.adapter,
+        execution=settings.execution,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
 
 
 def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True) -> SamplePlan:

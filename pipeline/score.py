@@ -72,22 +72,32 @@ def run_score(
     described = settings.reward.describe()
     mend_tables(run, "score", "scores", "rejects")
     # By reward and version: two of them write rows of different keys, and may do so side by side.
-    with run.lock(re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{described[0]}")):
+    with run.lock(score_lock(settings, described[0])):
         sweep_leftovers(run, "scores", "rejects")
         plan = plan_score(run, settings, described)
         if before_work is not None:
             before_work(plan)
-        stage = ScoreStage(
-            run_path=run.path.absolute(),
-            settings=settings.reward,
-            clips_per_forward=settings.clips_per_forward,
-            resources=Resources(gpus=settings.gpus_per_worker),
-        )
+        stage = score_stage(run, settings)
         runner = make_runner(settings)
         summary = execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )
         return plan, summary
+
+
+def score_lock(settings: ScoreSettings, version: str) -> str:
+    """The name of the lock of a reward version."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{version}")
+
+
+def score_stage(run: Run, settings: ScoreSettings) -> ScoreStage:
+    """The stage that scores by these settings."""
+    return ScoreStage(
+        run_path=run.path.absolute(),
+        settings=settings.reward,
+        clips_per_forward=settings.clips_per_forward,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
 
 
 def plan_score(
@@ -100,7 +110,7 @@ def plan_score(
     version, geometry = described or settings.reward.describe()
     candidates = _sampled(run, settings.limit)
     have = scored_ids(run, settings.reward.reward, version)
-    tasks = tuple(task for rows in candidates for task in _missing(rows, settings.batch, have))
+    tasks = tuple(task for rows in candidates for task in prompt_tasks(rows, settings.batch, have))
     return ScorePlan(reward_version=version, geometry=geometry, wanted=sum(map(len, candidates)), tasks=tasks)
 
 
@@ -119,7 +129,8 @@ def _sampled(run: Run, limit: int | None) -> list[list[dict[str, Any]]]:
     return prompts if limit is None else prompts[:limit]
 
 
-def _missing(rows: list[dict[str, Any]], batch: int, have: set[str]) -> Iterator[ScoreTask]:
+def prompt_tasks(rows: list[dict[str, Any]], batch: int, have: set[str]) -> Iterator[ScoreTask]:
+    """The tasks of one prompt: fixed chunks of its candidates by id, without those that have a score."""
     for start in range(0, len(rows), batch):
         chunk = [row for row in rows[start : start + batch] if row["candidate_id"] not in have]
         if chunk:

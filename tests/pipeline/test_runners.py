@@ -158,7 +158,10 @@ def handled_sigterm() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_local_ray_listens_on_the_loopback_interface_only(tmp_path: Path) -> None:
+def test_a_local_ray_is_our_own_and_listens_on_the_loopback_interface_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
     outcomes = ray_runner(workers=1).run(ToyStage(folder=tmp_path), tasks("a", "b"))
     next(outcomes)
     listening = [
