@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from jobs.bench_faults import faults, scale, simulate
 from jobs.bench_loader import command as loader
 from jobs.bench_reward import command as reward
 from jobs.bench_score import command as score
@@ -67,3 +68,6 @@ command.add_command(score)
 command.add_command(reward)
 command.add_command(train)
 command.add_command(loader)
+command.add_command(faults)
+command.add_command(scale)
+command.add_command(simulate)

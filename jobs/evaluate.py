@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import (
+    WORKER_OPTIONS,
     dry_run_option,
     json_option,
     option,
@@ -95,7 +96,7 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
     from pipeline.evaluate import EvaluateSettings, NamedAdapter
 
     sections = load_preset(preset)
-    shared = {name: chosen[name] for name in ("workers", "gpus_per_worker", "ray_address")}
+    shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
     sample = (
         sections["sample"]
         | shared

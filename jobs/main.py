@@ -23,6 +23,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "import": ("jobs.import_videos", "Bring in videos that were made elsewhere."),
     "score": ("jobs.score", "Score the 3D consistency of every candidate."),
     "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
+    "run": ("jobs.run", "Sample, score and pair as one flow."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
     "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
     "doctor": ("jobs.doctor", "Check this machine, its software and the weights."),

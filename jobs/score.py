@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import (
+    WORKER_OPTIONS,
     counts,
     dry_run_option,
     finish,
@@ -24,6 +25,7 @@ from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
     from pipeline.score import ScorePlan, ScoreSettings
+    from rewards.geometry import GeometryInfo
     from storage.run import Run
 
 _REWARD_OPTIONS = (
@@ -158,9 +160,13 @@ def _geometry(plan: ScorePlan) -> dict[str, Any] | None:
 def _begin(run: Run, chosen: dict[str, Any], plan: ScorePlan) -> None:
     """Record what was asked for and say whose labels these will be, before any weights are loaded."""
     run.record("score", recordable(chosen))
-    if plan.geometry is None:
+    announce(plan.geometry)
+
+
+def announce(one: GeometryInfo | None) -> None:
+    """Say whose labels scores will be, on stderr."""
+    if one is None:
         return
-    one = plan.geometry
     click.echo(f"geometry: {one.model} at {one.revision}, licence {one.license}", err=True)
     if one.is_noncommercial:
         click.echo(
@@ -202,7 +208,7 @@ def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> Score
         perceptual_weights=chosen.get("perceptual_weights"),
         options=options,
     )
-    names = ("batch", "clips_per_forward", "limit", "workers", "gpus_per_worker", "ray_address")
+    names = ("batch", "clips_per_forward", "limit", *WORKER_OPTIONS)
     return ScoreSettings(
         reward=reward, **{name: chosen[name] for name in names if chosen.get(name) is not None}
     )

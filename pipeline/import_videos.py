@@ -15,6 +15,7 @@ from pipeline.runners import Summary, execute, make_runner
 from pipeline.samplers import Execution, SamplerSettings
 from pipeline.stages.base import Resources
 from pipeline.stages.import_video import Encoding, ImportStage
+from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.foreign import VideoLimits
 from storage.run import Run
@@ -22,7 +23,7 @@ from storage.shards import write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportSettings:
+class ImportSettings(WorkerSettings):
     """What `gpa import` is asked for. Raises UserError for a value that makes no sense.
 
     Without a `model` videos are only registered, for scores and an index of pairs. With one they are encoded
@@ -39,15 +40,11 @@ class ImportSettings:
     fit: Fit = "exact"
     execution: Execution = field(default_factory=Execution)
     batch: int = 8
-    workers: int = 0
-    gpus_per_worker: float = 0
-    ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
-        if self.gpus_per_worker < 0:
-            raise UserError(f"--gpus-per-worker must be 0 or more, got {self.gpus_per_worker:g}")
         if self.model is None and (self.fit != "exact" or self.revision is not None):
             given = "--revision" if self.revision is not None else f"--fit {self.fit}"
             raise UserError(f"{given} is for videos that are encoded: give --model NAME, or leave it out")
@@ -96,7 +93,7 @@ def run_import(
             encoding=encoding,
             resources=Resources(gpus=settings.gpus_per_worker),
         )
-        runner = make_runner(settings.workers, settings.ray_address)
+        runner = make_runner(settings)
         summary = execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.mending import mend_tables
 from storage.errors import UserError
 from storage.mining import mine_pairs
 from storage.pairs import write_pair_shards
@@ -105,6 +106,8 @@ def run_pair(
     one is durable. Raises UserError when no pair is left, saying which rule took them, and for a directory
     of other files, when another process pairs, and while a training reads the pairs to be replaced.
     """
+    if write:
+        mend_tables(run, "pair", "pairs", "rejects")
     with run.lock("pair") if write else nullcontext():
         rules = settings.rules(run)
         mined = mine_pairs(run, rules)

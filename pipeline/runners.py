@@ -1,19 +1,20 @@
 """Running the tasks of a stage, in this process or on Ray actors, with the same results.
 
-An error inside a task comes back as an outcome and the others go on. A worker that dies is replaced and its
-task done again; a task that keeps killing its worker is given up with its reason.
+An error inside a task comes back as an outcome and the others go on; a disk that is full ends the command.
+How workers that die are replaced is in ray_pool.py.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from pipeline.progress import Progress
-from pipeline.stages.base import ERROR, Stage, Task, TaskOutcome, attempt
+from pipeline.stages.base import DISK, ERROR, Stage, Task, TaskOutcome, attempt
+from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.records import Reject
 from storage.run import Run
@@ -30,15 +31,13 @@ class Runner(Protocol):
         """Set the stage up in every worker and do the tasks. Raises what `setup` raises."""
 
 
-def make_runner(workers: int, ray_address: str | None = None) -> Runner:
-    """In-process for 0 workers, else that many Ray actors. Raises UserError for a count below 0."""
-    if workers < 0:
-        raise UserError(f"--workers must be 0 (no Ray) or more, got {workers}")
-    if not workers:
+def make_runner(settings: WorkerSettings) -> Runner:
+    """In-process for 0 workers, else Ray actors."""
+    if not settings.workers:
         return InProcessRunner()
     from pipeline.ray_runner import RayRunner  # it builds on this module
 
-    return RayRunner(workers=workers, address=ray_address)
+    return RayRunner(settings=settings)
 
 
 def settle_threads(gpus: float) -> None:
@@ -63,19 +62,6 @@ class InProcessRunner:
             yield attempt(stage, task)
 
 
-def _give_up_when_hopeless(outcomes: Iterable[TaskOutcome]) -> Iterator[TaskOutcome]:
-    """Pass outcomes on. Raises UserError when the first few are all errors: then every task would fail."""
-    raised = 0
-    for number, outcome in enumerate(outcomes, 1):
-        yield outcome
-        raised += outcome.failed[0].rule == ERROR if outcome.was_raised else 0
-        if raised == number == _HOPELESS:
-            reason = outcome.failed[0].reason
-            raise UserError(
-                f"the first {number} tasks all failed, the last with: {reason}; mend this and run again"
-            )
-
-
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """The count of a command: rows it wanted, found, made and failed to make; the last failure's reason."""
@@ -87,6 +73,45 @@ class Summary:
     reason: str | None = None
 
 
+class Tally:
+    """Counts the outcomes of one stage and writes what has no rows to rejects."""
+
+    def __init__(self, run: Run, stage: str, *, wanted: int, present: int) -> None:
+        self._run, self._stage = run, stage
+        self._summary = Summary(wanted=wanted, present=present)
+        self._outcomes = self._errors = 0
+
+    @property
+    def summary(self) -> Summary:
+        """What was counted so far."""
+        return self._summary
+
+    def add(self, outcome: TaskOutcome) -> None:
+        """Count one.
+
+        Raises UserError when the disk refuses, or when the first few are all errors: then every task would
+        fail.
+        """
+        first = outcome.failed[0] if outcome.failed else None
+        if first is not None and first.rule == DISK:
+            raise UserError(first.reason)
+        _write_rejects(self._run, self._stage, outcome)
+        counted = self._summary
+        self._summary = replace(
+            counted,
+            done=counted.done + len(outcome.done),
+            failed=counted.failed + len(outcome.failed),
+            reason=counted.reason if first is None else first.reason,
+        )
+        self._outcomes += 1
+        self._errors += first is not None and first.rule == ERROR
+        if first is not None and self._errors == self._outcomes == _HOPELESS:
+            raise UserError(
+                f"the first {_HOPELESS} tasks all failed, the last with: {first.reason}; mend this and run "
+                "again"
+            )
+
+
 def execute(
     run: Run, stage: Stage[Any], tasks: Sequence[Task], *, runner: Runner, progress: Progress, wanted: int
 ) -> Summary:
@@ -95,24 +120,21 @@ def execute(
     Tasks without rows (errors, dead workers) go to rejects; the same command tries them again.
     """
     present = wanted - sum(len(task.ids) for task in tasks)
+    tally = Tally(run, stage.name, wanted=wanted, present=present)
     if not tasks:
-        return Summary(wanted=wanted, present=present)
-    done = failed = 0
-    reason: str | None = None
+        return tally.summary
     progress.start(stage.name, wanted, present)
     try:
         with closing(runner.run(stage, tasks)) as outcomes:
-            for outcome in _give_up_when_hopeless(outcomes):
-                _write_rejects(run, stage.name, outcome)
-                done, failed = done + len(outcome.done), failed + len(outcome.failed)
-                reason = outcome.failed[0].reason if outcome.failed else reason
+            for outcome in outcomes:
+                tally.add(outcome)
                 progress.advance(len(outcome.done), len(outcome.failed))
     finally:
         progress.stop()
-    return Summary(wanted=wanted, present=present, done=done, failed=failed, reason=reason)
+    return tally.summary
 
 
 def _write_rejects(run: Run, stage: str, outcome: TaskOutcome) -> None:
-    if outcome.was_raised:
-        rows = [Reject(stage=stage, id=one.id, rule=one.rule, detail=one.reason) for one in outcome.failed]
+    rows = [Reject(stage=stage, id=one.id, rule=one.rule, detail=one.reason) for one in outcome.rejected]
+    if rows:
         write_shard(run.shard_dir("rejects"), "rejects", rows)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pipeline.mending import damaged_candidates, mend_candidates, mend_tables
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
@@ -14,16 +15,19 @@ from pipeline.runners import Summary, execute, make_runner
 from pipeline.samplers import Execution, SamplerSettings, first_frame
 from pipeline.stages.base import Resources
 from pipeline.stages.sample import SampleStage, SampleTask
+from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.ids import candidate_seed, content_id
+from storage.integrity import is_whole
 from storage.media import write_image
 from storage.records import Prompt
+from storage.repair import MEDIA_FOLDERS, sweep_leftovers
 from storage.run import Run
 from storage.shards import write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleSettings:
+class SampleSettings(WorkerSettings):
     """What `gpa sample` is asked for. Raises UserError for a value that makes no sense.
 
     Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
@@ -43,16 +47,13 @@ class SampleSettings:
     batch: int = 8
     seed: int = 0
     limit: int | None = None
-    workers: int = 0
-    gpus_per_worker: float = 0
-    ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("candidates", "batch", "num_prompts"):
             _at_least(name, getattr(self, name), 1)
         if self.limit is not None:
             _at_least("limit", self.limit, 1)
-        _at_least("gpus_per_worker", self.gpus_per_worker, 0)
         self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
         weight = self.sampler.adapter_weight
         if weight != 1 and self.adapter is None:
@@ -65,13 +66,21 @@ class SampleSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePlan:
-    """What is missing: prompts with their rows, and the tasks that make the missing candidates."""
+    """What is missing: prompts with their rows, and the tasks that make the missing candidates.
+
+    Candidates whose files are damaged are missing.
+    """
 
     model: ModelRef
     adapter: AdapterRef | None
     prompts: int
     wanted: int
     tasks: tuple[SampleTask, ...]
+
+    @property
+    def ids(self) -> set[str]:
+        """The missing candidates."""
+        return {name for task in self.tasks for name in task.ids}
 
 
 @dataclass(kw_only=True)
@@ -87,11 +96,17 @@ class _Prompts:
             prompt_id = item.prompt_id
             uri = f"media/images/{prompt_id}.png" if self.run is None else self.run.image_uri(prompt_id)
             prompt = item.record(uri)
-            if self.run is not None and prompt_id not in known:
-                if item.image_HW3 is not None:
-                    write_image(self.run.resolve(uri), item.image_HW3)
-                self.rows.append(prompt)
+            if self.run is not None:
+                self._write(self.run, item, prompt, prompt_id not in known)
             yield prompt
+
+    def _write(self, run: Run, item: PromptItem, prompt: Prompt, new: bool) -> None:
+        if item.image_HW3 is not None and prompt.image_uri is not None:
+            path = run.resolve(prompt.image_uri)
+            if new or not is_whole(path):
+                write_image(path, item.image_HW3)
+        if new:
+            self.rows.append(prompt)
 
     def flush(self) -> None:
         if self.run is not None and self.rows:
@@ -107,27 +122,42 @@ def run_sample(
 ) -> Summary:
     """Sample every missing candidate. The same call again does only what is missing.
 
+    What was damaged since it was written counts as missing: shards that cannot be read are put aside.
+
     `before_work` is called when input and run have been found good, before the first candidate.
 
     Raises UserError for bad input, for a run that another model sampled, and when another process samples
     into it.
     """
+    mend_sampled(run, settings)
     with run.lock("sample"):
+        sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
         plan = plan_sample(settings, run)
         if before_work is not None:
             before_work()
-        stage = SampleStage(
-            run_path=run.path.absolute(),
-            model=plan.model,
-            settings=settings.sampler,
-            adapter=plan.adapter,
-            execution=settings.execution,
-            resources=Resources(gpus=settings.gpus_per_worker),
-        )
-        runner = make_runner(settings.workers, settings.ray_address)
+        stage = sample_stage(run, settings, plan)
+        runner = make_runner(settings)
         return execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )
+
+
+def mend_sampled(run: Run, settings: SampleSettings) -> None:
+    """Put aside what was damaged since it was written, as far as these settings make it again."""
+    mend_tables(run, "sample", "prompts", "candidates", "rejects")
+    mend_candidates(run, "sample", lambda: plan_sample(settings, run, write=False).ids)
+
+
+def sample_stage(run: Run, settings: SampleSettings, plan: SamplePlan) -> SampleStage:
+    """The stage that does the tasks of a plan."""
+    return SampleStage(
+        run_path=run.path.absolute(),
+        model=plan.model,
+        settings=settings.sampler,
+        adapter=plan.adapter,
+        execution=settings.execution,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
 
 
 def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True) -> SamplePlan:
@@ -142,6 +172,9 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
         run.require_model(model.name, model.revision)
         require_same_conditions(run, settings.sampler)
     have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
+    if run is not None and not write:
+        # Before it writes, run_sample has dropped them.
+        have -= damaged_candidates(run)
     prompts = _Prompts(run=run if write else None)
     tasks: list[SampleTask] = []
     count = 0

@@ -77,7 +77,7 @@ def sampled_validation(
         raise UserError(f"--sample-prompts must be at least 1, got {prompts}")
     rows = [row for row in run.rows("prompts").to_pylist() if row["split"] == split]
     base = settings.with_adapter(None)
-    plain = replace(base, candidates=1, batch=1, limit=None, workers=0, ray_address=None)
+    plain = replace(base, candidates=1, batch=1, limit=None, workers=0, ray_address=None, runtime_env=None)
     if rows:
         inner = Run.create_or_open(path)
         file = inner.path / PROMPTS_NAME

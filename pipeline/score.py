@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from pipeline.mending import mend_tables
 from pipeline.progress import Progress, Silent
 from pipeline.rewarding import RewardSettings
 from pipeline.runners import Summary, execute, make_runner
 from pipeline.stages.base import Resources
 from pipeline.stages.score import ScoreStage, ScoreTask
+from pipeline.worker_settings import WorkerSettings
 from rewards.geometry import GeometryInfo
 from storage.errors import UserError
 from storage.queries import scored_ids
+from storage.repair import sweep_leftovers
 from storage.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
+class ScoreSettings(WorkerSettings):
     """What `gpa score` is asked for; `batch` candidates make one task.
 
     `clips_per_forward` of them share a pass of the geometry model. Raises UserError.
@@ -30,19 +33,15 @@ class ScoreSettings:
     batch: int = 8
     clips_per_forward: int = 1
     limit: int | None = None
-    workers: int = 0
-    gpus_per_worker: float = 0
-    ray_address: str | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.batch < 1:
             raise UserError(f"--batch must be at least 1, got {self.batch}")
         if self.clips_per_forward < 1:
             raise UserError(f"--clips-per-forward must be at least 1, got {self.clips_per_forward}")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit must be at least 1, got {self.limit}")
-        if self.gpus_per_worker < 0:
-            raise UserError(f"--gpus-per-worker must be 0 or more, got {self.gpus_per_worker:g}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,22 +70,34 @@ def run_score(
     RewardError for a reward that cannot be built.
     """
     described = settings.reward.describe()
+    mend_tables(run, "score", "scores", "rejects")
     # By reward and version: two of them write rows of different keys, and may do so side by side.
-    with run.lock(re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{described[0]}")):
+    with run.lock(score_lock(settings, described[0])):
+        sweep_leftovers(run, "scores", "rejects")
         plan = plan_score(run, settings, described)
         if before_work is not None:
             before_work(plan)
-        stage = ScoreStage(
-            run_path=run.path.absolute(),
-            settings=settings.reward,
-            clips_per_forward=settings.clips_per_forward,
-            resources=Resources(gpus=settings.gpus_per_worker),
-        )
-        runner = make_runner(settings.workers, settings.ray_address)
+        stage = score_stage(run, settings)
+        runner = make_runner(settings)
         summary = execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )
         return plan, summary
+
+
+def score_lock(settings: ScoreSettings, version: str) -> str:
+    """The name of the lock of a reward version."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{version}")
+
+
+def score_stage(run: Run, settings: ScoreSettings) -> ScoreStage:
+    """The stage that scores by these settings."""
+    return ScoreStage(
+        run_path=run.path.absolute(),
+        settings=settings.reward,
+        clips_per_forward=settings.clips_per_forward,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
 
 
 def plan_score(
@@ -99,7 +110,7 @@ def plan_score(
     version, geometry = described or settings.reward.describe()
     candidates = _sampled(run, settings.limit)
     have = scored_ids(run, settings.reward.reward, version)
-    tasks = tuple(task for rows in candidates for task in _missing(rows, settings.batch, have))
+    tasks = tuple(task for rows in candidates for task in prompt_tasks(rows, settings.batch, have))
     return ScorePlan(reward_version=version, geometry=geometry, wanted=sum(map(len, candidates)), tasks=tasks)
 
 
@@ -118,7 +129,8 @@ def _sampled(run: Run, limit: int | None) -> list[list[dict[str, Any]]]:
     return prompts if limit is None else prompts[:limit]
 
 
-def _missing(rows: list[dict[str, Any]], batch: int, have: set[str]) -> Iterator[ScoreTask]:
+def prompt_tasks(rows: list[dict[str, Any]], batch: int, have: set[str]) -> Iterator[ScoreTask]:
+    """The tasks of one prompt: fixed chunks of its candidates by id, without those that have a score."""
     for start in range(0, len(rows), batch):
         chunk = [row for row in rows[start : start + batch] if row["candidate_id"] not in have]
         if chunk:

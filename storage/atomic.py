@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from storage.errors import UserError
+from storage.errors import DiskError, UserError
 
 TEMP_SUFFIX = ".tmp"
 STALE_SECONDS = 3600.0
@@ -25,8 +25,8 @@ def atomic_writer(path: Path) -> Iterator[BinaryIO]:
 
     The bytes go to a temporary name in the same directory, are fsynced and renamed; the directory is fsynced
     last, so a row that says the file exists can never outlive it. A symbolic link at `path` is replaced, not
-    followed. Whatever ends the block early, the temporary file is removed. Raises UserError when the disk is
-    full or the place is not writable.
+    followed. Whatever ends the block early, the temporary file is removed. Raises DiskError when the disk is
+    full or the place is not writable, UserError otherwise.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}{TEMP_SUFFIX}")
     try:
@@ -76,11 +76,11 @@ def sweep_stale(directory: Path, older_than: float = STALE_SECONDS) -> int:
 def write_error(path: Path, error: OSError) -> UserError:
     """The one line that says why `path` could not be written and what to do."""
     if error.errno in _FULL:
-        return UserError(
+        return DiskError(
             f"cannot write {path}: the disk is full; free some space and run the same command again"
         )
     if error.errno in _READ_ONLY:
-        return UserError(
+        return DiskError(
             f"cannot write {path}: no permission to write there; make it writable or copy the run"
         )
     what = error.strerror or str(error)

@@ -9,3 +9,7 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         """Fold the message onto one line, so that a command prints exactly one."""
         super().__init__(" ".join(message.split()))
+
+
+class DiskError(UserError):
+    """The disk is full or not writable: what was being written is not at fault, and nothing else will fit."""

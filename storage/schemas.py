@@ -183,9 +183,13 @@ def open_shard(path: Path, table: str, columns: list[str] | None = None) -> pq.P
     return OlderShard(path, table_schema(table), places, page_checksum_verification=True)
 
 
-def unreadable(path: Path) -> UserError:
+class UnreadableShardError(UserError):
+    """The bytes of a shard are not what was written."""
+
+
+def unreadable(path: Path) -> UnreadableShardError:
     """The error for a file whose bytes cannot be read as Parquet."""
-    return UserError(
+    return UnreadableShardError(
         f"{path} is not a readable Parquet file (truncated or foreign): "
         "delete it and run the command that wrote it again; it redoes only the missing rows"
     )

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.atomic import atomic_writer, sweep_stale, sync_directory
+from storage.atomic import atomic_writer, sync_directory
 from storage.ids import content_id
 from storage.records import Record, TensorBlob
 from storage.schemas import (
@@ -47,7 +47,6 @@ def write_shard(directory: Path, table_name: str, records: Sequence[Record] | pa
             compression=COMPRESSION,
             write_page_checksum=True,
         )
-    sweep_stale(directory)
     return path
 
 
@@ -76,6 +75,14 @@ def read_rows(directory: Path, table_name: str, columns: Sequence[str] | None = 
     schema = pa.schema([table_schema(table_name).field(name) for name in needed])
     table = pa.concat_tables([schema.empty_table(), *_read_files(directory, table_name, schema)])
     return one_per_key(table_name, table).select(wanted)
+
+
+def read_shard(path: Path, table_name: str) -> pa.Table:
+    """The rows of one shard, all columns but tensors of pairs. Raises UserError as `read_rows` does."""
+    schema = table_schema(table_name)
+    return _read_file(
+        path, table_name, pa.schema([schema.field(name) for name in default_columns(table_name)])
+    )
 
 
 def keep_only(directory: Path, kept: Iterable[Path]) -> list[Path]:

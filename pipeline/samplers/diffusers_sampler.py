@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
+from pipeline.pulse import beat
 from pipeline.samplers.base import Condition, Sample, SamplerSettings, nonfinite_reason
 from pipeline.samplers.execution import Execution, prepare_pipeline
 from storage.errors import UserError
@@ -98,6 +99,7 @@ class DiffusersSampler:
             max_sequence_length=settings.max_sequence_length,
             generator=generators,
             output_type="latent",
+            callback_on_step_end=_beat,
         ).frames
         return [self._finish(latents_X) for latents_X in latents_BX.float().cpu()]
 
@@ -197,6 +199,12 @@ def posterior_mode(encoded: Any) -> Tensor:
     """The most likely latents of what a VAE encoded, or the only ones where there is no posterior."""
     latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
     return latents
+
+
+def _beat(_pipe: Any, _step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
+    """Told by the pipeline after every denoising step; changes nothing."""
+    beat()
+    return {}
 
 
 def _repeat(embeds_LD: Tensor, count: int) -> Tensor:

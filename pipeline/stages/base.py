@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
+
+from storage.errors import DiskError
 
 log = logging.getLogger(__name__)
 
@@ -31,12 +33,28 @@ class Task(Protocol):
         """The ids of the rows it produces."""
 
 
+@runtime_checkable
+class Divisible(Protocol):
+    """A task that can be done in parts: one candidate that kills its worker then costs no other."""
+
+    def pieces(self) -> Sequence[Task]:
+        """A task for each of its ids."""
+
+
+def pieces(task: Task) -> Sequence[Task]:
+    """The task in its smallest parts: itself, unless it is divisible."""
+    return task.pieces() if isinstance(task, Divisible) else (task,)
+
+
 TaskT_contra = TypeVar("TaskT_contra", bound=Task, contravariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """An id that has no good result and why; `rule` is `failed` (its row says so) or what goes to rejects."""
+    """An id that has no good result and why; `rule` is `failed` (its row says so) or what goes to rejects.
+
+    `disk` concerns no candidate: it ends the command.
+    """
 
     id: str
     rule: str
@@ -53,13 +71,15 @@ class TaskOutcome:
     seconds: float = 0.0
 
     @property
-    def was_raised(self) -> bool:
-        """Whether the task as a whole ended in an error or a dead worker, so that it has no rows."""
-        return any(failure.rule != ROW_FAILED for failure in self.failed)
+    def rejected(self) -> tuple[Failure, ...]:
+        """The failures that have no row: errors, dead workers, unreadable files."""
+        return tuple(failure for failure in self.failed if failure.rule != ROW_FAILED)
 
 
 ROW_FAILED = "failed"
 ERROR = "error"
+DISK = "disk"
+UNREADABLE = "unreadable"
 WORKER_LOST = "worker-lost"
 
 
@@ -81,6 +101,8 @@ def attempt(stage: Stage[TaskT_contra], task: TaskT_contra) -> TaskOutcome:
     started = time.perf_counter()
     try:
         return stage.process(task)
+    except DiskError as error:
+        return give_up(task, DISK, str(error), time.perf_counter() - started)
     except Exception as error:
         # The one boundary: whatever a model raises is logged and reported; nothing is hidden.
         log.exception("%s: task %s failed", stage.name, task.key)

@@ -12,9 +12,11 @@ from pathlib import Path
 import torch
 
 from pipeline.models import AdapterRef, ModelRef, pick_device
+from pipeline.pulse import beat
 from pipeline.samplers import Condition, Execution, Sample, Sampler, SamplerSettings, make_sampler
 from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
 from storage.ids import canonical_json
+from storage.integrity import is_whole
 from storage.media import read_image, write_tensors, write_video
 from storage.records import Candidate, Prompt, utc_now
 from storage.run import Run
@@ -33,6 +35,11 @@ class SampleTask:
     def key(self) -> str:
         """The first candidate's id."""
         return self.ids[0]
+
+    def pieces(self) -> tuple[SampleTask, ...]:
+        """A task for each candidate."""
+        one_each = zip(self.ids, self.seeds, strict=True)
+        return tuple(SampleTask(prompt=self.prompt, ids=(name,), seeds=(seed,)) for name, seed in one_each)
 
 
 @dataclass(kw_only=True)
@@ -64,6 +71,7 @@ class SampleStage:
         seconds = (time.perf_counter() - started) / len(samples)
         for candidate_id, sample in zip(task.ids, samples, strict=True):
             self._write_media(candidate_id, sample)
+            beat()
         rows = [self._row(task, index, sample, seconds) for index, sample in enumerate(samples)]
         write_shard(self._run.shard_dir("candidates"), "candidates", rows)
         failed = [
@@ -83,7 +91,7 @@ class SampleStage:
             image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
         condition = self._sampler.encode(prompt.text, image)
         path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
-        if not path.exists():
+        if not is_whole(path):
             write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
         self._encoded = (prompt.prompt_id, condition)
         return condition

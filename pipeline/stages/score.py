@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from pipeline.models import pick_device
+from pipeline.pulse import beat
 from pipeline.rewarding import RewardSettings
-from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
+from pipeline.stages.base import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome
 from rewards.scoring import RewardResult
 from storage.errors import UserError
 from storage.media import read_video
@@ -35,6 +36,11 @@ class ScoreTask:
     def key(self) -> str:
         """The first candidate's id."""
         return self.ids[0]
+
+    def pieces(self) -> tuple[ScoreTask, ...]:
+        """A task for each candidate."""
+        one_each = zip(self.ids, self.video_uris, strict=True)
+        return tuple(ScoreTask(ids=(name,), video_uris=(uri,)) for name, uri in one_each)
 
 
 def batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
@@ -66,9 +72,14 @@ class ScoreStage:
         """
         started = time.perf_counter()
         listed = list(zip(task.ids, task.video_uris, strict=True))
-        rows = [row for group in batched(listed, self.clips_per_forward) for row in self._score(group)]
-        write_shard(self._run.shard_dir("scores"), "scores", rows)
-        failed = [
+        found: list[Score | Failure] = []
+        for group in batched(listed, self.clips_per_forward):
+            found += self._score(group)
+            beat()
+        rows = [one for one in found if isinstance(one, Score)]
+        if rows:
+            write_shard(self._run.shard_dir("scores"), "scores", rows)
+        failed = [one for one in found if isinstance(one, Failure)] + [
             Failure(id=row.candidate_id, rule=ROW_FAILED, reason=row.reason) for row in rows if row.reason
         ]
         done = tuple(row.candidate_id for row in rows if row.reason is None)
@@ -76,10 +87,13 @@ class ScoreStage:
             key=task.key, done=done, failed=tuple(failed), seconds=time.perf_counter() - started
         )
 
-    def _score(self, group: Sequence[tuple[str, str]]) -> list[Score]:
-        """Rows of candidates that share a forward; a video that cannot be read costs the others nothing."""
+    def _score(self, group: Sequence[tuple[str, str]]) -> list[Score | Failure]:
+        """Rows of candidates that share a forward; a video that cannot be read costs the others nothing.
+
+        It gets no row: a file can be mended, and then the same command scores it.
+        """
         started = time.perf_counter()
-        found = [self._read(uri) for _, uri in group]
+        found = [self._read(*one) for one in group]
         clips = [one for one in found if isinstance(one, Tensor)]
         try:
             scored = iter(self._reward.score_many(clips) if clips else [])
@@ -88,16 +102,20 @@ class ScoreStage:
                 f"the GPU has too little memory for {len(clips)} clips in one forward: lower "
                 "--clips-per-forward or --frames"
             ) from error
-        results = [one if isinstance(one, RewardResult) else next(scored) for one in found]
+        results = [one if isinstance(one, Failure) else next(scored) for one in found]
         seconds = (time.perf_counter() - started) / len(group)
-        return [self._row(one, result, seconds) for (one, _), result in zip(group, results, strict=True)]
+        return [
+            result if isinstance(result, Failure) else self._row(name, result, seconds)
+            for (name, _), result in zip(group, results, strict=True)
+        ]
 
-    def _read(self, video_uri: str) -> Tensor | RewardResult:
-        """The frames of a video in [0, 1], or why it has no score."""
+    def _read(self, candidate_id: str, video_uri: str) -> Tensor | Failure:
+        """The frames of a video in [0, 1], or that they cannot be read."""
         try:
             frames_THW3 = torch.from_numpy(read_video(self._run.resolve(video_uri)))
         except UserError as error:
-            return RewardResult(value=None, reason=str(error).replace(f"{self.run_path}/", ""))
+            reason = str(error).replace(f"{self.run_path}/", "")
+            return Failure(id=candidate_id, rule=UNREADABLE, reason=reason)
         return frames_THW3.float() / 255
 
     def _row(self, candidate_id: str, result: RewardResult, seconds: float) -> Score:

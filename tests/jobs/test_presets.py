@@ -29,8 +29,9 @@ from trainer.families import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 
 # Options that name what only the user knows, or that follow from others when they are not given.
+_OF_WORKERS = {"ray_address", "min_workers", "runtime_env", "stall_timeout", "grace", "dashboard"}
 OPEN: dict[str, set[str]] = {
-    "sample": {"prompts", "revision", "adapter", "limit", "ray_address"},
+    "sample": {"prompts", "revision", "adapter", "limit", *_OF_WORKERS},
     "score": {
         "geometry_model",
         "geometry_revision",
@@ -40,11 +41,11 @@ OPEN: dict[str, set[str]] = {
         "matcher_weights",
         "perceptual_weights",
         "limit",
-        "ray_address",
+        *_OF_WORKERS,
     },
     "pair": {"reward_version", "out", "index_only"},
     "train-dpo": {"pairs", "revision"},
-    "evaluate": {"adapters", "prompts", "ray_address", "model", "revision"},
+    "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }
 COMMON = {"run", "preset", "dry_run", "as_json", "help"}
 

@@ -1,20 +1,35 @@
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.progress import Silent
-from pipeline.ray_runner import MAX_DEATHS, RayRunner
+from pipeline.ray_pool import MAX_DEATHS
+from pipeline.ray_runner import RayRunner
 from pipeline.runners import InProcessRunner, execute, make_runner
 from pipeline.stages.base import ERROR, WORKER_LOST, TaskOutcome
+from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.run import Run
-from tests.pipeline.toy import ToyStage, ToyTask, tries
+from tests.pipeline.toy import Absent, ToyChunk, ToyStage, ToyTask, tries
 
 
 def tasks(*keys: str) -> list[ToyTask]:
     return [ToyTask(key=key) for key in keys]
+
+
+def ray_runner(**settings: Any) -> RayRunner:
+    return RayRunner(settings=WorkerSettings(**settings))
 
 
 def by_key(outcomes: list[TaskOutcome]) -> dict[str, TaskOutcome]:
@@ -34,17 +49,23 @@ def test_in_process_an_error_is_reported_and_the_others_go_on(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_ray_redoes_what_dead_workers_had_and_gives_up_a_task_that_kills_them(tmp_path: Path) -> None:
-    runner = RayRunner(workers=2)
+    runner = ray_runner(workers=2)
     keys = ("a", "kills", "b", "once", "raises", "c")
-    outcomes = by_key(list(runner.run(ToyStage(folder=tmp_path), tasks(*keys))))
-    assert set(outcomes) == set(keys)
+    chunk = ToyChunk(ids=("d", "kills-2", "e"))
+    outcomes = by_key(list(runner.run(ToyStage(folder=tmp_path), [*tasks(*keys), chunk])))
+    assert set(outcomes) == {*keys, *chunk.ids}
     assert all(outcomes[key].done == (key,) for key in ("a", "b", "c", "once"))
     assert tries(tmp_path, "once") == 2
     (lost,) = outcomes["kills"].failed
-    assert (lost.rule, lost.reason) == (WORKER_LOST, f"killed its worker {MAX_DEATHS} times")
+    assert lost.rule == WORKER_LOST
+    assert lost.reason.startswith(f"killed its worker {MAX_DEATHS} times")
     assert tries(tmp_path, "kills") == MAX_DEATHS
     assert outcomes["raises"].failed[0].reason == "ValueError: raises is bad"
     assert tries(tmp_path, "raises") == 1
+    # The others of its chunk are done: before its last try a chunk is taken apart.
+    assert outcomes["kills-2"].failed[0].reason.startswith(f"killed its worker {MAX_DEATHS} times")
+    assert (outcomes["d"].done, outcomes["e"].done) == (("d",), ("e",))
+    assert tries(tmp_path, "kills-2") == MAX_DEATHS
 
 
 @pytest.mark.slow
@@ -57,7 +78,7 @@ def test_ray_redoes_what_dead_workers_had_and_gives_up_a_task_that_kills_them(tm
 )
 def test_a_worker_that_cannot_be_set_up_ends_the_command(tmp_path: Path, trouble: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        list(RayRunner(workers=1).run(ToyStage(folder=tmp_path, trouble=trouble), tasks("a")))
+        list(ray_runner(workers=1).run(ToyStage(folder=tmp_path, trouble=trouble), tasks("a")))
 
 
 def test_when_nothing_but_errors_comes_back_the_command_stops(tmp_path: Path) -> None:
@@ -74,8 +95,96 @@ def test_when_nothing_but_errors_comes_back_the_command_stops(tmp_path: Path) ->
     assert (summary.wanted, summary.present, summary.done, summary.failed) == (12, 2, 1, 9)
 
 
+def test_a_full_disk_ends_the_command_and_is_no_fault_of_a_candidate(tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path / "run")
+    (tmp_path / "tries").mkdir()
+    stage = ToyStage(folder=tmp_path / "tries")
+    some = tasks("a", "full", "b")
+    with pytest.raises(UserError, match="cannot write x: the disk is full"):
+        execute(run, stage, some, runner=InProcessRunner(), progress=Silent(), wanted=3)
+    assert {path.name for path in stage.folder.iterdir()} == {"a", "full"}
+    assert not run.rows("rejects").num_rows
+
+
+@pytest.mark.slow
+def test_workers_that_hang_or_freeze_are_replaced_and_slow_ones_are_not(tmp_path: Path) -> None:
+    runner = ray_runner(workers=3, stall_timeout=3)
+    keys = ("hangs", "freezes", "beats")
+    outcomes = by_key(list(runner.run(ToyStage(folder=tmp_path), tasks(*keys))))
+    assert all(outcomes[key].done == (key,) for key in keys)
+    assert [tries(tmp_path, key) for key in keys] == [2, 2, 1]
+
+
+@pytest.mark.slow
+def test_workers_have_the_runtime_environment_of_the_file(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nGPA_TOY="$GPA_TOY-exe" exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    file = tmp_path / "env.yaml"
+    file.write_text(f"py_executable: {python}\nenv_vars: {{GPA_TOY: set}}\n")
+    runner = ray_runner(workers=1, runtime_env=file)
+    assert [one.done for one in runner.run(ToyStage(folder=tmp_path), tasks("env"))] == [("env",)]
+    assert (tmp_path / "env").read_text().startswith("set-exe ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("grace", "finished"), [(20.0, {"a", "sleeps-2"}), (0.2, {"a"})])
+def test_sigterm_lets_tasks_in_flight_finish_within_the_grace_period(
+    tmp_path: Path, grace: float, finished: set[str]
+) -> None:
+    waiting = tasks("a", "sleeps-2", "never")
+    outcomes = ray_runner(workers=1, grace=grace).run(ToyStage(folder=tmp_path), waiting)
+    with handled_sigterm():
+        seen = {next(outcomes).key}
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        asked = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            seen.update(outcome.key for outcome in outcomes)
+    assert seen == finished
+    assert time.monotonic() - asked < 10
+    assert not (tmp_path / "never").exists()
+
+
+@contextmanager
+def handled_sigterm() -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.slow
+def test_a_local_ray_is_our_own_and_listens_on_the_loopback_interface_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    outcomes = ray_runner(workers=1).run(ToyStage(folder=tmp_path), tasks("a", "b"))
+    next(outcomes)
+    listening = [
+        connection.laddr.ip
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    outcomes.close()
+    assert listening
+    assert set(listening) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+
 def test_the_number_of_workers_chooses_the_runner() -> None:
-    assert isinstance(make_runner(0), InProcessRunner)
-    assert make_runner(3) == RayRunner(workers=3)
-    with pytest.raises(UserError, match=r"--workers must be 0 .no Ray. or more, got -1"):
-        make_runner(-1)
+    assert isinstance(make_runner(WorkerSettings()), InProcessRunner)
+    three = WorkerSettings(workers=3)
+    assert make_runner(three) == RayRunner(settings=three)
+
+
+@pytest.mark.slow
+def test_an_environment_without_this_package_is_told_as_such(tmp_path: Path) -> None:
+    stage = ToyStage(folder=tmp_path, luggage=Absent())
+    with pytest.raises(
+        UserError, match=r"a worker of toy cannot start \(.*gpa_absent.*\): it needs this gpa"
+    ):
+        list(ray_runner(workers=1).run(stage, tasks("a")))

@@ -77,17 +77,22 @@ def test_the_same_call_scores_only_what_is_missing_and_other_options_score_besid
     assert run.rows("scores").num_rows == 2 * CANDIDATES
 
 
-def test_a_truncated_video_is_unscorable_with_its_reason(run: Run, tiny_geometry: Path) -> None:
+def test_a_truncated_video_is_rejected_and_scored_once_it_is_mended(run: Run, tiny_geometry: Path) -> None:
     path = run.resolve(run.video_uri("c1"))
-    path.write_bytes(path.read_bytes()[:200])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:200])
     run.resolve(run.video_uri("c2")).unlink()
     _, summary = run_score(run, settings(tiny_geometry))
     assert (summary.done, summary.failed) == (CANDIDATES - 2, 2)
-    for name in ("c1", "c2"):
-        row = scores(run)[name]
-        assert row["value"] is None
-        assert row["reason"].startswith(f"media/videos/{name}.mp4 cannot be read as a video")
-    assert run_score(run, settings(tiny_geometry))[1].present == CANDIDATES
+    rejects = {row["id"]: row for row in run.rows("rejects").to_pylist()}
+    assert set(rejects) == {"c1", "c2"}
+    for name, row in rejects.items():
+        assert (row["stage"], row["rule"]) == ("score", "unreadable")
+        assert row["detail"].startswith(f"media/videos/{name}.mp4 cannot be read as a video")
+    path.write_bytes(whole)
+    _, mended = run_score(run, settings(tiny_geometry))
+    assert (mended.present, mended.done, mended.failed) == (CANDIDATES - 2, 1, 1)
+    assert scores(run)["c1"]["value"] is not None
 
 
 def test_a_flat_video_is_unscorable_with_its_reason(run: Run, tiny_geometry: Path) -> None:
@@ -168,7 +173,10 @@ def test_clips_may_share_a_forward_and_a_bad_video_costs_the_others_nothing(
     _, summary = run_score(run, together)
     assert (summary.done, summary.failed) == (CANDIDATES - 1, 1)
     found = scores(run)
-    assert found["c1"]["reason"].startswith("media/videos/c1.mp4 cannot be read as a video")
+    assert (
+        run.rows("rejects")["detail"][0].as_py().startswith("media/videos/c1.mp4 cannot be read as a video")
+    )
+    assert "c1" not in found
     for name in alone.keys() - {"c1"}:
         assert found[name]["value"] == pytest.approx(alone[name], rel=1e-4)
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from pipeline.pulse import beat
 from pipeline.stages.base import Resources, TaskOutcome
-from storage.errors import UserError
+from storage.errors import DiskError, UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,12 +24,38 @@ class ToyTask:
         return (self.key,)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ToyChunk:
+    """Several tasks as one, which can be taken apart."""
+
+    ids: tuple[str, ...]
+
+    @property
+    def key(self) -> str:
+        return self.ids[0]
+
+    def pieces(self) -> tuple[ToyChunk, ...]:
+        return tuple(ToyChunk(ids=(one,)) for one in self.ids)
+
+
+class Absent:
+    """What only unpickles where a module is that is nowhere."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _import_absent, ()
+
+
+def _import_absent() -> None:
+    raise ModuleNotFoundError("No module named 'gpa_absent'")
+
+
 @dataclass(kw_only=True)
 class ToyStage:
     """Every try of a task leaves a line in `folder`/key, so that tests can count them."""
 
     folder: Path
     trouble: str = ""
+    luggage: Any = None
     resources: Resources = field(default_factory=lambda: Resources(cpus=1))
     name: str = "toy"
 
@@ -35,15 +65,34 @@ class ToyStage:
         if self.trouble == "setup kills":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def process(self, task: ToyTask) -> TaskOutcome:
-        path = self.folder / task.key
+    def process(self, task: ToyTask | ToyChunk) -> TaskOutcome:
+        for one in task.ids:
+            self._do(one)
+        return TaskOutcome(key=task.key, done=tuple(task.ids))
+
+    def _do(self, key: str) -> None:
+        path = self.folder / key
         with path.open("a") as file:
             file.write("x\n")
-        if task.key.startswith("raises"):
-            raise ValueError(f"{task.key} is bad")
-        if task.key.startswith("kills") or (task.key.startswith("once") and path.read_text() == "x\n"):
+        if key.startswith("raises"):
+            raise ValueError(f"{key} is bad")
+        if key.startswith("full"):
+            raise DiskError("cannot write x: the disk is full")
+        if key.startswith("sleeps"):
+            time.sleep(float(key.split("-")[1]))
+        first = path.read_text() == "x\n"
+        if key.startswith("hangs") and first:
+            time.sleep(600)
+        if key.startswith("freezes") and first:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if key.startswith("beats"):
+            for _ in range(12):
+                time.sleep(0.5)
+                beat()
+        if key.startswith("env"):
+            path.write_text(os.environ.get("GPA_TOY", "") + " " + sys.executable)
+        if key.startswith("kills") or (key.startswith("once") and first):
             os.kill(os.getpid(), signal.SIGKILL)
-        return TaskOutcome(key=task.key, done=(task.key,))
 
 
 def tries(folder: Path, key: str) -> int:

@@ -136,6 +136,15 @@ def test_a_link_is_replaced_and_not_followed(tmp_path: Path) -> None:
     assert not link.is_symlink()
 
 
+def test_a_write_takes_no_other_writers_file_whatever_the_clock_says(tmp_path: Path) -> None:
+    other = tmp_path / ".x.parquet.1.aa.tmp"
+    other.write_bytes(b"half")
+    os.utime(other, (0, 0))
+    write_shard(tmp_path, "candidates", [candidate()])
+    assert other.exists()
+    assert read_rows(tmp_path, "candidates").num_rows == 1
+
+
 def test_only_old_leftovers_are_swept(tmp_path: Path) -> None:
     old, young = tmp_path / ".x.parquet.1.aa.tmp", tmp_path / ".y.parquet.2.bb.tmp"
     kept = tmp_path / "z.tmp"
@@ -144,9 +153,8 @@ def test_only_old_leftovers_are_swept(tmp_path: Path) -> None:
     hours_ago = time.time() - 7200
     os.utime(old, (hours_ago, hours_ago))
     os.utime(kept, (hours_ago, hours_ago))
-    write_shard(tmp_path, "candidates", [candidate()])
+    assert sweep_stale(tmp_path) == 1
     assert not old.exists()
     assert young.exists()
     assert kept.exists()
-    assert read_rows(tmp_path, "candidates").num_rows == 1
     assert sweep_stale(tmp_path, older_than=-10) == 1

@@ -1,0 +1,208 @@
+"""gpa run: sampling and scoring as one flow, without a barrier between the stages.
+
+A prompt is scored as soon as all of its candidates have been tried, while later prompts are sampled. That is
+also what makes the results those of the two commands one after the other: the scoring tasks of a prompt are
+chunks of all its candidates, so they must be known.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipeline.mending import mend_tables
+from pipeline.progress import Progress, Silent
+from pipeline.runners import Summary, Tally, settle_threads
+from pipeline.sample import SamplePlan, SampleSettings, mend_sampled, plan_sample, sample_stage
+from pipeline.score import ScoreSettings, prompt_tasks, score_lock, score_stage
+from pipeline.stages.base import TaskOutcome, attempt
+from pipeline.stages.sample import SampleStage
+from pipeline.stages.score import ScoreStage, ScoreTask
+from storage.errors import UserError
+from storage.queries import scored_ids
+from storage.repair import MEDIA_FOLDERS, sweep_leftovers
+from storage.run import Run
+
+SAMPLE, SCORE = "sample", "score"
+Stream = Generator[tuple[str, TaskOutcome], None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowSettings:
+    """Sampling and scoring as their commands are told. Raises UserError where the two do not go together."""
+
+    sample: SampleSettings
+    score: ScoreSettings
+
+    def __post_init__(self) -> None:
+        if self.score.limit is not None:
+            raise UserError("gpa run scores what it samples: give --limit to sample, not to score")
+        if bool(self.sample.workers) != bool(self.score.workers):
+            raise UserError(
+                f"--workers is {self.sample.workers} for sample and {self.score.workers} for score: give "
+                "both 0 (no Ray) or both 1 or more"
+            )
+        if self.sample.ray_address != self.score.ray_address:
+            raise UserError(
+                "sample and score are on different Ray clusters: give both the same --ray-address"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowResult:
+    """What both stages counted, and the version that the scores carry."""
+
+    sample: Summary
+    score: Summary
+    reward_version: str
+
+
+def run_flow(
+    run: Run,
+    settings: FlowSettings,
+    *,
+    progress: Progress | None = None,
+    before_work: Callable[[], None] | None = None,
+) -> FlowResult:
+    """Sample and score what is missing. The same call again does only what is missing then.
+
+    Raises UserError and RewardError as `run_sample` and `run_score` do.
+    """
+    version, _ = settings.score.reward.describe()
+    mend_sampled(run, settings.sample)
+    mend_tables(run, SCORE, "scores")
+    with run.lock(SAMPLE), run.lock(score_lock(settings.score, version)):
+        sweep_leftovers(run, "prompts", "candidates", "scores", "rejects", *MEDIA_FOLDERS)
+        plan = plan_sample(settings.sample, run)
+        have = scored_ids(run, settings.score.reward.reward, version)
+        if before_work is not None:
+            before_work()
+        arrivals = Arrivals(run, plan, settings.score.batch, have)
+        tallies = {
+            SAMPLE: Tally(run, SAMPLE, wanted=plan.wanted, present=plan.wanted - len(plan.ids)),
+            SCORE: Tally(run, SCORE, wanted=arrivals.expected, present=arrivals.scored),
+        }
+        _count(_stream(run, settings, plan, arrivals), tallies, progress or Silent())
+        scored = tallies[SCORE].summary
+        return FlowResult(
+            sample=tallies[SAMPLE].summary,
+            score=replace(scored, wanted=scored.present + scored.done + scored.failed),
+            reward_version=version,
+        )
+
+
+class Arrivals:
+    """The candidates of each prompt, and which prompts have all of theirs."""
+
+    def __init__(self, run: Run, plan: SamplePlan, batch: int, have: set[str]) -> None:
+        self._run, self._batch, self._have = run, batch, have
+        self._prompt = {name: task.prompt.prompt_id for task in plan.tasks for name in task.ids}
+        self._open: dict[str, set[str]] = defaultdict(set)
+        for name, prompt in self._prompt.items():
+            self._open[prompt].add(name)
+        self._uris: dict[str, dict[str, str]] = defaultdict(dict)
+        columns = ["candidate_id", "prompt_id", "status", "video_uri"]
+        for row in run.rows("candidates", columns).to_pylist():
+            if row["status"] == "ok":
+                self._uris[row["prompt_id"]][row["candidate_id"]] = row["video_uri"]
+        present = {name for uris in self._uris.values() for name in uris}
+        self.scored = len(present & have)
+        self.expected = len(present) + len(self._prompt)
+
+    def complete(self) -> list[ScoreTask]:
+        """The tasks of prompts that miss no candidate."""
+        prompts = sorted(set(self._uris) - set(self._open))
+        return [task for prompt in prompts for task in self._tasks(prompt)]
+
+    def add(self, outcome: TaskOutcome) -> list[ScoreTask]:
+        """Take note of sampled candidates; the tasks of the prompt if these were its last."""
+        tried = [*outcome.done, *(failure.id for failure in outcome.failed)]
+        for name in outcome.done:
+            self._uris[self._prompt[name]][name] = self._run.video_uri(name)
+        tasks: list[ScoreTask] = []
+        for prompt in {self._prompt[name] for name in tried}:
+            self._open[prompt].difference_update(tried)
+            if not self._open[prompt]:
+                tasks += self._tasks(prompt)
+        return tasks
+
+    def _tasks(self, prompt: str) -> Iterable[ScoreTask]:
+        rows = [{"candidate_id": name, "video_uri": uri} for name, uri in sorted(self._uris[prompt].items())]
+        return prompt_tasks(rows, self._batch, self._have)
+
+
+def _count(stream: Stream, tallies: dict[str, Tally], progress: Progress) -> None:
+    summaries = [tally.summary for tally in tallies.values()]
+    present = sum(one.present for one in summaries)
+    progress.start("sample and score", sum(one.wanted for one in summaries), present)
+    try:
+        with closing(stream):
+            for stage, outcome in stream:
+                tallies[stage].add(outcome)
+                progress.advance(len(outcome.done), len(outcome.failed))
+    finally:
+        progress.stop()
+
+
+def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: Arrivals) -> Stream:
+    stages = sample_stage(run, settings.sample, plan), score_stage(run, settings.score)
+    if settings.sample.workers:
+        return _on_ray(settings, stages, plan, arrivals)
+    return _in_process(stages, plan, arrivals)
+
+
+def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: Arrivals) -> Stream:
+    sampling, scoring = stages
+    ready = arrivals.complete()
+    if plan.tasks:
+        sampling.setup()
+    if plan.tasks or ready:
+        scoring.setup()
+        settle_threads(scoring.resources.gpus)
+    for found in ready:
+        yield SCORE, attempt(scoring, found)
+    for task in plan.tasks:
+        outcome = attempt(sampling, task)
+        yield SAMPLE, outcome
+        for found in arrivals.add(outcome):
+            yield SCORE, attempt(scoring, found)
+
+
+def _on_ray(
+    settings: FlowSettings, stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: Arrivals
+) -> Stream:
+    """Two pools side by side.
+
+    Both may wait for the same GPUs: whoever has no work gives its place up, so scoring keeps no idle worker.
+    """
+    from pipeline.ray_pool import Pool
+    from pipeline.ray_runner import drive
+    from pipeline.ray_session import ray_session
+    from pipeline.termination import deferred_sigterm
+
+    ready = arrivals.complete()
+    if not plan.tasks and not ready:
+        return
+    sample, score = settings.sample, settings.score
+    hungrier: Any = max((sample, score), key=lambda one: one.gpus_per_worker)
+    with ray_session(hungrier, sample.workers + score.workers) as ray, deferred_sigterm() as termination:
+        sampling = Pool(ray, stages[0], sample)
+        scoring = Pool(ray, stages[1], replace(score, min_workers=0))
+        sampling.feed(plan.tasks)
+        sampling.close()
+        scoring.feed(ready)
+        try:
+            if sampling.finished:
+                scoring.close()
+            for pool, outcome in drive([sampling, scoring], termination, sample.grace):
+                yield SAMPLE if pool is sampling else SCORE, outcome
+                if pool is sampling and not termination.requested:
+                    scoring.feed(arrivals.add(outcome))
+                if sampling.finished:
+                    scoring.close()
+        finally:
+            sampling.stop()
+            scoring.stop()

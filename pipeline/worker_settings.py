@@ -1,0 +1,100 @@
+"""What a command is told about its workers: how many, on what, in which environment, how patiently."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from storage.errors import UserError
+
+# What Ray knows, so that a slip of the pen is found here and not minutes later on another machine.
+RUNTIME_ENV_KEYS = frozenset(
+    {
+        "conda",
+        "config",
+        "container",
+        "env_vars",
+        "excludes",
+        "image_uri",
+        "pip",
+        "py_executable",
+        "py_modules",
+        "uv",
+        "worker_process_setup_hook",
+        "working_dir",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSettings:
+    """Workers of a command. Raises UserError for values that make no sense.
+
+    There are `min_workers` to `workers` Ray actors, as many as there is work for and the cluster has room
+    for; 0 `workers` is this process, without Ray. `runtime_env` is a YAML or JSON file with the Ray runtime
+    environment of the actors. A worker that makes no progress for `stall_timeout` seconds is replaced (0:
+    never). After SIGTERM, tasks in flight have `grace` seconds to finish.
+    """
+
+    workers: int = 0
+    min_workers: int = 1
+    gpus_per_worker: float = 0
+    ray_address: str | None = None
+    runtime_env: Path | None = None
+    stall_timeout: float = 1800.0
+    grace: float = 20.0
+    dashboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise UserError(f"--workers must be 0 (no Ray) or more, got {self.workers}")
+        if self.min_workers < 0:
+            raise UserError(f"--min-workers must be 0 or more, got {self.min_workers}")
+        if self.workers and self.min_workers > self.workers:
+            raise UserError(
+                f"--min-workers {self.min_workers} is more than --workers {self.workers}, the most there "
+                "may be: raise --workers"
+            )
+        for name in ("gpus_per_worker", "stall_timeout", "grace"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, got {value:g}")
+        if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
+            raise UserError(
+                "--gpus-per-worker must be a share of one GPU or a whole number, got "
+                f"{self.gpus_per_worker:g}"
+            )
+        if self.runtime_env is not None and not self.workers:
+            raise UserError("--runtime-env is the environment of Ray workers: give --workers 1 or more")
+
+    def read_runtime_env(self) -> dict[str, Any]:
+        """The runtime environment of the actors; empty without one. Raises UserError for a bad file."""
+        return {} if self.runtime_env is None else read_runtime_env(self.runtime_env)
+
+
+def read_runtime_env(path: Path) -> dict[str, Any]:
+    """A Ray runtime environment from a YAML or JSON file. Raises UserError naming file and key."""
+    try:
+        # JSON is YAML.
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            f"--runtime-env {path} cannot be read as YAML or JSON ({type(error).__name__}): give a file such "
+            "as {py_executable: /path/to/python}"
+        ) from error
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise UserError(
+            f"--runtime-env {path} must hold one mapping, got {type(value).__name__}: write a file such as "
+            "{py_executable: /path/to/python}"
+        )
+    unknown = sorted(set(value) - RUNTIME_ENV_KEYS)
+    if unknown:
+        raise UserError(
+            f"--runtime-env {path} has the key {unknown[0]!r}, which is none of Ray's: use "
+            f"{', '.join(sorted(RUNTIME_ENV_KEYS))}"
+        )
+    return value

@@ -1,0 +1,57 @@
+"""The number of actors follows the work, within its bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import ray_pool
+from pipeline.ray_pool import Pool
+from pipeline.ray_session import ray_session
+from pipeline.worker_settings import WorkerSettings
+from tests.pipeline.toy import ToyStage, ToyTask, tries
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
+    monkeypatch.setattr(ray_pool, "IDLE_SECONDS", 0.5)
+    settings = WorkerSettings(workers=3, min_workers=2)
+    # Room for two of the three: one has to wait, and the others go on without it.
+    with ray_session(settings, 2) as ray:
+        pool = Pool(ray, ToyStage(folder=tmp_path), settings)
+        yield pool
+        pool.stop()
+
+
+def work(pool: Pool, *keys: str) -> list[str]:
+    pool.feed(ToyTask(key=key) for key in keys)
+    done: list[str] = []
+    deadline = time.monotonic() + 60
+    while len(done) < len(keys) and time.monotonic() < deadline:
+        done += [outcome.key for outcome in pool.poll(0.1)]
+    return sorted(done)
+
+
+def test_actors_come_with_the_work_and_go_without_it(pool: Pool, tmp_path: Path) -> None:
+    assert pool.poll(0.01) == []
+    assert pool.size == 0
+    assert work(pool, "a") == ["a"]
+    assert pool.size == 1
+    keys = [f"sleeps-0.2-{number}" for number in range(6)]
+    assert work(pool, *keys) == keys
+    assert pool.size == 3
+    deadline = time.monotonic() + 30
+    while pool.size > 2 and time.monotonic() < deadline:
+        pool.poll(0.1)
+    time.sleep(0.6)
+    pool.poll(0.1)
+    assert (pool.size, pool.finished) == (2, False)
+    assert work(pool, "b") == ["b"]
+    pool.close()
+    assert pool.finished
+    assert all(tries(tmp_path, key) == 1 for key in ["a", "b", *keys])
