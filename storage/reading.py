@@ -1,0 +1,62 @@
+"""Readers of shards and the one who removes merged ones keep out of each other's way."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+_POLL_SECONDS = 0.05
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """While this is held, `gpa compact` removes no shard of the directory.
+
+    The lock is on the directory itself: nothing is written, so a read-only copy can be read, and it dies with
+    the process. Where a file system has no locks, reading goes on without.
+    """
+    descriptor = _opened(directory)
+    try:
+        if descriptor is not None:
+            with suppress(OSError):
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def no_readers(directory: Path, wait_seconds: float) -> Iterator[bool]:
+    """True once nobody reads the directory, and nobody starts to while this is held.
+
+    False when somebody still does after `wait_seconds`. Raises OSError where the file system has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield _taken(descriptor, time.monotonic() + wait_seconds)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL_SECONDS)
+
+
+def _opened(directory: Path) -> int | None:
+    try:
+        return os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        # There is no such directory yet, so there are no shards to be removed.
+        return None
