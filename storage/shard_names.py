@@ -42,7 +42,7 @@ def _put(hasher: hashlib._Hash, data: bytes | np.ndarray) -> None:
     size = len(data) if isinstance(data, bytes) else data.nbytes
     hasher.update(struct.pack(">Q", size))
     if size:
-        hasher.update(data)
+        hasher.update(data if isinstance(data, bytes) else data.data)
 
 
 def _put_array(hasher: hashlib._Hash, array: pa.Array) -> None:

@@ -90,7 +90,6 @@ def connect(
     allowed = [str(path) for table in tables for path in _create_view(connection, run, table, repeats)]
     connection.execute("SET allowed_paths = $files", {"files": allowed})
     connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
     return connection
 
 
