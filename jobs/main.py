@@ -24,6 +24,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
     "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
+    "compact": ("jobs.compact", "Merge the small shards of a run into few."),
     "query": ("jobs.query", "Ask the tables of a run in SQL."),
     "demo": ("jobs.demo", "Run the whole loop on the embedded world, and print what it changed."),
     "bench": ("jobs.bench", "Measure the models and rewards that come with gpa."),

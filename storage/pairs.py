@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,24 +141,30 @@ def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource,
     path = directory / f"{shard_key('pairs', chunk)}.parquet"
     if _is_whole(path, chunk.num_rows):
         return path
-    schema = stamped(TABLES["pairs"], "pairs")
+    with tensor_writer(path) as writer:
+        for part in _slices(chunk, group_rows):
+            group = part.to_pylist()
+            filled = [row | {name: _plain(blob) for name, blob in source.of(row).items()} for row in group]
+            writer.write_table(pa.Table.from_pylist(filled, schema=writer.schema), row_group_size=group_rows)
+    return path
+
+
+@contextmanager
+def tensor_writer(path: Path) -> Iterator[pq.ParquetWriter]:
+    """Writes a durable shard of pairs with tensors, each table that it is given as row groups of its own."""
     # Latents are noise to a compressor, and statistics of them are of no use.
     with (
         atomic_writer(path) as handle,
         pq.ParquetWriter(
             handle,
-            schema,
+            stamped(TABLES["pairs"], "pairs"),
             compression="none",
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,
         ) as writer,
     ):
-        for part in _slices(chunk, group_rows):
-            group = part.to_pylist()
-            filled = [row | {name: _plain(blob) for name, blob in source.of(row).items()} for row in group]
-            writer.write_table(pa.Table.from_pylist(filled, schema=schema), row_group_size=group_rows)
-    return path
+        yield writer
 
 
 def _held(directory: Path, index: pa.Table) -> list[Path]:

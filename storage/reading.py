@@ -12,22 +12,42 @@ from pathlib import Path
 _POLL_SECONDS = 0.05
 
 
-@contextmanager
-def reading(directory: Path) -> Iterator[None]:
-    """While this is held, `gpa compact` removes no shard of the directory.
+class ReadLock:
+    """While this is held, `gpa compact` removes no shard of a directory.
 
     The lock is on the directory itself: nothing is written, so a read-only copy can be read, and it dies with
     the process. Where a file system has no locks, reading goes on without.
     """
-    descriptor = _opened(directory)
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        # Without a directory there are no shards to be removed.
+        self._descriptor: int | None = None
+        with suppress(OSError):
+            self._descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+
+    def release(self) -> None:
+        """Let go; once is enough."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def __reduce__(self) -> tuple[type[ReadLock], tuple[Path]]:
+        return ReadLock, (self._directory,)
+
+    def __del__(self) -> None:
+        self.release()
+
+
+@contextmanager
+def reading(directory: Path) -> Iterator[None]:
+    """Hold a ReadLock for a while."""
+    lock = ReadLock(directory)
     try:
-        if descriptor is not None:
-            with suppress(OSError):
-                fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
     finally:
-        if descriptor is not None:
-            os.close(descriptor)
+        lock.release()
 
 
 @contextmanager
@@ -52,11 +72,3 @@ def _taken(descriptor: int, deadline: float) -> bool:
             if time.monotonic() >= deadline:
                 return False
             time.sleep(_POLL_SECONDS)
-
-
-def _opened(directory: Path) -> int | None:
-    try:
-        return os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        # There is no such directory yet, so there are no shards to be removed.
-        return None
