@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from jobs.bench_loader import command as loader
+from jobs.bench_pair import command as pair
 from jobs.bench_reward import command as reward
 from jobs.bench_score import command as score
 from jobs.bench_tables import print_tables
@@ -67,3 +68,4 @@ command.add_command(score)
 command.add_command(reward)
 command.add_command(train)
 command.add_command(loader)
+command.add_command(pair)

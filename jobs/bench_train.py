@@ -30,6 +30,9 @@ _COLUMNS = ("step", "a pass", "s", "pairs/s", "faster", "range", "MiB", "memory"
 @option("--rounds", type=click.IntRange(1), default=5, metavar="N", help="Rounds, after one to warm up.")
 @click.option("--device", metavar="NAME", help="cpu or cuda. [default: cuda where there is one]")
 @option("--threads", type=click.IntRange(1), default=2, metavar="N", help="CPU threads of torch.")
+@click.option(
+    "--compile", "compiled", is_flag=True, help="Also the cached one with torch.compile, which takes minutes."
+)
 @json_option
 def command(
     preset: str,
@@ -38,6 +41,7 @@ def command(
     rounds: int,
     device: str | None,
     threads: int,
+    compiled: bool,
     as_json: bool,
 ) -> None:
     """A DPO step as the trainer takes it, against the obvious way.
@@ -56,7 +60,7 @@ def command(
 
     where = pick_device(device)
     workload = _workload(preset, pairs, where)
-    variants = _variants(workload, micro_batch)
+    variants = _variants(workload, micro_batch, compiled=compiled)
     progress = ConsoleProgress("steps")
     progress.start("bench train", len(variants) * (rounds + 1), 0)
     try:
@@ -114,7 +118,7 @@ def _workload(preset: str, pairs: int | None, device: str) -> Workload:
     )
 
 
-def _variants(workload: Workload, micro_batch: int | None) -> list[Variant]:
+def _variants(workload: Workload, micro_batch: int | None, *, compiled: bool) -> list[Variant]:
     from storage.errors import UserError
     from trainer.benchmarks.variants import CACHED, FRESH, OBVIOUS, Variant
 
@@ -125,11 +129,13 @@ def _variants(workload: Workload, micro_batch: int | None) -> list[Variant]:
     if micro != workload.pairs:
         # So that nobody takes what smaller passes save for what the trainer saves.
         variants.append(Variant(name=f"{OBVIOUS}, smaller passes", kind=OBVIOUS, micro=micro))
-    return [
-        *variants,
+    variants += [
         Variant(name=FRESH, kind=FRESH, micro=micro),
         Variant(name=CACHED, kind=CACHED, micro=micro),
     ]
+    if compiled:
+        variants.append(Variant(name=f"{CACHED}, compiled", kind=CACHED, micro=micro, compiled=True))
+    return variants
 
 
 def _print(rows: list[VariantFigures], workload: Workload, rounds: int) -> None:

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.options import json_option, option, recordable, run_argument, worker_options
+from jobs.options import (
+    dry_run_option,
+    json_option,
+    option,
+    print_result,
+    recordable,
+    run_argument,
+    worker_options,
+)
 from jobs.presets import PresetCommand, load_preset, preset_option
 
 if TYPE_CHECKING:
@@ -16,6 +24,7 @@ if TYPE_CHECKING:
 
     from pipeline.comparison import Row
     from pipeline.evaluate import EvaluateSettings, Evaluation
+    from storage.run import Run
 
 
 @click.command("evaluate", cls=PresetCommand)
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
     metavar="[NAME=]DIR",
     help="LoRA folder; may be given several times. [default: that of the training dpo]",
 )
+@click.option("--model", metavar="NAME", help="The base. [default: that of the preset's sample]")
+@click.option("--revision", metavar="REV", help="Revision of a Hub id.")
 @option("--name", metavar="NAME", help="The evaluation goes to RUN/eval/NAME.")
 @option(
     "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="JSONL prompts instead of the world's."
@@ -37,8 +48,11 @@ if TYPE_CHECKING:
 @option("--seeds", type=int, metavar="N", help="Clips per prompt and model; the same seeds for every model.")
 @option("--seed", type=int, metavar="N", help="Seed that the clips' seeds follow from.")
 @worker_options
+@dry_run_option
 @json_option
-def command(run: Path, preset: str, as_json: bool, adapters: tuple[str, ...], **chosen: Any) -> None:
+def command(
+    run: Path, preset: str, dry_run: bool, as_json: bool, adapters: tuple[str, ...], **chosen: Any
+) -> None:
     """Compare the base model with adapters on held-out prompts, with the same seeds.
 
     The judge of faults is a network that no reward has seen; it and the PSNR need prompts of the embedded
@@ -52,6 +66,9 @@ def command(run: Path, preset: str, as_json: bool, adapters: tuple[str, ...], **
     opened = Run.open(run)
     folders = adapters or (str(opened.path / "train" / "dpo" / "adapter"),)
     settings = evaluate_settings(preset, folders, chosen)
+    if dry_run:
+        _foretell(opened, settings, as_json)
+        return
     opened.record(
         f"evaluate {settings.name}", recordable({**chosen, "preset": preset, "adapters": list(folders)})
     )
@@ -60,6 +77,15 @@ def command(run: Path, preset: str, as_json: bool, adapters: tuple[str, ...], **
         click.echo(json.dumps(plain(result), sort_keys=True))
         return
     print_evaluation(result)
+
+
+def _foretell(run: Run, settings: EvaluateSettings, as_json: bool) -> None:
+    from pipeline.forecast import total
+    from pipeline.forecasts import forecast_evaluate
+
+    sampling, scoring = forecast_evaluate(run, settings)
+    values = {"sample": sampling.as_dict(), "score": scoring.as_dict(), **total((sampling, scoring))}
+    print_result(values, as_json, f"sample: {sampling}\nscore: {scoring}")
 
 
 def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, Any]) -> EvaluateSettings:
@@ -74,6 +100,8 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
         sections["sample"]
         | shared
         | {
+            "model": chosen["model"] or sections["sample"]["model"],
+            "revision": chosen["revision"],
             "prompts": chosen["prompts"],
             "split": chosen["split"],
             "num_prompts": chosen["num_prompts"],

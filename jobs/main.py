@@ -20,12 +20,15 @@ import click
 # Written out so that `gpa --help` imports no command, and none of what commands import.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "sample": ("jobs.sample", "Sample candidate videos for every prompt."),
+    "import": ("jobs.import_videos", "Bring in videos that were made elsewhere."),
     "score": ("jobs.score", "Score the 3D consistency of every candidate."),
     "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
     "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
     "compact": ("jobs.compact", "Merge the small shards of a run into few."),
     "query": ("jobs.query", "Ask the tables of a run in SQL."),
+    "export": ("jobs.export", "Write the pairs as a folder for the Hugging Face Hub."),
+    "doctor": ("jobs.doctor", "Check this machine, its software and the weights."),
     "demo": ("jobs.demo", "Run the whole loop on the embedded world, and print what it changed."),
     "bench": ("jobs.bench", "Measure the models and rewards that come with gpa."),
     "pretrain-world": ("jobs.pretrain_world", "Train the models of the embedded world from scratch."),

@@ -11,6 +11,7 @@ from jobs.options import dry_run_option, json_option, option, recordable, run_ar
 from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
+    from pipeline.forecast import Forecast
     from pipeline.pair import PairResult
 
 
@@ -75,16 +76,28 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pairs go. [default: RUN/pairs]"
 )
 @option("--index-only", is_flag=True, show_default=False, help="Write the rows without training tensors.")
+@option("--memory", default="4GB", metavar="SIZE", help="Memory for the ranking; more goes to disk.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
 @dry_run_option
 @json_option
-def command(run: Path, dry_run: bool, as_json: bool, split: str, **chosen: Any) -> None:
+def command(
+    run: Path,
+    memory: str,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+    split: str,
+    **chosen: Any,
+) -> None:
     """Rank the candidates of every prompt of RUN and write preference pairs.
 
     Prints how many candidates and prompts each rule cost. The pairs carry all tensors that training needs.
     The directory holds one selection: the same command changes nothing, other settings replace it.
     """
+    from pipeline.forecasts import forecast_pair
     from pipeline.pair import PairSettings, run_pair
     from storage.run import Run
+    from storage.views import Limits
 
     settings = PairSettings(
         split=None if split == "all" else split,
@@ -96,27 +109,30 @@ def command(run: Path, dry_run: bool, as_json: bool, split: str, **chosen: Any) 
         settings,
         write=not dry_run,
         before_work=lambda: opened.record("pair", recordable({**chosen, "split": split})),
+        limits=Limits(memory=memory, threads=threads),
     )
+    told = forecast_pair(opened, result, index_only=settings.index_only) if dry_run else None
     if as_json:
-        _print_json(result)
+        _print_json(result, told)
     else:
-        _print_table(result, dry_run)
+        _print_table(result, told)
 
 
-def _print_json(result: PairResult) -> None:
+def _print_json(result: PairResult, told: Forecast | None) -> None:
     import json
 
     steps = [step._asdict() for step in result.funnel]
-    values = {
+    values: dict[str, Any] = {
         "pairs": result.pairs,
         "prompts": result.prompts,
         "reward_version": result.rules.reward_version,
         "funnel": steps,
     }
-    click.echo(json.dumps({**values, "directory": str(result.directory)}, sort_keys=True))
+    values |= {"directory": str(result.directory)} | ({} if told is None else told.as_dict())
+    click.echo(json.dumps(values, sort_keys=True))
 
 
-def _print_table(result: PairResult, dry_run: bool) -> None:
+def _print_table(result: PairResult, told: Forecast | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -127,6 +143,8 @@ def _print_table(result: PairResult, dry_run: bool) -> None:
     for step in result.funnel:
         table.add_row(step.rule, *(f"{value:,}" for value in step[1:]))
     Console().print(table)
-    where = f"not written (dry run), would be in {result.directory}" if dry_run else f"in {result.directory}"
-    same = "" if dry_run or result.changed else " (unchanged)"
-    click.echo(f"{result.pairs:,} pairs of {result.prompts:,} prompts {where}{same}")
+    if told is None:
+        same = "" if result.changed else " (unchanged)"
+        click.echo(f"{result.pairs:,} pairs of {result.prompts:,} prompts in {result.directory}{same}")
+        return
+    click.echo(f"{result.prompts:,} prompts: {told}\nnot written (dry run), would be in {result.directory}")

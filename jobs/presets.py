@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 import yaml
@@ -31,11 +31,19 @@ def load_preset(name: str) -> dict[str, dict[str, Any]]:
 
 
 class PresetCommand(click.Command):
-    """A command whose defaults are those of the preset that its command line names."""
+    """A command whose defaults are those of the preset that its command line names.
+
+    A command that shares options with another takes those in `taken` from the `section` of that one.
+    """
+
+    section: ClassVar[str | None] = None
+    taken: ClassVar[tuple[str, ...]] = ()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Make the preset's values the defaults before anything is parsed, so that `--help` shows them."""
-        section = load_preset(_named_preset(args)).get(str(self.name), {})
+        section = load_preset(_named_preset(args)).get(self.section or str(self.name), {})
+        if self.section is not None:
+            section = {name: section[name] for name in self.taken if name in section}
         names = {parameter.name for parameter in self.params}
         unknown = sorted(set(section) - names)
         if unknown:

@@ -88,12 +88,12 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
     settings = sample_settings(chosen)
     if dry_run:
-        plan = plan_sample(settings, Run.open(run) if run.exists() else None, write=False)
-        missing = sum(len(task.ids) for task in plan.tasks)
-        values = {"prompts": plan.prompts, "wanted": plan.wanted, "missing": missing}
-        print_result(
-            values, as_json, f"{plan.prompts} prompts, {plan.wanted} candidates wanted, {missing} to sample"
-        )
+        from pipeline.forecasts import forecast_sample
+
+        there = Run.open(run) if run.exists() and any(run.iterdir()) else None
+        plan = plan_sample(settings, there, write=False)
+        told = forecast_sample(there, settings, plan)
+        print_result(told.as_dict() | {"prompts": plan.prompts}, as_json, f"{plan.prompts:,} prompts: {told}")
         return
     opened = Run.create_or_open(run)
     summary = run_sample(

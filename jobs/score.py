@@ -129,13 +129,12 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     settings = score_settings(chosen, given_options(ctx))
     opened = Run.open(run)
     if dry_run:
+        from pipeline.forecasts import forecast_score
+
         plan = plan_score(opened, settings)
-        missing = sum(len(task.ids) for task in plan.tasks)
-        values = {"reward_version": plan.reward_version, "wanted": plan.wanted, "missing": missing}
-        values |= {"geometry": _geometry(plan)}
-        print_result(
-            values, as_json, f"{plan.wanted} candidates, {missing} to score as version {plan.reward_version}"
-        )
+        told = forecast_score(opened, settings, plan)
+        values = told.as_dict() | {"reward_version": plan.reward_version, "geometry": _geometry(plan)}
+        print_result(values, as_json, f"{chosen['reward']} version {plan.reward_version}: {told}")
         return
     plan, summary = run_score(
         opened,

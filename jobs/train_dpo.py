@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from jobs.options import dry_run_option, json_option, option, print_result, reco
 from jobs.presets import PresetCommand, load_preset, preset_option
 
 if TYPE_CHECKING:
+    from pipeline.forecast import Forecast
     from storage.run import Run
     from trainer.config import TrainConfig
     from trainer.sampled import OnSample
@@ -104,7 +106,7 @@ def command(
 
     The reference is the base model itself, with the adapter off. Resumable: the same command continues from
     the newest checkpoint. The adapter loads with diffusers' `pipe.load_lora_weights`. Several processes:
-    `accelerate launch -m jobs.main train-dpo RUN ...`. With --dry-run, memory and arithmetic of a step.
+    `accelerate launch -m jobs.main train-dpo RUN ...`. With --dry-run, memory, arithmetic and time.
     Held-out pairs are those that gpa pair --split all writes of other splits than train.
     """
     from jobs.progress import ConsoleProgress
@@ -131,12 +133,13 @@ def command(
     )
     if dry_run:
         foretold = estimate(config)
-        print_result(foretold.as_dict(), as_json, str(foretold))
+        told = _forecast(config, foretold.trainable)
+        print_result(foretold.as_dict() | told.as_dict(), as_json, f"{foretold}\n{told}")
         return
     progress = ConsoleProgress("steps")
     # Under a launcher every process comes here; one of them speaks for all.
     first = os.environ.get("RANK", "0") == "0"
-    with opened.lock(f"train-{name}") if first else nullcontext():
+    with _locked(opened, config) if first else nullcontext():
         if first:
             recorded = {**chosen, "pairs": pairs, "model": model, "revision": revision, "preset": preset}
             opened.record(f"train-dpo {name}", recordable({**recorded, "sample_prompts": sample_prompts}))
@@ -154,6 +157,37 @@ def command(
     print_result(
         {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
     )
+
+
+def _forecast(config: TrainConfig, trainable: int) -> Forecast:
+    """Steps to do, by the log of this training or of one that computes the same, on this many processes."""
+    from pipeline.forecast import Footprint, Forecast, Rate
+    from trainer.history import bytes_written, cuda_devices, step_seconds, steps_done
+
+    return Forecast(
+        unit="steps",
+        wanted=config.steps,
+        present=min(config.steps, steps_done(config.out_dir)),
+        rate=Rate.measured(
+            step_seconds(config),
+            "logged steps like these",
+            "no step like these yet: train a few with another --name and --steps 5, then ask again",
+        ),
+        footprint=Footprint(
+            each=0,
+            once=bytes_written(config, trainable),
+            source="adapter and kept checkpoints, by their sizes",
+        ),
+        gpus_per_worker=cuda_devices(config),
+    )
+
+
+@contextmanager
+def _locked(run: Run, config: TrainConfig) -> Iterator[None]:
+    """One training of a name at a time, and its pairs stay what they are."""
+    own = config.pairs_dir.resolve() == run.shard_dir("pairs").resolve()
+    with run.lock(f"train-{config.out_dir.name}"), run.keep_pairs() if own else nullcontext():
+        yield
 
 
 def _on_sample(

@@ -90,7 +90,8 @@ def run_evaluate(
         wanted.update(candidate_id for task in tasks for candidate_id in task.ids)
     plan, _ = run_score(inner, settings.score, progress=progress("scores"))
     clips = _clips(inner, wanted, names, settings.score.reward.reward, plan.reward_version)
-    measured = _measure(inner, clips, progress("clips"))
+    judge = Judge(model=settings.sample.model)
+    measured = _measure(inner, clips, judge, progress("clips"))
     tables = {
         name: [
             row
@@ -160,10 +161,9 @@ def _scored(scores: dict[str, dict[str, Any]], row: dict[str, Any]) -> dict[str,
 Measured = dict[str, dict[str, dict[str, list[float]]]]
 
 
-def _measure(inner: Run, clips: Sequence[dict[str, Any]], progress: Progress) -> Measured:
+def _measure(inner: Run, clips: Sequence[dict[str, Any]], judge: Judge, progress: Progress) -> Measured:
     """Values by model, measure and prompt."""
     settle_threads(0)
-    judge = Judge()
     measured: Measured = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     progress.start("judge", len(clips), 0)
     try:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pipeline.models import WORLD
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import WorldPrompt, render_prompt
 from pipeline.world.referee import Referee
@@ -42,6 +44,9 @@ MEASURES: tuple[Measure, ...] = (
     Measure(name="follows", better=1, about="share of clips with the prompted camera move, by the referee"),
 )
 
+# Each embedded base model has faults of its own, and a referee that knows them.
+_REFEREES = {"world-boxes": Path(__file__).parent / "world" / "checkpoints" / "referee-boxes"}
+
 
 def world_prompt(text: str, metadata: str) -> WorldPrompt | None:
     """The prompt of the embedded world that a row of the prompts table stands for; None for any other."""
@@ -70,8 +75,9 @@ def true_clip(prompt: WorldPrompt) -> Tensor:
 
 @dataclass(kw_only=True)
 class Judge:
-    """Measures clips. The referee is a network that no reward sees; it knows the faults of the world."""
+    """Measures clips. The referee is a network that no reward sees; it knows the faults of `model`."""
 
+    model: str = WORLD
     _referee: Referee | None = field(default=None, init=False)
     _truth: tuple[WorldPrompt, Tensor] | None = field(default=None, init=False)
 
@@ -87,7 +93,7 @@ class Judge:
 
     def _against_world(self, frames_THW3: Tensor, prompt: WorldPrompt) -> dict[str, float]:
         if self._referee is None:
-            self._referee = Referee.from_pretrained()
+            self._referee = Referee.from_pretrained(_REFEREES.get(self.model))
         verdict = self._referee.judge(frames_THW3[None])
         seen = MOVES[int(verdict.moves_BM[0].argmax())].name
         truth = self._true_clip(prompt)

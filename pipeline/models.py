@@ -24,7 +24,7 @@ Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
 WORLD = "world"
 _CHECKPOINTS = Path(__file__).parent / "world" / "checkpoints"
 # The embedded model and its sibling, whose fault is that boxes slide instead of a warp.
-_PACKAGED: dict[str, Path] = {
+PACKAGED: dict[str, Path] = {
     WORLD: _CHECKPOINTS / "generator",
     "world-boxes": _CHECKPOINTS / "generator-boxes",
 }
@@ -62,7 +62,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     recorded by its last name, so that a run stays valid when the folder moves. Raises UserError, naming the
     remedy.
     """
-    packaged = _PACKAGED.get(name)
+    packaged = PACKAGED.get(name)
     path = packaged if packaged is not None else Path(name).expanduser()
     if packaged is not None or path.is_dir():
         if revision is not None:
@@ -121,14 +121,17 @@ def load_pipeline(
     Raises UserError when its files do not load.
     """
     import torch
+    from safetensors import SafetensorError
 
     dtypes = dict.fromkeys(fp32_components, torch.float32) | {"default": torch_dtype(precision)}
     for module in _component_modules(model.path):
         importlib.import_module(module)
     try:
         with _quiet():
-            pipe = pipeline_class.from_pretrained(model.path, torch_dtype=dtypes, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+            pipe = pipeline_class.from_pretrained(
+                model.path, torch_dtype=dtypes, local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise UserError(
             f"model {model.name!r} in {model.path} does not load: {error}; get its files again"
         ) from error

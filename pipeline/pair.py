@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from storage.rules import CANDIDATE_RULES, FunnelStep, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
 from storage.shard_stream import write_shards
-from storage.shards import keep_only, shard_files
+from storage.shards import remove, shard_files
 from storage.views import Limits
 
 _REMEDIES = {
@@ -75,7 +76,7 @@ class PairSettings:
 class PairResult:
     """How many pairs of how many prompts, rule by rule what was lost, and the directory that holds the pairs.
 
-    `changed` when its shards are not the old ones.
+    `changed` when its shards are not the old ones. `rows` are those that would be written, when none were.
     """
 
     funnel: list[FunnelStep]
@@ -84,6 +85,7 @@ class PairResult:
     rules: PairRules
     directory: Path
     changed: bool
+    rows: pa.Table | None = None
 
 
 def run_pair(
@@ -98,12 +100,13 @@ def run_pair(
 
     With the same settings and scores nothing is rewritten; with others the old selection goes once the new
     one is durable. Raises UserError when no pair is left, saying which rule took them, and for a directory
-    of other files.
+    of other files, when another process pairs, and while a training reads the pairs to be replaced.
     """
-    with run.lock("pair"):
+    with run.lock("pair") if write else nullcontext():
         rules = settings.rules(run)
         directory = settings.out or run.shard_dir("pairs")
         changed = False
+        rows = None
         with mining(run, rules, limits) as mined:
             if not mined.pairs:
                 raise UserError(_why_none(run, rules, mined))
@@ -111,9 +114,13 @@ def run_pair(
                 before = _pair_shards(directory)
                 if before_work is not None:
                     before_work()
-                paths = write_pair_shards(run, mined.rows(), directory, index_only=settings.index_only)
-                changed = set(paths) != before
+                own = directory.resolve() == run.shard_dir("pairs").resolve()
+                with run.replace_pairs() if own else nullcontext():
+                    after = write_pair_shards(run, mined.rows(), directory, index_only=settings.index_only)
+                changed = set(after) != before
                 _write_rejects(run, mined.rejects())
+            else:
+                rows = mined.rows().read_all()
         return PairResult(
             funnel=mined.funnel,
             pairs=mined.pairs,
@@ -121,6 +128,7 @@ def run_pair(
             rules=rules,
             directory=directory,
             changed=changed,
+            rows=rows,
         )
 
 
@@ -147,8 +155,10 @@ def _pair_shards(directory: Path) -> set[Path]:
 def _write_rejects(run: Run, rejects: pa.RecordBatchReader) -> None:
     """Put the rejects of this selection in the place of those of the last one."""
     directory = run.shard_dir("rejects")
-    kept = [path for path in shard_files(directory) if not _is_of_pairing(path)]
-    keep_only(directory, [*kept, *write_shards(directory, "rejects", rejects)])
+    old = [path for path in shard_files(directory) if _is_of_pairing(path)]
+    new = write_shards(directory, "rejects", rejects)
+    # Not "all but the new ones": a scoring may have written its own in the meantime.
+    remove(directory, [path for path in old if path not in new])
 
 
 def _is_of_pairing(path: Path) -> bool:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import UserError
-from storage.ids import canonical_json, content_id, split_of
+from storage.ids import Split, canonical_json, content_id, split_of
 from storage.media import read_image
 from storage.records import Prompt
 
@@ -42,6 +42,7 @@ class PromptItem:
     scene_id: str | None = None
     camera_motion: Sequence[str] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
+    split: Split | None = None
 
     @property
     def prompt_id(self) -> str:
@@ -49,12 +50,15 @@ class PromptItem:
         return content_id("prompt", self.text, *self._image_parts())
 
     def record(self, image_uri: str | None) -> Prompt:
-        """The row of the prompts table. Without a scene, prompts of one first frame are one scene."""
+        """The row of the prompts table. Without a scene, prompts of one first frame are one scene.
+
+        Without a split the scene decides it.
+        """
         scene_id = self.scene_id or content_id("scene", *(self._image_parts() or [self.text]))
         return Prompt(
             prompt_id=self.prompt_id,
             scene_id=scene_id,
-            split=split_of(scene_id),
+            split=self.split or split_of(scene_id),
             text=self.text,
             camera_motion=list(self.camera_motion),
             image_uri=image_uri if self.image_HW3 is not None else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,12 +134,13 @@ def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True
     """What is wanted and what of it is missing.
 
     Writes the prompts, rows and first frames, into the run when `write`. Raises UserError for bad input and
-    for a run that another model sampled.
+    for a run that was sampled by another model or at another size.
     """
     model = resolve_model(settings.model, settings.revision)
     adapter = None if settings.adapter is None else resolve_adapter(settings.adapter, model)
     if run is not None:
         run.require_model(model.name, model.revision)
+        _require_same_conditions(run, settings.sampler)
     have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
     prompts = _Prompts(run=run if write else None)
     tasks: list[SampleTask] = []
@@ -157,6 +159,22 @@ def candidate_id(
     """The id of a candidate: everything that decides what it looks like."""
     adapter_id = None if adapter is None else adapter.id
     return content_id("candidate", model.name, model.revision, adapter_id, prompt_id, sampler.as_dict(), seed)
+
+
+def _require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
+    """A run keeps one condition per prompt, which candidates of another size or precision would not share."""
+    wanted = SamplerSettings.of_condition(sampler.as_dict())
+    for text in run.rows("candidates", ["sampler"])["sampler"].unique().to_pylist():
+        settings = json.loads(text)
+        if "precision" not in settings:  # imported, not sampled
+            continue
+        held = SamplerSettings.of_condition(settings)
+        for name, value in wanted.items():
+            if held[name] != value:
+                raise UserError(
+                    f"{run.path} holds candidates sampled with {name} {held[name]}, this command has "
+                    f"{value}: give the same value, or another run directory"
+                )
 
 
 def _items(settings: SampleSettings, model: ModelRef) -> Iterator[PromptItem]:

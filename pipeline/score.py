@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -66,11 +67,13 @@ def run_score(
 ) -> tuple[ScorePlan, Summary]:
     """Score every sampled candidate that has no score of this reward, options and geometry yet.
 
-    Raises UserError for a run without candidates and when another process scores it, RewardError for a
-    reward that cannot be built.
+    Raises UserError for a run without candidates and when another process scores it by the same version,
+    RewardError for a reward that cannot be built.
     """
-    with run.lock("score"):
-        plan = plan_score(run, settings)
+    described = settings.reward.describe()
+    # By reward and version: two of them write rows of different keys, and may do so side by side.
+    with run.lock(re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{described[0]}")):
+        plan = plan_score(run, settings, described)
         if before_work is not None:
             before_work(plan)
         stage = ScoreStage(
@@ -86,9 +89,14 @@ def run_score(
         return plan, summary
 
 
-def plan_score(run: Run, settings: ScoreSettings) -> ScorePlan:
-    """What is wanted and what of it is missing. No network is built for it."""
-    version, geometry = settings.reward.describe()
+def plan_score(
+    run: Run, settings: ScoreSettings, described: tuple[str, GeometryInfo | None] | None = None
+) -> ScorePlan:
+    """What is wanted and what of it is missing, by the reward as its settings describe it.
+
+    No network is built for it.
+    """
+    version, geometry = described or settings.reward.describe()
     candidates = _sampled(run, settings.limit)
     have = scored_ids(run, settings.reward.reward, version)
     tasks = tuple(task for rows in candidates for task in _missing(rows, settings.batch, have))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from storage.pairs import INDEX, SHARD_BYTES, tensor_writer
 from storage.schemas import TABLES, open_shard, unreadable
 from storage.shard_names import shard_key
+from storage.shards import read_shard
 
 # The footer names every column of every row group, and is read by whoever opens the shard.
 ROWS_PER_SHARD = 8192
@@ -23,7 +24,7 @@ def merge_tensor_shards(paths: list[Path], *, write: bool = True) -> list[Path]:
     A pair that two shards hold stays where readers see it, in the first by name. Nothing is removed. Raises
     UserError for a shard that cannot be read.
     """
-    indices = _first_of_each({path: _index(path) for path in sorted(paths)})
+    indices = first_of_each({path: read_shard(path, "pairs", INDEX) for path in sorted(paths)})
     merged: list[Path] = []
     for group in _neighbours(indices):
         whole = len(group) == 1 and pq.read_metadata(group[0]).num_rows == indices[group[0]].num_rows
@@ -39,12 +40,13 @@ def _join(group: list[Path], indices: dict[Path, pa.Table]) -> Path:
     path = group[0].with_name(f"{shard_key('pairs', whole)}.parquet")
     with tensor_writer(path) as writer:
         for source in group:
-            for rows in _row_groups(source, indices[source]["pair_id"]):
+            for rows in row_groups(source, indices[source]["pair_id"]):
                 writer.write_table(rows)
     return path
 
 
-def _row_groups(path: Path, kept: pa.ChunkedArray) -> Iterator[pa.Table]:
+def row_groups(path: Path, kept: pa.ChunkedArray) -> Iterator[pa.Table]:
+    """These pairs of a shard with tensors, row group by row group. Raises UserError for a damaged shard."""
     names = TABLES["pairs"].names
     with open_shard(path, "pairs", list(names)) as shard:
         for number in range(shard.num_row_groups):
@@ -59,20 +61,8 @@ def _row_groups(path: Path, kept: pa.ChunkedArray) -> Iterator[pa.Table]:
                 yield rows.cast(TABLES["pairs"])
 
 
-def _index(path: Path) -> pa.Table:
-    with open_shard(path, "pairs") as shard:
-        names = [name for name in INDEX.names if name in shard.schema_arrow.names]
-        try:
-            index = shard.read(columns=names)
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(path) from error
-    for name in set(INDEX.names) - set(names):
-        index = index.append_column(name, pa.nulls(index.num_rows, INDEX.field(name).type))
-    return index.select(INDEX.names).cast(INDEX)
-
-
-def _first_of_each(indices: dict[Path, pa.Table]) -> dict[Path, pa.Table]:
-    """The rows that readers see of every shard, shards without any left out."""
+def first_of_each(indices: dict[Path, pa.Table]) -> dict[Path, pa.Table]:
+    """The rows that readers see of every shard, given in the order of names; shards without any left out."""
     seen: set[str] = set()
     first = {}
     for path, index in indices.items():

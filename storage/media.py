@@ -31,6 +31,8 @@ __all__ = [
 # 47-43 dB at 480x720; crf 12 falls to 37 dB. Chroma at half size (yuv420p), which more players take, gives
 # 32-13 dB at any crf: a reprojection error would measure the codec. Full chroma also takes odd sizes.
 PIXEL_FORMAT = "yuv444p"
+# Named, because the library also knows formats that it hands to other programs.
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 ENCODER_OPTIONS = {"crf": "8", "preset": "medium"}
 
 
@@ -63,7 +65,8 @@ def read_video(path: Path) -> NDArray[np.uint8]:
     from av.error import FFmpegError
 
     try:
-        with av.open(str(path)) as container:
+        # No guessing by content: some formats are lists of other files, which the library would open.
+        with av.open(str(path), format="mp4", options={"protocol_whitelist": "file"}) as container:
             if not container.streams.video:
                 raise _unreadable(path, "it has no video")
             announced = container.streams.video[0].frames
@@ -88,15 +91,20 @@ def write_image(path: Path, image_HW3: NDArray[np.uint8]) -> None:
     write_bytes(path, encoded.getvalue())
 
 
-def read_image(path: Path) -> NDArray[np.uint8]:
+def read_image(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
     """An image of any common format as uint8 RGB [H,W,3], turned as its EXIF says.
 
-    Raises UserError for a missing, truncated or foreign file.
+    Raises UserError for a missing, truncated or foreign file, and, before it is decoded, for one of more
+    than `max_pixels`.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=IMAGE_FORMATS) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise UserError(
+                    f"{path} has {image.width}x{image.height} pixels, more than {max_pixels}: make it smaller"
+                )
             upright = ImageOps.exif_transpose(image)
             return np.array(upright.convert("RGB"), dtype=np.uint8)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:

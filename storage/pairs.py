@@ -98,9 +98,10 @@ class _TensorSource:
         self._uris = dict(zip(*(held[name].to_pylist() for name in held.column_names), strict=True))
 
     def of(self, row: dict[str, Any]) -> dict[str, TensorBlob | None]:
+        # First, because a candidate without latents says why, and its prompt may have no condition either.
+        winner, loser = self._latents(row["winner_id"]), self._latents(row["loser_id"])
         condition_path = self._run.resolve(self._run.condition_uri(row["prompt_id"]))
         condition = read_tensors(condition_path)
-        winner, loser = self._latents(row["winner_id"]), self._latents(row["loser_id"])
         if winner.shape != loser.shape:
             raise UserError(
                 f"candidates {row['winner_id']} and {row['loser_id']} have latents of shape "
@@ -122,8 +123,8 @@ class _TensorSource:
         uri = self._uris.get(candidate_id)
         if uri is None:
             raise UserError(
-                f"candidate {candidate_id} has no latents (an imported video?): "
-                "sample it with gpa, or pair with --index-only"
+                f"candidate {candidate_id} has no latents (imported without a model?): run `gpa import` of "
+                "its source with --model NAME, or pair with --index-only"
             )
         path = self._run.resolve(uri)
         return _named(path, read_tensors(path), LATENTS_NAME)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from storage.locks import SWITCH
+
 _POLL_SECONDS = 0.05
 
 
@@ -64,6 +66,8 @@ def no_readers(directory: Path, wait_seconds: float) -> Iterator[bool]:
 
 
 def _taken(descriptor: int, deadline: float) -> bool:
+    if os.environ.get(SWITCH) == "off":
+        return True
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

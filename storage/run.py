@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, TextIO
+from typing import Any
 
 import pyarrow as pa
-import yaml
 
-from storage.atomic import TEMP_SUFFIX, write_bytes, write_error
+from storage import locks
+from storage.atomic import write_error
 from storage.errors import UserError
 from storage.records import utc_now
+from storage.run_file import RUN_FILE, holds_shards, new_header, read_header, would_be_run, write_header
 from storage.schemas import SCHEMA_VERSION, table_schema
 from storage.shards import read_rows
 from storage.versions import git_revision, versions
 
-FORMAT = "gpa-run"
-RUN_FILE = "run.yaml"
-LOCK_FOLDER = ".locks"
+_PAIRS_KEPT = "pairs-kept"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 
 
@@ -41,24 +38,16 @@ class Run:
             return cls.open(path)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: a run is a directory, give another path")
-        if path.is_dir() and any(not _is_leftover(entry) for entry in path.iterdir()):
+        if path.is_dir() and not would_be_run(path):
             raise UserError(f"{path} is not empty and has no {RUN_FILE}: give a new or an empty directory")
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise write_error(path, error) from error
-        run = cls(path)
-        with run._header_lock():
+        with locks.hold(path, locks.HEADER, wait=True):
             if not (path / RUN_FILE).exists():
-                run._write_header(
-                    {
-                        "format": FORMAT,
-                        "schema_version": SCHEMA_VERSION,
-                        "created_at": utc_now(),
-                        "commands": {},
-                    }
-                )
-        return run
+                write_header(path, new_header())
+        return cls(path)
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -67,27 +56,18 @@ class Run:
         if not run.path.exists():
             raise UserError(f"there is no run at {path}: check the path, or start one with gpa sample")
         if not (run.path / RUN_FILE).is_file():
+            if holds_shards(run.path):
+                raise UserError(
+                    f"{path} has lost its {RUN_FILE}: restore it from a copy, or repeat the gpa sample that "
+                    "made the run, which writes a new one and samples nothing twice"
+                )
             raise UserError(f"{path} is not a run (it has no {RUN_FILE}): check the path")
-        version = run.header().get("schema_version")
-        if version != SCHEMA_VERSION:
-            raise UserError(
-                f"{run.path / RUN_FILE} has schema version {version}, this gpa reads version "
-                f"{SCHEMA_VERSION}: use the gpa that wrote the run, or start a new run directory"
-            )
+        run.header()
         return run
 
     def header(self) -> dict[str, Any]:
         """What run.yaml says: format, schema_version, created_at, commands. Raises UserError when broken."""
-        path = self.path / RUN_FILE
-        try:
-            header = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(
-                f"{path} cannot be read as YAML: restore it or start a new run directory"
-            ) from error
-        if not isinstance(header, dict) or header.get("format") != FORMAT:
-            raise UserError(f"{path} is not the {RUN_FILE} of a gpa run: give another directory")
-        return header
+        return read_header(self.path)
 
     def shard_dir(self, table: str) -> Path:
         """The directory of a table's shards, which need not exist. Raises KeyError for an unknown table."""
@@ -129,16 +109,21 @@ class Run:
     def record(self, command: str, config: dict[str, Any]) -> None:
         """Merge the resolved configuration of a command that writes here into run.yaml, with all versions."""
         entry = {"config": config, "versions": versions(), "git_revision": git_revision(), "at": utc_now()}
-        with self._header_lock():
+        with locks.hold(self.path, locks.HEADER, wait=True):
             header = self.header()
             header.setdefault("commands", {})[command] = entry
-            self._write_header(header)
+            # From now on the run holds what only this gpa and newer ones read.
+            header["schema_version"] = SCHEMA_VERSION
+            write_header(self.path, header)
 
-    def require_model(self, model: str, revision: str) -> None:
-        """Refuse, as UserError, a run whose candidates were sampled by another model or revision."""
+    def require_model(self, model: str, revision: str, besides: str | None = None) -> None:
+        """Refuse, as UserError, a run whose candidates are of another model or revision.
+
+        Those of the model `besides` may be there too.
+        """
         held = self.rows("candidates", ["model", "revision"]).group_by(["model", "revision"]).aggregate([])
         for row in held.to_pylist():
-            if (row["model"], row["revision"]) != (model, revision):
+            if row["model"] != besides and (row["model"], row["revision"]) != (model, revision):
                 raise UserError(
                     f"{self.path} holds candidates of {row['model']} at revision {row['revision']}, this "
                     f"command uses {model} at revision {revision}: give that model and revision, "
@@ -146,43 +131,39 @@ class Run:
                 )
 
     @contextmanager
-    def lock(self, stage: str = "run") -> Iterator[None]:
-        """Hold the lock of a stage, which dies with the process. Raises UserError when another one has it."""
-        with self._open_lock(_safe(stage)) as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = handle.read().strip() or "unknown"
-                raise UserError(
-                    f"another process (pid {holder}) runs {stage} in {self.path}: wait for it or stop it"
-                ) from error
-            handle.seek(0)
-            handle.truncate()
-            handle.write(f"{os.getpid()}\n")
-            handle.flush()
-            yield
+    def lock(self, stage: str) -> Iterator[None]:
+        """Write as `stage`, alone; other stages may write too. Raises UserError when the lock is taken.
 
-    def _open_lock(self, name: str) -> TextIO:
-        path = self.path / LOCK_FOLDER / f"{name}.lock"
-        try:
-            path.parent.mkdir(exist_ok=True)
-            return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+")
-        except OSError as error:
-            raise write_error(path, error) from error
+        The lock dies with the process.
+        """
+        with locks.hold(self.path, locks.RUN, shared=True), locks.hold(self.path, _safe(stage)):
+            yield
 
     @contextmanager
-    def _header_lock(self) -> Iterator[None]:
-        with self._open_lock("header") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+    def lock_alone(self, stage: str) -> Iterator[None]:
+        """Write while nobody else does: for what removes rows or files. Raises UserError as `lock` does."""
+        with locks.hold(self.path, locks.RUN), locks.hold(self.path, _safe(stage)):
             yield
 
-    def _write_header(self, header: dict[str, Any]) -> None:
-        text = yaml.safe_dump(header, sort_keys=False, allow_unicode=True)
-        write_bytes(self.path / RUN_FILE, text.encode("utf-8"))
+    @contextmanager
+    def keep_pairs(self) -> Iterator[None]:
+        """Have the run's pair shards stay as they are while they are read for long."""
+        with locks.hold(self.path, _PAIRS_KEPT, shared=True):
+            yield
 
-
-def _is_leftover(entry: Path) -> bool:
-    return entry.name == LOCK_FOLDER or entry.name.endswith(TEMP_SUFFIX)
+    @contextmanager
+    def replace_pairs(self) -> Iterator[None]:
+        """Replace the run's pair shards. Raises UserError naming the training that reads them."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(locks.hold(self.path, _PAIRS_KEPT))
+            except locks.Taken as error:
+                who = ", ".join(locks.holders(self.path)) or "a training"
+                raise UserError(
+                    f"the pairs of {self.path} are being read ({who}): wait for it, or write the new "
+                    "selection elsewhere (--out DIR, then gpa train-dpo --pairs DIR)"
+                ) from error
+            yield
 
 
 def _safe(name: str) -> str:

@@ -8,10 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import UserError
+from storage.migrations import OlderShard, Source, require_readable, sources
+from storage.versions import gpa_version
 
 SCHEMA_VERSION = 1
 VERSION_KEY = b"gpa.schema_version"
 TABLE_KEY = b"gpa.table"
+WRITER_KEY = b"gpa.version"
 
 TENSOR_TYPE = pa.struct(
     [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
@@ -145,24 +148,39 @@ def default_columns(table: str) -> list[str]:
 
 
 def stamped(schema: pa.Schema, table: str) -> pa.Schema:
-    """`schema` with the table's name and the schema version in its metadata."""
-    return schema.with_metadata({TABLE_KEY: table.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()})
+    """`schema` with the table's name, the schema version and this gpa's version in its metadata."""
+    stamp = {TABLE_KEY: table.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    writer = gpa_version()
+    return schema.with_metadata(stamp if writer is None else stamp | {WRITER_KEY: writer.encode()})
+
+
+class Vanished(UserError):
+    """A shard that was listed a moment ago is gone: another command put others in its place."""
 
 
 def open_shard(path: Path, table: str, columns: list[str] | None = None) -> pq.ParquetFile:
     """Open a Parquet file that must hold `table` with `columns` (default: all but tensors).
 
-    Raises UserError naming the file and the remedy for a truncated, foreign, other-version or other-table
-    file, and for a missing or differently typed column.
+    A file of an older schema version that rules lead from reads as one of today. Raises Vanished for a file
+    that is gone, and UserError naming the file and the remedy for a truncated, foreign, other-version or
+    other-table file, and for a missing or differently typed column.
     """
     try:
         shard = pq.ParquetFile(path, page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise Vanished(
+            f"{path} is gone: another command replaced the files of its folder; run the same command again"
+        ) from error
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path) from error
     found = shard.schema_arrow
-    _check_stamp(path, table, found.metadata or {})
-    _check_columns(path, table, found, columns or default_columns(table))
-    return shard
+    version = _check_stamp(path, table, found.metadata or {})
+    places = sources(table, version, SCHEMA_VERSION, table_schema(table).names)
+    _check_columns(path, table, found, columns or default_columns(table), places)
+    if version == SCHEMA_VERSION:
+        return shard
+    shard.close()
+    return OlderShard(path, table_schema(table), places, page_checksum_verification=True)
 
 
 def unreadable(path: Path) -> UserError:
@@ -173,30 +191,37 @@ def unreadable(path: Path) -> UserError:
     )
 
 
-def _check_stamp(path: Path, table: str, metadata: dict[bytes, bytes]) -> None:
+def _check_stamp(path: Path, table: str, metadata: dict[bytes, bytes]) -> int:
+    """The schema version of a shard that holds this table."""
     version = metadata.get(VERSION_KEY)
     if version is None:
         raise UserError(f"{path} was not written by gpa (no schema version inside): move it out of the run")
-    if version != str(SCHEMA_VERSION).encode():
-        raise UserError(
-            f"{path} has schema version {version.decode(errors='replace')}, this gpa reads version "
-            f"{SCHEMA_VERSION}: use the gpa that wrote the run, or start a new run directory"
-        )
+    writer = metadata.get(WRITER_KEY)
+    number = require_readable(
+        path,
+        version.decode(errors="replace"),
+        SCHEMA_VERSION,
+        None if writer is None else writer.decode(errors="replace"),
+    )
     held = metadata.get(TABLE_KEY, b"").decode(errors="replace")
     if held != table:
         raise UserError(f"{path} holds the table {held!r}, not {table!r}: move it to the folder {held}/")
+    return number
 
 
-def _check_columns(path: Path, table: str, found: pa.Schema, columns: list[str]) -> None:
+def _check_columns(
+    path: Path, table: str, found: pa.Schema, columns: list[str], places: dict[str, Source]
+) -> None:
     wanted = table_schema(table)
     for name in columns:
-        if found.get_field_index(name) < 0:
-            if name in ADDED.get(table, ()):
+        place = places[name]
+        if place.column is None or found.get_field_index(place.column) < 0:
+            if name in ADDED.get(table, ()) or place.fill is not None:
                 continue
             why = " (an index has no tensors)" if name in PAIR_TENSORS else ""
             raise UserError(f"{path} has no column {name!r}{why}: delete it and run the same command again")
-        if found.field(name).type != wanted.field(name).type:
-            got, expected = found.field(name).type, wanted.field(name).type
+        got, expected = found.field(place.column).type, wanted.field(name).type
+        if got != expected and not place.changed:
             raise UserError(
                 f"{path} has column {name!r} of type {got}, expected {expected}: "
                 "delete it and run the command that wrote it again"

@@ -14,10 +14,12 @@ import pyarrow.parquet as pq
 from storage.atomic import atomic_writer, sweep_stale, sync_directory
 from storage.reading import reading
 from storage.records import Record, TensorBlob
-from storage.schemas import KEYS, default_columns, open_shard, stamped, table_schema, unreadable
+from storage.schemas import KEYS, Vanished, default_columns, open_shard, stamped, table_schema, unreadable
 from storage.shard_names import shard_key
 
 COMPRESSION = "zstd"
+# How often a listing is made again because another command replaced shards in the meantime.
+_LISTINGS = 5
 
 
 def write_shard(directory: Path, table_name: str, records: Sequence[Record] | pa.Table) -> Path:
@@ -49,14 +51,15 @@ def read_rows(directory: Path, table_name: str, columns: Sequence[str] | None = 
     """Every row of a table's directory, one per key, in the order of shard names.
 
     `columns` defaults to all but tensors of pairs. Of rows with equal keys a candidate with status ok goes
-    before a failed one, then the first shard by name. Raises UserError naming a shard that cannot be read.
+    before a failed one and one with latents before one without, then the first shard by name. Raises
+    UserError naming a shard that cannot be read.
     """
     wanted = list(columns) if columns is not None else default_columns(table_name)
-    extra = ["status"] if table_name == "candidates" else []
+    extra = ["status", "latent_uri"] if table_name == "candidates" else []
     needed = list(dict.fromkeys([*wanted, *KEYS[table_name], *extra]))
     schema = pa.schema([table_schema(table_name).field(name) for name in needed])
     with reading(directory):
-        parts = [_read_file(path, table_name, schema) for path in shard_files(directory)]
+        parts = _read_files(directory, table_name, schema)
     table = pa.concat_tables([schema.empty_table(), *parts])
     return one_per_key(table_name, table).select(wanted)
 
@@ -65,11 +68,16 @@ def keep_only(directory: Path, kept: Iterable[Path]) -> list[Path]:
     """Remove every shard of a directory but `kept`, durably; return what was removed."""
     names = {path.name for path in kept}
     removed = [path for path in shard_files(directory) if path.name not in names]
-    for path in removed:
-        path.unlink(missing_ok=True)
-    if removed:
-        sync_directory(directory)
+    remove(directory, removed)
     return removed
+
+
+def remove(directory: Path, paths: Sequence[Path]) -> None:
+    """Remove these shards of a directory, durably; one that is gone already is no error."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    if paths:
+        sync_directory(directory)
 
 
 def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
@@ -77,7 +85,8 @@ def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
     keys = list(KEYS[table_name])
     order = np.arange(table.num_rows, dtype=np.int64)
     if table_name == "candidates":
-        order += np.asarray(pc.not_equal(table["status"], "ok")).astype(np.int64) * table.num_rows
+        for worse in (pc.is_null(table["latent_uri"]), pc.not_equal(table["status"], "ok")):
+            order += np.asarray(worse).astype(np.int64) * (order.max(initial=0) + 1)
     ranked = table.select(keys).append_column("order", pa.array(order))
     first = ranked.group_by(keys).aggregate([("order", "min")])["order_min"]
     if len(first) == table.num_rows:
@@ -85,7 +94,20 @@ def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
     return table.take(pa.array(np.sort(np.asarray(first) % table.num_rows)))
 
 
-def _read_file(path: Path, table_name: str, schema: pa.Schema) -> pa.Table:
+def _read_files(directory: Path, table_name: str, schema: pa.Schema) -> list[pa.Table]:
+    for _ in range(_LISTINGS - 1):
+        try:
+            return [read_shard(path, table_name, schema) for path in shard_files(directory)]
+        except Vanished:
+            continue
+    return [read_shard(path, table_name, schema) for path in shard_files(directory)]
+
+
+def read_shard(path: Path, table_name: str, schema: pa.Schema) -> pa.Table:
+    """The rows of one shard with the columns of `schema`, null where an older shard has none.
+
+    Raises UserError for a file that cannot be read.
+    """
     shard = open_shard(path, table_name, schema.names)
     try:
         table = shard.read(columns=schema.names)

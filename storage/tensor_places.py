@@ -52,7 +52,9 @@ def locate(
     chunks = {row_group.column(i).path_in_schema: row_group.column(i) for i in range(row_group.num_columns)}
     places = {}
     for name, blob in blobs.items():
-        chunk, data = chunks[f"{name}.data"], blob["data"]
+        chunk, data = chunks.get(f"{name}.data"), blob["data"]
+        if chunk is None:  # under another name in a shard of an older version
+            return None
         start = min(chunk.data_page_offset, chunk.dictionary_page_offset or chunk.data_page_offset)
         offset = start + chunk.total_compressed_size - len(data)
         if offset < 0 or os.pread(descriptor, len(data), offset) != data:

@@ -16,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import UserError
+from storage.migrations import OlderShard
 from storage.reading import reading
 from storage.run import Run
-from storage.schemas import ADDED, KEYS, PAIR_TENSORS, TABLES, open_shard
+from storage.schemas import ADDED, KEYS, PAIR_TENSORS, TABLES, default_columns, open_shard
 from storage.shards import read_rows, shard_files
 
 _OPENERS = 8
@@ -97,15 +98,23 @@ def connect(
 def session(
     run: Run, *tables: str, limits: Limits | None = None, repeats: bool = False
 ) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A connection for a few statements; an error of DuckDB becomes one that names the damaged shard."""
+    """A connection for a few statements; an error of DuckDB becomes one that names the damaged shard.
+
+    Raises UserError, too, when another command replaced shards while the statements ran.
+    """
     with ExitStack() as held:
         for table in tables:
             held.enter_context(reading(run.shard_dir(table)))
+        listed = [path for table in tables for path in shard_files(run.shard_dir(table))]
         connection = connect(run, tables, limits, repeats=repeats)
         held.callback(connection.close)
         try:
             yield connection
-        except duckdb.Error:
+        except duckdb.Error as error:
+            if any(not path.exists() for path in listed):
+                raise UserError(
+                    f"another command replaced files of {run.path} while they were read: run this one again"
+                ) from error
             # Footers were sound when the views were made, so a page may be damaged: reading names the file.
             for table in tables:
                 read_rows(run.shard_dir(table), table)
@@ -124,8 +133,10 @@ def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str, re
     files = [path.absolute() for path in shard_files(run.shard_dir(table))]
     # Only names from schemas.py are put into the text of a statement, never a value.
     names = {"table": table, "schema": _SCHEMA, "keys": ", ".join(KEYS[table])}
-    names["preference"] = "status = 'ok' DESC," if table == "candidates" else ""
+    names["preference"] = "status = 'ok' DESC, latent_uri IS NULL," if table == "candidates" else ""
+    connection.execute(f"SET schema = '{_SCHEMA}'")
     _create_shard_view(connection, table, files)
+    connection.execute("SET schema = 'main'")
     repeated = pa.nulls(0, pa.uint64()) if repeats else _repeated(connection, names)
     if not len(repeated):
         connection.execute(_ALL.format(**names))
@@ -148,32 +159,48 @@ def _repeated(connection: duckdb.DuckDBPyConnection, names: dict[str, str]) -> p
 
 
 def _create_shard_view(connection: duckdb.DuckDBPyConnection, table: str, files: list[Path]) -> None:
+    """Make the view of a table's shards as they are, in the schema that is set."""
     if not files:
         connection.register("no_rows", TABLES[table].empty_table())
-        connection.execute(
-            f"CREATE TABLE {_SCHEMA}.{table} AS SELECT *, '' AS filename, 0 AS file_row_number FROM no_rows"
-        )
+        place = "'' AS filename, 0 AS file_row_number"
+        connection.execute(f"CREATE TABLE {table} AS SELECT *, {place} FROM no_rows")
         connection.unregister("no_rows")
         return
     with ThreadPoolExecutor(_OPENERS) as pool:
-        found = set().union(*pool.map(lambda path: _columns(path, table), files))
-    # An index of pairs lacks the tensor columns, and old scores the columns that came later.
-    rows = connection.read_parquet(
-        [str(path) for path in files],
-        filename=True,
-        file_row_number=True,
-        union_by_name=table == "pairs" or table in ADDED,
-    )
+        opened = list(pool.map(lambda path: _columns_and_older_rows(path, table), files))
+    found = set().union(*(names for names, _ in opened))
+    today = [str(path) for path, (_, rows) in zip(files, opened, strict=True) if rows is None]
+    older = [rows for _, rows in opened if rows is not None]
+    parts = []
+    if today:
+        # An index of pairs lacks the tensor columns, and old scores the columns that came later.
+        by_name = table == "pairs" or table in ADDED
+        parts.append(
+            connection.read_parquet(today, filename=True, file_row_number=True, union_by_name=by_name)
+        )
+    if older:
+        # What rules change as it is read is held in memory: never pair tensors.
+        connection.register(f"older_{table}", pa.concat_tables(older, promote_options="default"))
+        parts.append(connection.table(f"older_{table}"))
+    for number, part in enumerate(parts):
+        part.create_view(f"{table}_{number}")
+    union = " UNION ALL BY NAME ".join(f"FROM {table}_{number}" for number in range(len(parts)))
     missing = [name for name in ADDED.get(table, ()) if name not in found and name not in PAIR_TENSORS]
-    empty = [f"NULL::{_sql_type(table, name)} AS {name}" for name in missing]
-    connection.execute(f"SET schema = '{_SCHEMA}'")
-    rows.select(", ".join(["*", *empty])).create_view(table)
-    connection.execute("SET schema = 'main'")
+    empty = "".join(f", NULL::{_sql_type(table, name)} AS {name}" for name in missing)
+    connection.execute(f"CREATE VIEW {table} AS SELECT *{empty} FROM ({union})")
 
 
-def _columns(path: Path, table: str) -> set[str]:
+def _columns_and_older_rows(path: Path, table: str) -> tuple[set[str], pa.Table | None]:
+    """The columns of a shard, and its rows when they are of an older schema version."""
     with open_shard(path, table) as shard:
-        return set(shard.schema_arrow.names)
+        names = set(shard.schema_arrow.names)
+        if not isinstance(shard, OlderShard):
+            return names, None
+        rows = shard.read(columns=default_columns(table))
+    # With the columns by which DuckDB tells where a row of a file lies.
+    place = pa.array([str(path)] * rows.num_rows, pa.string())
+    rows = rows.append_column("filename", place)
+    return names, rows.append_column("file_row_number", pa.array(range(rows.num_rows), pa.int64()))
 
 
 def _sql_type(table: str, column: str) -> str:

@@ -29,7 +29,7 @@ def load_adapted(config: TrainConfig, loader: PairLoader, device: torch.device) 
     # Gradient checkpointing is silently off outside train mode.
     family.transformer.train()
     if config.compile:
-        _compile(family.transformer)
+        compile_blocks(family.transformer)
     return family, plan
 
 
@@ -72,7 +72,7 @@ def cpu_threads(number: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _compile(transformer: Any) -> None:
+def compile_blocks(transformer: Any) -> None:
     """Compile the repeated blocks where the class names them (one compilation serves all), else the whole."""
     if getattr(transformer, "_repeated_blocks", None):
         transformer.compile_repeated_blocks()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, get_args
 
@@ -19,6 +19,8 @@ from pipeline.models import Precision
 
 # Settings that came when runs existed: left out of the plain values at their defaults, so that the ids of
 # those runs stay what they are.
+# These decide the embeddings of a prompt and the latents of its first frame.
+_OF_CONDITION = ("height", "width", "num_frames", "max_sequence_length", "precision", "vae_tiling")
 _LATER = ("negative_prompt", "vae_tiling", "adapter_weight")
 
 
@@ -56,6 +58,11 @@ class SamplerSettings:
             raise ValueError(f"negative_prompt needs guidance above 1, got guidance {self.guidance:g}")
         if not math.isfinite(self.adapter_weight):
             raise ValueError(f"adapter_weight must be finite, got {self.adapter_weight}")
+
+    @staticmethod
+    def of_condition(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Of settings as plain values, those that decide what is kept of a prompt for all its candidates."""
+        return {name: values.get(name, False) for name in _OF_CONDITION}
 
     def as_dict(self) -> dict[str, Any]:
         """The settings as plain values, for the `sampler` column and for ids."""
@@ -116,6 +123,9 @@ class Sampler(Protocol):
 
     def sample(self, condition: Condition, seeds: Sequence[int]) -> list[Sample]:
         """Sample one video per seed in one batch, each from its own generator."""
+
+    def encode_video(self, frames_THW3: Tensor, condition: Condition) -> Tensor:
+        """The latents that stand for a video made elsewhere, laid out as those of a sample."""
 
 
 def nonfinite_reason(latents_FChw: Tensor) -> str | None:

@@ -14,7 +14,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from pipeline.samplers.base import Condition
-from pipeline.samplers.diffusers_sampler import DiffusersSampler
+from pipeline.samplers.diffusers_sampler import DiffusersSampler, posterior_mode
 
 # The image posterior of a prompt is drawn once, from a generator of its own, and shared by every candidate.
 _IMAGE_SEED = 0
@@ -73,6 +73,17 @@ class _CogVideoX(DiffusersSampler):
         """Pixels of latents, without the frames that only pad them."""
         video: Tensor = self.pipe.decode_latents(latents_BFChw[:, self._padding_frames() :])
         return video
+
+    def encode_batch(self, video_B3THW: Tensor, condition: Condition) -> Tensor:
+        """Scaled latents [B,F,C,h,w], padded in front for version 1.5.
+
+        The padding is the first latent frame again, as in the finetuning code of that model's authors;
+        decoding leaves it out, and so does the loss.
+        """
+        latents_BCFhw = posterior_mode(self.pipe.vae.encode(video_B3THW))
+        latents_BFChw = self.pipe.vae_scaling_factor_image * latents_BCFhw.permute(0, 2, 1, 3, 4)
+        padding = latents_BFChw[:, :1].expand(-1, self._padding_frames(), -1, -1, -1)
+        return torch.cat([padding, latents_BFChw], dim=1)
 
     def _latent_frames(self) -> int:
         ratio: int = self.pipe.vae_scale_factor_temporal

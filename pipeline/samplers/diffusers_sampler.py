@@ -113,6 +113,23 @@ class DiffusersSampler:
         frames: Tensor = (video[0].permute(0, 2, 3, 1).float() * 255).round().to(torch.uint8)
         return frames.cpu().contiguous()
 
+    @torch.no_grad()
+    def encode_video(self, frames_THW3: Tensor, condition: Condition) -> Tensor:
+        """The latents [X] float32 of frames uint8 of the settings' size, as sampling would have left them.
+
+        The VAE's posterior enters by its mode: nothing is drawn, so the same video has the same latents on
+        every machine, and two videos of a prompt differ by their pixels alone. Raises ValueError for frames
+        of another size.
+        """
+        settings, vae = self.settings, self.pipe.vae
+        expected = (settings.num_frames, settings.height, settings.width, 3)
+        if frames_THW3.dtype != torch.uint8 or tuple(frames_THW3.shape) != expected:
+            got = f"{frames_THW3.dtype} {tuple(frames_THW3.shape)}"
+            raise ValueError(f"frames_THW3 must be uint8 {expected}, got {got}: fit the video first")
+        video_3THW = frames_THW3.permute(3, 0, 1, 2).to(self.device).float() / 255 * 2 - 1
+        latents_BX = self.encode_batch(video_3THW.unsqueeze(0).to(vae.dtype), condition)
+        return latents_BX[0].float().cpu().contiguous()
+
     def pipe_for(self, condition: Condition) -> Any:
         """The pipeline that samples under this condition."""
         return self.pipe
@@ -129,6 +146,10 @@ class DiffusersSampler:
 
     def decode_batch(self, latents_BX: Tensor) -> Tensor:
         """Pixels [B,3,T,H,W] in [-1, 1] of latents in the VAE's precision."""
+        raise NotImplementedError
+
+    def encode_batch(self, video_B3THW: Tensor, condition: Condition) -> Tensor:
+        """Latents of pixels in [-1, 1] in the VAE's precision: the way back from `decode_batch`."""
         raise NotImplementedError
 
     def patch(self) -> tuple[int, int]:
@@ -170,6 +191,12 @@ class DiffusersSampler:
                 f"num_frames {settings.num_frames} does not fit model {self.model.name!r}: "
                 f"use 1 more than a multiple of {step}"
             )
+
+
+def posterior_mode(encoded: Any) -> Tensor:
+    """The most likely latents of what a VAE encoded, or the only ones where there is no posterior."""
+    latents: Tensor = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return latents
 
 
 def _repeat(embeds_LD: Tensor, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.models import model_index
 from pipeline.samplers.base import Condition, SamplerSettings
-from pipeline.samplers.diffusers_sampler import DiffusersSampler
+from pipeline.samplers.diffusers_sampler import DiffusersSampler, posterior_mode
 from storage.errors import UserError
 
 
@@ -101,14 +101,25 @@ class _Wan(DiffusersSampler):
 
     def decode_batch(self, latents_BCFhw: Tensor) -> Tensor:
         """Pixels of normalised latents, by the pipelines' own arithmetic."""
-        vae = self.pipe.vae
+        mean, reciprocal = self._normalisation(latents_BCFhw)
+        # The pipelines divide by the reciprocal, which rounds differently from a product.
+        video: Tensor = self.pipe.vae.decode(latents_BCFhw / reciprocal + mean, return_dict=False)[0]
+        return video
+
+    def encode_batch(self, video_B3THW: Tensor, condition: Condition) -> Tensor:
+        """Normalised latents [B,C,F,h,w]."""
+        latents_BCFhw = posterior_mode(self.pipe.vae.encode(video_B3THW))
+        mean, reciprocal = self._normalisation(latents_BCFhw)
+        return (latents_BCFhw - mean) * reciprocal
+
+    def _normalisation(self, latents_BCFhw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and reciprocal deviation of each channel."""
+        config = self.pipe.vae.config
         mean, deviation = (
             torch.tensor(values).view(1, -1, 1, 1, 1).to(latents_BCFhw)
-            for values in (vae.config.latents_mean, vae.config.latents_std)
+            for values in (config.latents_mean, config.latents_std)
         )
-        # The pipelines divide by the reciprocal, which rounds differently from a product.
-        video: Tensor = vae.decode(latents_BCFhw / (1.0 / deviation) + mean, return_dict=False)[0]
-        return video
+        return mean, 1.0 / deviation
 
 
 class WanTextToVideo(_Wan):
@@ -156,6 +167,16 @@ class WanTextOrImageToVideo(_Wan):
             return None, None
         picture = self.picture(text, image_HW3)
         return _encode_first_frame(self._image_pipe, picture, self.settings, self.device)
+
+    def encode_batch(self, video_B3THW: Tensor, condition: Condition) -> Tensor:
+        """Normalised latents, of which the first frame is that of the condition where it has one.
+
+        The pipeline puts it there after its last step, so every sampled candidate has it too.
+        """
+        latents_BCFhw = super().encode_batch(video_B3THW, condition)
+        if condition.image_latents_FChw is not None:
+            latents_BCFhw[:, :, :1] = condition.image_latents_FChw.to(latents_BCFhw)
+        return latents_BCFhw
 
     def image_inputs(self, condition: Condition) -> dict[str, Any]:
         """A stand-in for the image where the condition has one."""

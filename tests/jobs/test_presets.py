@@ -44,7 +44,7 @@ OPEN: dict[str, set[str]] = {
     },
     "pair": {"reward_version", "out", "index_only"},
     "train-dpo": {"pairs", "revision"},
-    "evaluate": {"adapters", "prompts", "ray_address"},
+    "evaluate": {"adapters", "prompts", "ray_address", "model", "revision"},
 }
 COMMON = {"run", "preset", "dry_run", "as_json", "help"}
 

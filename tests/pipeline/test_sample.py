@@ -168,6 +168,18 @@ def test_another_model_and_a_second_process_are_refused(
         run_sample(run, settings(tiny_model, prompts_file))
 
 
+def test_another_size_or_precision_would_not_share_the_conditions(
+    tiny_model: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    run, wanted = Run.create_or_open(tmp_path / "run"), settings(tiny_model, prompts_file, candidates=1)
+    run_sample(run, wanted)
+    for name, value in (("height", 48), ("precision", "bf16"), ("vae_tiling", True)):
+        other = replace(wanted, sampler=replace(wanted.sampler, **{name: value}))
+        with pytest.raises(UserError, match=rf"sampled with {name} \S+, this command has {value}: give"):
+            plan_sample(other, run, write=False)
+    plan_sample(replace(wanted, sampler=replace(wanted.sampler, steps=7)), run, write=False)
+
+
 def test_settings_are_validated(tiny_model: Path, prompts_file: Path) -> None:
     good = settings(tiny_model, prompts_file)
     for name, message in (("candidates", "--candidates must be at least 1"), ("limit", "--limit must be")):

@@ -165,3 +165,10 @@ def test_a_bad_tensor_file_is_named(tmp_path: Path, share: float | None) -> None
         path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(UserError, match=f"{path} cannot be read as safetensors .*delete it and the shard"):
         read_tensors(path)
+
+
+def test_an_image_is_measured_before_it_is_decoded(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", textured_clip(1, 33, 47, 0)[0])
+    assert read_image(tmp_path / "a.png", 33 * 47).shape == (33, 47, 3)
+    with pytest.raises(UserError, match="has 47x33 pixels, more than 1550: make it smaller"):
+        read_image(tmp_path / "a.png", 33 * 47 - 1)

@@ -197,3 +197,97 @@ def test_a_read_only_run_says_so(tmp_path: Path) -> None:
             run.record("sample", {})
     finally:
         run.path.chmod(0o755)
+
+
+def damaged(run: Run, change: str) -> str:
+    path = run.path / "run.yaml"
+    text = path.read_text()
+    path.write_text({"cut": text[: text.index("config")], "cut early": text[:45], "empty": ""}[change])
+    return text
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [("cut", "cut off|read as YAML"), ("cut early", "cut off|read as YAML"), ("empty", "is empty")],
+)
+def test_a_truncated_header_is_seen_and_can_be_made_again(tmp_path: Path, change: str, says: str) -> None:
+    run = Run.create_or_open(tmp_path)
+    write_shard(run.shard_dir("candidates"), "candidates", [candidate()])
+    run.record("sample", {"steps": 20})
+    damaged(run, change)
+    with pytest.raises(
+        UserError, match=rf"run\.yaml.*({says}).*: restore it from a copy, or delete it and"
+    ) as caught:
+        Run.open(tmp_path)
+    assert "\n" not in str(caught.value)
+    # The remedy works.
+    (tmp_path / "run.yaml").unlink()
+    with pytest.raises(UserError, match=r"has lost its run\.yaml: restore it from a copy, or repeat"):
+        Run.open(tmp_path)
+    assert Run.create_or_open(tmp_path).rows("candidates").num_rows == 1
+    assert Run.open(tmp_path).header()["commands"] == {}
+
+
+def test_no_cut_of_a_header_passes_for_a_whole_one(tmp_path: Path) -> None:
+    run = Run.create_or_open(tmp_path)
+    run.record("sample", {"steps": 20, "prompts": "a b", "seed": None})
+    path = tmp_path / "run.yaml"
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError):
+            Run.open(tmp_path)
+    path.write_bytes(data)
+    assert Run.open(tmp_path).header()["commands"]["sample"]["config"]["steps"] == 20
+
+
+def test_a_header_of_the_first_gpa_is_read_and_brought_up_to_date(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "format: gpa-run\nschema_version: 1\ncreated_at: '2026-01-01T00:00:00+00:00'\ncommands: {}\n"
+    )
+    run = Run.open(tmp_path)
+    run.record("sample", {"steps": 1})
+    text = (tmp_path / "run.yaml").read_text()
+    assert text.startswith("format: gpa-run\nschema_version: 1\ngpa: ")
+    assert text.endswith("...\n")
+    assert run.header()["created_at"] == "2026-01-01T00:00:00+00:00"
+
+
+def test_a_header_of_a_newer_gpa_names_it(tmp_path: Path) -> None:
+    Run.create_or_open(tmp_path)
+    path = tmp_path / "run.yaml"
+    header = yaml.safe_load(path.read_text()) | {"schema_version": 2, "gpa": "3.4", "new": {"x": 1}}
+    path.write_text(yaml.safe_dump(header, sort_keys=False, explicit_end=True))
+    with pytest.raises(UserError, match=r"schema version 2, this gpa reads version 1: .*'.*alignment>=3\.4'"):
+        Run.open(tmp_path)
+
+
+def test_other_peoples_folders_are_not_taken_for_a_run_without_header(tmp_path: Path) -> None:
+    (tmp_path / "media").mkdir()
+    with pytest.raises(UserError, match=r"is not empty and has no run\.yaml"):
+        Run.create_or_open(tmp_path)
+    write_shard(tmp_path / "candidates", "candidates", [candidate()])
+    (tmp_path / "thesis").mkdir()
+    with pytest.raises(UserError, match=r"is not empty and has no run\.yaml"):
+        Run.create_or_open(tmp_path)
+
+
+def test_a_disk_that_is_full_leaves_the_old_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+
+    run = Run.create_or_open(tmp_path / "run")
+    before = (run.path / "run.yaml").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match=r"cannot write .*run\.yaml: the disk is full; free some space"):
+            run.record("sample", {"steps": 1})
+        with pytest.raises(UserError, match="the disk is full"):
+            Run.create_or_open(tmp_path / "other")
+    assert (run.path / "run.yaml").read_bytes() == before
+    assert [path.name for path in run.path.iterdir() if path.name.endswith(".tmp")] == []
+    # What the failed start left is no obstacle.
+    assert Run.create_or_open(tmp_path / "other").header()["commands"] == {}

@@ -198,3 +198,25 @@ def test_a_plain_parquet_reader_sees_the_contract(tmp_path: Path) -> None:
     path = write_shard(tmp_path, "scores", [score("a", w2c=[0.0] * 12, frame_indices=[3])])
     row = pq.read_table(path).to_pylist()[0]
     assert (row["candidate_id"], row["value"], row["frame_indices"], len(row["w2c"])) == ("a", -0.1, [3], 12)
+
+
+@pytest.mark.parametrize("latents_first", [True, False])
+def test_a_candidate_that_got_latents_later_has_them(tmp_path: Path, latents_first: bool) -> None:
+    from storage.run import Run
+    from storage.views import fetch, session
+
+    run = Run.create_or_open(tmp_path / "run")
+    bare = [candidate(f"c{number}", latent_uri=None, model="imported", status="ok") for number in range(3)]
+    whole = [candidate(f"c{number}") for number in range(2)]
+    failed = [candidate("c2", status="failed", model="later")]
+    for written in [whole, bare, failed] if latents_first else [bare, failed, whole]:
+        write_shard(run.shard_dir("candidates"), "candidates", written)
+    rows = run.rows("candidates", ["candidate_id", "model"]).to_pylist()
+    assert {row["candidate_id"]: row["model"] for row in rows} == {
+        "c0": "world",
+        "c1": "world",
+        "c2": "imported",
+    }
+    with session(run, "candidates") as connection:
+        found = fetch(connection, "SELECT candidate_id, model FROM candidates")
+    assert dict(found) == {row["candidate_id"]: row["model"] for row in rows}

@@ -147,6 +147,20 @@ def test_target_is_what_the_samplers_step_inverts(name: str, make_transformer: C
     assert torch.allclose(implied.float(), clean, atol=1e-5)
 
 
+def test_the_noise_is_the_target_of_an_epsilon_model(make_transformer: Callable[..., Any]) -> None:
+    plain = make_scheduler(KINDS["2b"])
+    scheduler = type(plain).from_config(plain.config, prediction_type="epsilon")
+    family = CogVideoXFamily(make_transformer(), scheduler)
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(1, 3, 4, 4, 6, generator=generator) for _ in range(2))
+    timestep = torch.tensor([400])
+    noised, target = family.noised(clean, noise, timestep)
+    assert torch.equal(noised, make_scheduler(KINDS["2b"]).add_noise(clean, noise, timestep))
+    alpha = scheduler.alphas_cumprod[400].double()
+    recovered = (noised.double() - (1 - alpha).sqrt() * target.double()) / alpha.sqrt()
+    assert (recovered - clean).abs().max() <= 1e-4
+
+
 def test_bf16_latents_are_noised_in_fp32(make_transformer: Callable[..., Any]) -> None:
     family = CogVideoXFamily(make_transformer(), make_scheduler(KINDS["5b"]))
     clean = torch.randn(1, 3, 4, 4, 6).bfloat16()

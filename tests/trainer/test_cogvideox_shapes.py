@@ -149,9 +149,9 @@ def test_unsupported_models_are_refused(
     make_transformer: Callable[..., Any], make_model: Callable[..., Path], tmp_path: Path
 ) -> None:
     scheduler = make_scheduler(KINDS["5b"])
-    epsilon = type(scheduler).from_config(scheduler.config, prediction_type="epsilon")
-    with pytest.raises(UserError, match="predicts 'epsilon'"):
-        CogVideoXFamily(make_transformer(), epsilon)
+    sample = type(scheduler).from_config(scheduler.config, prediction_type="sample")
+    with pytest.raises(UserError, match="predicts 'sample'"):
+        CogVideoXFamily(make_transformer(), sample)
     with pytest.raises(UserError, match="not a diffusers model folder"):
         load_family(tmp_path, torch.float32)
     directory = make_model(tmp_path / "other", make_transformer())

@@ -36,20 +36,20 @@ def learned(config: TrainConfig, pairs: Any) -> Trainer:
     return trainer
 
 
-def test_overfitting_four_pairs_and_their_opposite(
-    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+@pytest.mark.parametrize(
+    "objective", [{}, {"winner_anchor": 1.0}, {"objective": "ipo", "beta": 20.0}, {"cache_reference": 16}]
+)
+def test_overfitting_eight_pairs_and_their_opposite(
+    objective: dict[str, Any], make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
-    pairs = make_pairs(4)
-    options = {"steps": 80, "lr": 1e-2, "rank": 8, "batch_size": 4, "checkpoint_every": 1000}
-    right = learned(make_config("right", **options), pairs)
-    metrics = evaluate(right, pairs)
+    pairs = make_pairs(8)
+    options = {"steps": 160, "lr": 1e-2, "rank": 8, "batch_size": 8, "checkpoint_every": 1000} | objective
+    metrics = evaluate(learned(make_config("right", **options), pairs), pairs)
     assert metrics["accuracy"] >= 0.98
-    assert metrics["margin"] > 0
-    assert metrics["winner_advantage"] > metrics["loser_advantage"]
-    wrong = learned(make_config("wrong", **options), pairs.swapped())
-    opposite = evaluate(wrong, pairs)
+    assert metrics["winner_advantage"] > 0 > metrics["loser_advantage"]
+    opposite = evaluate(learned(make_config("wrong", **options), pairs.swapped()), pairs)
     assert opposite["accuracy"] <= 0.02
-    assert opposite["margin"] < 0
+    assert opposite["winner_advantage"] < 0 < opposite["loser_advantage"]
 
 
 def test_the_first_step_starts_at_the_reference(

@@ -21,6 +21,7 @@ from trainer.inputs import Inputs, draw_from
 from trainer.lora import attach_lora, lora_parameters
 from trainer.objectives import PairErrors, preference_loss
 from trainer.plan import DTYPES
+from trainer.setup import compile_blocks
 from trainer.step import Step, errors, noised
 
 OBVIOUS, FRESH, CACHED = "obvious", "gpa", "gpa, references cached"
@@ -80,6 +81,7 @@ class Variant:
     name: str
     kind: str
     micro: int
+    compiled: bool = False
 
 
 def prepare(workload: Workload, variant: Variant) -> RunStep:
@@ -92,6 +94,8 @@ def prepare(workload: Workload, variant: Variant) -> RunStep:
     if workload.gradient_checkpointing:
         family.transformer.enable_gradient_checkpointing()
     family.transformer.train()
+    if variant.compiled:
+        compile_blocks(family.transformer)
     parameters = list(lora_parameters(family.transformer).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     batches = [

@@ -22,6 +22,8 @@ SCHEDULERS: dict[str, Any] = {
 }
 # The pipeline feeds this constant to the models that take an offset embedding (1.5 image-to-video).
 OFS = 2.0
+# The published models predict the velocity.
+PREDICTIONS = ("v_prediction", "epsilon")
 
 
 class CogVideoXFamily:
@@ -33,10 +35,10 @@ class CogVideoXFamily:
 
     def __init__(self, transformer: Any, scheduler: Any) -> None:
         """Take a CogVideoXTransformer3DModel and its scheduler. Raises UserError for an unsupported kind."""
-        if scheduler.config.prediction_type != "v_prediction":
+        if scheduler.config.prediction_type not in PREDICTIONS:
             raise UserError(
-                f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX is trained on "
-                "'v_prediction': correct prediction_type in scheduler/scheduler_config.json"
+                f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX trains with one of "
+                f"{', '.join(PREDICTIONS)}: correct prediction_type in scheduler/scheduler_config.json"
             )
         self.transformer = transformer
         self.scheduler = scheduler
@@ -105,9 +107,11 @@ class CogVideoXFamily:
         return drawn_B
 
     def noised(self, clean_BFCHW: Tensor, noise_BFCHW: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
-        """The noised latents and the velocity sqrt(a) noise - sqrt(1 - a) clean, both fp32."""
+        """The noised latents, and the velocity sqrt(a) noise - sqrt(1 - a) clean or the noise, both fp32."""
         clean, noise = clean_BFCHW.float(), noise_BFCHW.float()
         noised_BFCHW: Tensor = self.scheduler.add_noise(clean, noise, timestep_B)
+        if self.scheduler.config.prediction_type == "epsilon":
+            return noised_BFCHW, noise
         target_BFCHW: Tensor = self.scheduler.get_velocity(clean, noise, timestep_B)
         return noised_BFCHW, target_BFCHW
 

@@ -1,0 +1,120 @@
+"""gpa import: videos made elsewhere become candidates of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.importing.entries import STAGE
+from pipeline.importing.fit import Fit, Target
+from pipeline.importing.plan import ImportPlan, plan_import
+from pipeline.models import resolve_model
+from pipeline.progress import Progress, Silent
+from pipeline.runners import Summary, execute, make_runner
+from pipeline.samplers import Execution, SamplerSettings
+from pipeline.stages.base import Resources
+from pipeline.stages.import_video import Encoding, ImportStage
+from storage.errors import UserError
+from storage.foreign import VideoLimits
+from storage.run import Run
+from storage.shards import write_shard
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """What `gpa import` is asked for. Raises UserError for a value that makes no sense.
+
+    Without a `model` videos are only registered, for scores and an index of pairs. With one they are encoded
+    as if it had sampled them; `sampler` says the size and how it would be run.
+    """
+
+    source: Path
+    limits: VideoLimits
+    sampler: SamplerSettings
+    link: bool = False
+    allow_outside: bool = False
+    model: str | None = None
+    revision: str | None = None
+    fit: Fit = "exact"
+    execution: Execution = field(default_factory=Execution)
+    batch: int = 8
+    workers: int = 0
+    gpus_per_worker: float = 0
+    ray_address: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UserError(f"--batch must be at least 1, got {self.batch}")
+        if self.gpus_per_worker < 0:
+            raise UserError(f"--gpus-per-worker must be 0 or more, got {self.gpus_per_worker:g}")
+        if self.model is None and (self.fit != "exact" or self.revision is not None):
+            given = "--revision" if self.revision is not None else f"--fit {self.fit}"
+            raise UserError(f"{given} is for videos that are encoded: give --model NAME, or leave it out")
+        if self.model is not None:
+            self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
+
+    def encoding(self) -> Encoding | None:
+        """What the videos are encoded with, if they are. Raises UserError for a model that is not there."""
+        if self.model is None:
+            return None
+        one = self.sampler
+        target = Target(frames=one.num_frames, height=one.height, width=one.width, fit=self.fit)
+        return Encoding(
+            model=resolve_model(self.model, self.revision),
+            settings=one,
+            target=target,
+            execution=self.execution,
+        )
+
+
+def run_import(
+    run: Run,
+    settings: ImportSettings,
+    *,
+    progress: Progress | None = None,
+    before_work: Callable[[ImportPlan], None] | None = None,
+) -> Summary:
+    """Take in every video of the source that the run does not have yet.
+
+    What is refused goes to rejects with its reason, and counts as failed. Raises UserError for a source that
+    cannot be read as a whole, for a run of another model, and when another process imports into it.
+    """
+    with run.lock(STAGE):
+        encoding = settings.encoding()
+        plan = _plan(run, settings, encoding, write=True)
+        if before_work is not None:
+            before_work(plan)
+        if plan.rejects:
+            write_shard(run.shard_dir("rejects"), "rejects", plan.rejects)
+        stage = ImportStage(
+            run_path=run.path.absolute(),
+            limits=settings.limits,
+            link=settings.link,
+            encoding=encoding,
+            resources=Resources(gpus=settings.gpus_per_worker),
+        )
+        runner = make_runner(settings.workers, settings.ray_address)
+        summary = execute(
+            run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
+        )
+    refused = len(plan.rejects)
+    reason = summary.reason or (plan.rejects[-1].detail if refused else None)
+    return replace(summary, wanted=summary.wanted + refused, failed=summary.failed + refused, reason=reason)
+
+
+def dry_run(run: Run | None, settings: ImportSettings) -> ImportPlan:
+    """What `run_import` would do. Nothing is written or decoded."""
+    return _plan(run, settings, settings.encoding(), write=False)
+
+
+def _plan(run: Run | None, settings: ImportSettings, encoding: Encoding | None, *, write: bool) -> ImportPlan:
+    return plan_import(
+        run,
+        settings.source,
+        settings.limits,
+        encoding,
+        allow_outside=settings.allow_outside,
+        batch=settings.batch,
+        write=write,
+    )

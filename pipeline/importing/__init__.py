@@ -1,0 +1,1 @@
+"""Videos made elsewhere: what a source lists, which of it is wanted, and what is missing."""

@@ -1,0 +1,106 @@
+"""The prompts of imported videos: one row for equal text and first frame, kept consistent with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.importing.entries import Entry
+from pipeline.prompts import PromptItem
+from storage.errors import UserError
+from storage.foreign import VideoLimits
+from storage.media import read_image, write_image
+from storage.records import Prompt
+from storage.refusals import Refused
+from storage.run import Run
+from storage.shards import write_shard
+
+
+@dataclass(kw_only=True)
+class PromptBook:
+    """Finds or makes the prompt of an entry. Scene, split and metadata of a prompt are those it has first."""
+
+    run: Run | None
+    limits: VideoLimits
+    rows: dict[str, Prompt] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        held = [] if self.run is None else self.run.rows("prompts").to_pylist()
+        self.rows |= {row["prompt_id"]: Prompt(**row) for row in held}
+        self._held = set(self.rows)
+        self._splits = {row.scene_id: row.split for row in self.rows.values()}
+        self._images: dict[str, Path] = {}
+        self._ids: dict[tuple[str, Path | None], str] = {}
+
+    def prompt(self, one: Entry) -> Prompt:
+        """The row of an entry's prompt. Raises Refused for a first frame or a scene that cannot be."""
+        key = (one.text, one.first_frame)
+        if key not in self._ids:
+            self._ids[key] = self._admit(one)
+        row = self.rows[self._ids[key]]
+        for name in ("scene_id", "split"):
+            given = getattr(one, name)
+            if given is not None and given != getattr(row, name):
+                raise Refused(
+                    "conflict",
+                    f"says {name} {given!r}, its prompt has {getattr(row, name)!r}: make them agree",
+                )
+        return row
+
+    def write(self, wanted: Iterable[str]) -> None:
+        """Write the rows and first frames of the wanted prompts that the run does not have yet."""
+        assert self.run is not None
+        new = [one for one in dict.fromkeys(wanted) if one not in self._held]
+        for prompt_id in new:
+            uri = self.rows[prompt_id].image_uri
+            if uri is not None:
+                self._write_image(self.rows[prompt_id], uri)
+        if new:
+            write_shard(self.run.shard_dir("prompts"), "prompts", [self.rows[one] for one in new])
+            self._held.update(new)
+
+    def _admit(self, one: Entry) -> str:
+        item = PromptItem(
+            text=one.text,
+            image_HW3=None if one.first_frame is None else self._read(one.first_frame),
+            scene_id=one.scene_id,
+            split=one.split,
+            metadata=one.metadata,
+        )
+        row = item.record(f"media/images/{item.prompt_id}.png")
+        if row.prompt_id in self.rows:
+            return row.prompt_id
+        split = self._splits.get(row.scene_id)
+        if split is not None and one.split is None:
+            # The scene has one, from another row: the hash is only for scenes that nobody placed.
+            row = PromptItem(**{**vars(item), "split": split}).record(row.image_uri)
+        elif split not in {None, row.split}:
+            raise Refused(
+                "conflict",
+                f"says split {row.split}, its scene {row.scene_id!r} is in {split}: a scene has one split",
+            )
+        self._splits[row.scene_id] = row.split
+        self.rows[row.prompt_id] = row
+        if one.first_frame is not None:
+            self._images[row.prompt_id] = one.first_frame
+        return row.prompt_id
+
+    def _write_image(self, row: Prompt, uri: str) -> None:
+        assert self.run is not None
+        path = self._images[row.prompt_id]
+        image_HW3 = self._read(path)
+        if PromptItem(text=row.text, image_HW3=image_HW3).prompt_id != row.prompt_id:
+            raise UserError(f"{path} was changed while it was imported: run the same command again")
+        write_image(self.run.resolve(uri), image_HW3)
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        if not path.is_file():
+            raise Refused("first-frame", f"first frame {path} is missing or no regular file: correct it")
+        try:
+            return read_image(path, self.limits.max_pixels)
+        except UserError as error:
+            raise Refused("first-frame", f"first frame {error}") from error

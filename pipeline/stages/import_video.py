@@ -1,0 +1,211 @@
+"""The importing stage: one task is a few videos of one prompt, made elsewhere.
+
+Legend: T frames, H W pixels, X the axes of a latent video in the pipeline's own order.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.importing.entries import STAGE
+from pipeline.importing.fit import Target
+from pipeline.models import ModelRef, pick_device
+from pipeline.samplers import Condition, Execution, Sampler, SamplerSettings, make_sampler
+from pipeline.samplers.base import nonfinite_reason
+from pipeline.stages.base import ERROR, Failure, Resources, TaskOutcome
+from storage.errors import UserError
+from storage.foreign import VideoFacts, VideoLimits, decode_video
+from storage.ids import canonical_json
+from storage.intake import copy_file, file_sha256, link_file, show
+from storage.media import read_image, write_tensors, write_video
+from storage.records import Candidate, Prompt, utc_now
+from storage.refusals import Refused
+from storage.run import Run
+from storage.shards import write_shard
+
+# What the rows of videos without latents name as their model.
+NO_MODEL, NO_REVISION = "imported", "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportItem:
+    """A video to take in: `sha256` is of the file that was looked at, `fitted` whether its size changes."""
+
+    id: str
+    where: str
+    path: Path
+    sha256: str
+    seed: int
+    facts: VideoFacts
+    fitted: bool
+    metadata: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportTask:
+    """Videos of one prompt."""
+
+    prompt: Prompt
+    items: tuple[ImportItem, ...]
+
+    @property
+    def key(self) -> str:
+        """The first candidate's id."""
+        return self.items[0].id
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of the candidates."""
+        return tuple(item.id for item in self.items)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoding:
+    """What videos are encoded with: the model, the settings that its sampler would have, and the size."""
+
+    model: ModelRef
+    settings: SamplerSettings
+    target: Target
+    execution: Execution = field(default_factory=Execution)
+
+
+@dataclass(kw_only=True)
+class ImportStage:
+    """Takes videos into a run, decodes them to the end, encodes them for training when there is a model."""
+
+    run_path: Path
+    limits: VideoLimits
+    link: bool = False
+    encoding: Encoding | None = None
+    resources: Resources = field(default_factory=Resources)
+    name: str = STAGE
+
+    def setup(self) -> None:
+        """Load the model, if any. Raises UserError when it does not load or the settings do not fit it."""
+        self._run = Run.open(self.run_path)
+        self._sampler: Sampler | None = None
+        self._encoded: tuple[str, Condition] | None = None
+        if self.encoding is not None:
+            device = pick_device(self.resources.gpus)
+            one = self.encoding
+            self._sampler = make_sampler(one.model, one.settings, None, device, one.execution)
+            self._sampler.setup()
+
+    def process(self, task: ImportTask) -> TaskOutcome:
+        """Take in the videos of a task. One that is refused costs the others nothing."""
+        started = time.perf_counter()
+        rows: list[Candidate] = []
+        failed: list[Failure] = []
+        for item in task.items:
+            try:
+                rows.append(self._take_in(task.prompt, item))
+            except UserError as error:
+                rule = error.rule if isinstance(error, Refused) else ERROR
+                failed.append(Failure(id=item.id, rule=rule, reason=show(f"{item.where}: {error}")))
+        if rows:
+            write_shard(self._run.shard_dir("candidates"), "candidates", rows)
+        return TaskOutcome(
+            key=task.key,
+            done=tuple(row.candidate_id for row in rows),
+            failed=tuple(failed),
+            seconds=time.perf_counter() - started,
+        )
+
+    def _take_in(self, prompt: Prompt, item: ImportItem) -> Candidate:
+        started = time.perf_counter()
+        video_path = self._run.resolve(self._run.video_uri(item.id))
+        frames_THW3 = self._fitted(item, video_path) if item.fitted else self._as_it_is(item, video_path)
+        if frames_THW3 is not None:
+            self._encode(prompt, item.id, frames_THW3)
+        return self._row(prompt, item, time.perf_counter() - started)
+
+    def _as_it_is(self, item: ImportItem, video_path: Path) -> Tensor | None:
+        """Bring the file into the run and decode it there, so that what is kept is what was looked at."""
+        there = video_path.exists() and file_sha256(video_path) == item.sha256
+        if not there:
+            (link_file if self.link else copy_file)(item.path, video_path, item.sha256)
+        try:
+            return self._decoded(item, video_path)
+        except Refused:
+            if not there:
+                video_path.unlink(missing_ok=True)
+            raise
+
+    def _fitted(self, item: ImportItem, video_path: Path) -> Tensor:
+        """The video at the model's size, which is then the candidate: it is what the latents stand for."""
+        assert self.encoding is not None
+        frames_THW3 = self._decoded(item, item.path)
+        if frames_THW3 is None or file_sha256(item.path) != item.sha256:
+            raise Refused("changed", "was changed while it was imported: run the same command again")
+        fitted_THW3 = self.encoding.target.apply(frames_THW3.numpy())
+        write_video(video_path, fitted_THW3, item.facts.fps)
+        return torch.from_numpy(fitted_THW3)
+
+    def _decoded(self, item: ImportItem, path: Path) -> Tensor | None:
+        keep = 0 if self.encoding is None else self.encoding.target.frames
+        frames_THW3 = decode_video(path, item.facts, self.limits, keep)
+        return None if frames_THW3 is None else torch.from_numpy(frames_THW3)
+
+    def _encode(self, prompt: Prompt, candidate_id: str, frames_THW3: Tensor) -> None:
+        assert self._sampler is not None
+        latents_X = self._sampler.encode_video(frames_THW3, self._condition(prompt))
+        reason = nonfinite_reason(latents_X)
+        if reason is not None:
+            raise Refused("not-finite", f"{reason}: encode it with --precision fp32")
+        path = self._run.resolve(self._run.latent_uri(candidate_id))
+        write_tensors(path, {"latents": latents_X}, {"candidate_id": candidate_id})
+
+    def _condition(self, prompt: Prompt) -> Condition:
+        """The condition of a prompt, kept with the run as sampling keeps it."""
+        assert self._sampler is not None
+        if self._encoded is not None and self._encoded[0] == prompt.prompt_id:
+            return self._encoded[1]
+        image = None
+        if prompt.image_uri is not None:
+            image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
+        condition = self._sampler.encode(prompt.text, image)
+        path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
+        if not path.exists():
+            write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
+        self._encoded = (prompt.prompt_id, condition)
+        return condition
+
+    def _row(self, prompt: Prompt, item: ImportItem, seconds: float) -> Candidate:
+        encoding, facts = self.encoding, item.facts
+        frames, height, width = encoding.target.shape if encoding is not None else facts.shape
+        return Candidate(
+            candidate_id=item.id,
+            prompt_id=prompt.prompt_id,
+            seed=item.seed,
+            model=NO_MODEL if encoding is None else encoding.model.name,
+            revision=NO_REVISION if encoding is None else encoding.model.revision,
+            sampler=canonical_json(self._provenance(item)),
+            num_frames=frames,
+            height=height,
+            width=width,
+            fps=facts.fps,
+            video_uri=self._run.video_uri(item.id),
+            latent_uri=None if encoding is None else self._run.latent_uri(item.id),
+            seconds=seconds,
+            created_at=utc_now(),
+        )
+
+    def _provenance(self, item: ImportItem) -> dict[str, Any]:
+        """Where a candidate comes from, in the place of the settings of a sampler that it never had."""
+        origin = {"source": show(item.where), "sha256": item.sha256, "metadata": item.metadata}
+        if self.encoding is None:
+            return {"imported": origin}
+        settings = self.encoding.settings
+        of_encoding = {
+            "fit": self.encoding.target.fit if item.fitted else "exact",
+            "precision": settings.precision,
+            "vae_tiling": settings.vae_tiling,
+            "max_sequence_length": settings.max_sequence_length,
+        }
+        return {"imported": origin | of_encoding}
