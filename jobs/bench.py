@@ -10,6 +10,7 @@ import click
 
 from jobs.bench_faults import faults, scale, simulate
 from jobs.bench_loader import command as loader
+from jobs.bench_pair import command as pair
 from jobs.bench_reward import command as reward
 from jobs.bench_score import command as score
 from jobs.bench_tables import print_tables
@@ -71,3 +72,4 @@ command.add_command(loader)
 command.add_command(faults)
 command.add_command(scale)
 command.add_command(simulate)
+command.add_command(pair)

@@ -76,9 +76,19 @@ if TYPE_CHECKING:
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pairs go. [default: RUN/pairs]"
 )
 @option("--index-only", is_flag=True, show_default=False, help="Write the rows without training tensors.")
+@option("--memory", default="4GB", metavar="SIZE", help="Memory for the ranking; more goes to disk.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
 @dry_run_option
 @json_option
-def command(run: Path, dry_run: bool, as_json: bool, split: str, **chosen: Any) -> None:
+def command(
+    run: Path,
+    memory: str,
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+    split: str,
+    **chosen: Any,
+) -> None:
     """Rank the candidates of every prompt of RUN and write preference pairs.
 
     Prints how many candidates and prompts each rule cost. The pairs carry all tensors that training needs.
@@ -87,6 +97,7 @@ def command(run: Path, dry_run: bool, as_json: bool, split: str, **chosen: Any) 
     from pipeline.forecasts import forecast_pair
     from pipeline.pair import PairSettings, run_pair
     from storage.run import Run
+    from storage.views import Limits
 
     settings = PairSettings(
         split=None if split == "all" else split,
@@ -98,6 +109,7 @@ def command(run: Path, dry_run: bool, as_json: bool, split: str, **chosen: Any) 
         settings,
         write=not dry_run,
         before_work=lambda: opened.record("pair", recordable({**chosen, "split": split})),
+        limits=Limits(memory=memory, threads=threads),
     )
     told = forecast_pair(opened, result, index_only=settings.index_only) if dry_run else None
     if as_json:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.evaluate import EvaluateSettings
@@ -57,7 +58,8 @@ def forecast_score(run: Run, settings: ScoreSettings, plan: ScorePlan) -> Foreca
 
 def forecast_pair(run: Run, result: PairResult, *, index_only: bool) -> Forecast:
     """Pairs to write. No model runs, so that there is nothing to time."""
-    ids = set(result.mined.rows["pair_id"].to_pylist())
+    rows = _rows_of(result)
+    ids = set(rows["pair_id"].to_pylist())
     try:
         held = set(read_rows(result.directory, "pairs", ["pair_id"])["pair_id"].to_pylist())
     except UserError:
@@ -170,10 +172,16 @@ def _score_footprint(runs: Sequence[Run], settings: ScoreSettings) -> Footprint:
     return Footprint(each=_SCORE_BYTES + _SCORE_FRAME_BYTES * frames, source="from the number of frames")
 
 
+def _rows_of(result: PairResult) -> pa.Table:
+    if result.rows is None:
+        raise ValueError("these pairs are written: forecast the result of run_pair(..., write=False)")
+    return result.rows
+
+
 def _pair_footprint(run: Run, result: PairResult, index_only: bool) -> Footprint:
     if index_only:
         return Footprint(each=500, source="rows without tensors")
-    rows = _spread(result.mined.rows.select(["prompt_id", "winner_id", "loser_id"]).to_pylist())
+    rows = _spread(_rows_of(result).select(["prompt_id", "winner_id", "loser_id"]).to_pylist())
     sizes = [
         _file_bytes(run, run.condition_uri(row["prompt_id"]))
         + _file_bytes(run, run.latent_uri(row["winner_id"]))

@@ -8,17 +8,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pipeline.mending import mend_tables
 from storage.errors import UserError
-from storage.mining import mine_pairs
+from storage.mining import Mining, mining
 from storage.pairs import write_pair_shards
 from storage.queries import reward_versions
-from storage.rules import CANDIDATE_RULES, FunnelStep, MinedPairs, PairRules, Strategy
+from storage.rules import CANDIDATE_RULES, FunnelStep, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
-from storage.shards import remove, shard_files, write_shard
+from storage.shard_stream import write_shards
+from storage.shards import remove, shard_files
+from storage.views import Limits
 
 _REMEDIES = {
     "sampling-failed": "see the reason column of its candidates",
@@ -74,31 +75,27 @@ class PairSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PairResult:
-    """The mined pairs and the directory that holds them; `changed` when its shards are not the old ones."""
+    """How many pairs of how many prompts, rule by rule what was lost, and the directory that holds the pairs.
 
-    mined: MinedPairs
+    `changed` when its shards are not the old ones. `rows` are those that would be written, when none were.
+    """
+
+    funnel: list[FunnelStep]
+    pairs: int
+    prompts: int
     rules: PairRules
     directory: Path
     changed: bool
-
-    @property
-    def funnel(self) -> list[FunnelStep]:
-        """Rule by rule: candidates and prompts lost, candidates left."""
-        return self.mined.funnel
-
-    @property
-    def pairs(self) -> int:
-        """The number of pairs."""
-        return int(self.mined.rows.num_rows)
-
-    @property
-    def prompts(self) -> int:
-        """The number of prompts with a pair."""
-        return int(pc.count_distinct(self.mined.rows["prompt_id"]).as_py())
+    rows: pa.Table | None = None
 
 
 def run_pair(
-    run: Run, settings: PairSettings, *, write: bool = True, before_work: Callable[[], None] | None = None
+    run: Run,
+    settings: PairSettings,
+    *,
+    write: bool = True,
+    before_work: Callable[[], None] | None = None,
+    limits: Limits | None = None,
 ) -> PairResult:
     """Mine pairs and write them as the shards of a directory, which then holds no other pairs.
 
@@ -110,21 +107,32 @@ def run_pair(
         mend_tables(run, "pair", "pairs", "rejects")
     with run.lock("pair") if write else nullcontext():
         rules = settings.rules(run)
-        mined = mine_pairs(run, rules)
-        if not mined.rows.num_rows:
-            raise UserError(_why_none(run, rules, mined))
         directory = settings.out or run.shard_dir("pairs")
         changed = False
-        if write:
-            before = _pair_shards(directory)
-            if before_work is not None:
-                before_work()
-            own = directory.resolve() == run.shard_dir("pairs").resolve()
-            with run.replace_pairs() if own else nullcontext():
-                after = write_pair_shards(run, mined.rows, directory, index_only=settings.index_only)
-            changed = set(after) != before
-            _write_rejects(run, mined.rejects_table)
-        return PairResult(mined=mined, rules=rules, directory=directory, changed=changed)
+        rows = None
+        with mining(run, rules, limits) as mined:
+            if not mined.pairs:
+                raise UserError(_why_none(run, rules, mined))
+            if write:
+                before = _pair_shards(directory)
+                if before_work is not None:
+                    before_work()
+                own = directory.resolve() == run.shard_dir("pairs").resolve()
+                with run.replace_pairs() if own else nullcontext():
+                    after = write_pair_shards(run, mined.rows(), directory, index_only=settings.index_only)
+                changed = set(after) != before
+                _write_rejects(run, mined.rejects())
+            else:
+                rows = mined.rows().read_all()
+        return PairResult(
+            funnel=mined.funnel,
+            pairs=mined.pairs,
+            prompts=mined.paired_prompts,
+            rules=rules,
+            directory=directory,
+            changed=changed,
+            rows=rows,
+        )
 
 
 def _only_version(run: Run, reward: str) -> str:
@@ -147,13 +155,13 @@ def _pair_shards(directory: Path) -> set[Path]:
     return set(files)
 
 
-def _write_rejects(run: Run, rejects: pa.Table) -> None:
+def _write_rejects(run: Run, rejects: pa.RecordBatchReader) -> None:
     """Put the rejects of this selection in the place of those of the last one."""
     directory = run.shard_dir("rejects")
     old = [path for path in shard_files(directory) if _is_of_pairing(path)]
-    new = write_shard(directory, "rejects", rejects) if rejects.num_rows else None
-    # Not "all but the new one": a scoring may have written its own in the meantime.
-    remove(directory, [path for path in old if path != new])
+    new = write_shards(directory, "rejects", rejects)
+    # Not "all but the new ones": a scoring may have written its own in the meantime.
+    remove(directory, [path for path in old if path not in new])
 
 
 def _is_of_pairing(path: Path) -> bool:
@@ -161,7 +169,7 @@ def _is_of_pairing(path: Path) -> bool:
         return set(shard.read(columns=["stage"])["stage"].to_pylist()) == {"pair"}
 
 
-def _why_none(run: Run, rules: PairRules, mined: MinedPairs) -> str:
+def _why_none(run: Run, rules: PairRules, mined: Mining) -> str:
     if not mined.candidates:
         which = "candidates" if rules.split is None else f"candidates of split {rules.split}"
         return f"no pair: {run.path} holds no {which}; run `gpa sample` or choose another --split"
@@ -175,7 +183,7 @@ def _why_none(run: Run, rules: PairRules, mined: MinedPairs) -> str:
 
 
 def _largest_gap(run: Run, rules: PairRules) -> str:
-    rows = mine_pairs(run, replace(rules, min_gap=0.0)).rows
-    if not rows.num_rows:
-        return "all candidates of a prompt score the same; sample more of them (gpa sample --candidates)"
-    return f"the largest gap is {pc.max(rows['gap']).as_py():.4g}, --min-gap is {rules.min_gap:g}: lower it"
+    with mining(run, replace(rules, min_gap=0.0)) as mined:
+        if mined.largest_gap is None:
+            return "all candidates of a prompt score the same; sample more of them (gpa sample --candidates)"
+        return f"the largest gap is {mined.largest_gap:.4g}, --min-gap is {rules.min_gap:g}: lower it"

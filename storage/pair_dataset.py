@@ -17,6 +17,7 @@ from torch import Tensor
 
 from storage.errors import UserError
 from storage.pair_shard import REQUIRED_TENSORS, PairShard, unusable
+from storage.reading import ReadLock
 from storage.schemas import default_columns, open_shard, unreadable
 from storage.shards import shard_files
 
@@ -59,7 +60,8 @@ class PairDataset:
     """The pairs of a directory in order of pair_id, each read on its own: nothing but an index is kept.
 
     Files stay open, and the first read of a pair checks its checksums and its numbers; later reads (the next
-    epoch) trust them. One thread may read at a time. `split` takes only its pairs.
+    epoch) trust them. One thread may read at a time. While it lives, `gpa compact` removes no shard. `split`
+    takes only its pairs.
 
     Raises UserError when there are none, for shards without tensors or that cannot be read, and for pairs of
     more than one latent shape, model or revision.
@@ -67,6 +69,7 @@ class PairDataset:
 
     def __init__(self, directory: Path, split: str | None = None) -> None:
         self.directory = Path(directory)
+        self._lock = ReadLock(self.directory)
         files = shard_files(self.directory)
         if not files:
             raise UserError(f"there are no pair shards in {directory}: run gpa pair first")

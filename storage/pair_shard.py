@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ class PairShard:
         self._file: pq.ParquetFile | None = None
         self._descriptor: int | None = None
         self._checked: set[int] = set()
+        self._ends: list[int] = []
         self._known: dict[int, tuple[dict[str, Any], dict[str, TensorPlace]]] = {}
 
     def read(self, row: int) -> dict[str, Any]:
@@ -44,7 +47,7 @@ class PairShard:
         if row in self._checked:
             return values
         self._check(values)
-        places = locate(shard, _group_of(shard, row)[0], blobs, self._handle())
+        places = locate(shard, self._group_of(row)[0], blobs, self._handle())
         self._checked.add(row)
         if places is not None:
             self._known[row] = ({name: values[name] for name in values if name not in places}, places)
@@ -73,7 +76,7 @@ class PairShard:
 
     def _decode(self, shard: pq.ParquetFile, row: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
         """A row's values, and its tensors as they were read."""
-        group, row = _group_of(shard, row)
+        group, row = self._group_of(row)
         try:
             table = shard.read_row_group(group, columns=_COLUMNS).slice(row, 1)
         except (pa.ArrowException, OSError) as error:
@@ -103,7 +106,13 @@ class PairShard:
     def _opened(self) -> pq.ParquetFile:
         if self._file is None:
             self._file = open_shard(self.path, "pairs", _COLUMNS)
+            self._ends = _group_ends(self._file)
         return self._file
+
+    def _group_of(self, row: int) -> tuple[int, int]:
+        """The row group that holds a row of the file, and its place there."""
+        group = bisect_right(self._ends, row)
+        return group, row - (self._ends[group - 1] if group else 0)
 
     def _handle(self) -> int:
         if self._descriptor is None:
@@ -118,13 +127,9 @@ def unusable(path: Path, pair_id: object, error: Exception) -> UserError:
     )
 
 
-def _group_of(shard: pq.ParquetFile, row: int) -> tuple[int, int]:
-    """The row group that holds a row of the file, and its place there."""
-    group = 0
-    while row >= shard.metadata.row_group(group).num_rows:
-        row -= shard.metadata.row_group(group).num_rows
-        group += 1
-    return group, row
+def _group_ends(shard: pq.ParquetFile) -> list[int]:
+    metadata = shard.metadata
+    return list(accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)))
 
 
 def _blob(column: pa.StructArray) -> dict[str, Any] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from storage.pair_dataset import PairDataset, PairRow
 from storage.records import TensorBlob
 from storage.run import Run
 from storage.schemas import TABLES, default_columns, open_shard, stamped
-from storage.shards import keep_only, shard_key, write_shard
+from storage.shard_names import shard_key
+from storage.shard_stream import write_shards
+from storage.shards import keep_only, read_rows, shard_files
 from storage.tensors import from_tensor, read_tensors
 
 __all__ = ["PairDataset", "PairRow", "write_pair_shards"]
@@ -29,37 +33,57 @@ ROWS_PER_SHARD = 256
 SHARD_BYTES = 2**30
 LATENTS_NAME = "latents"
 EMBEDS_NAME = "prompt_embeds"
+INDEX = pa.schema([TABLES["pairs"].field(name) for name in default_columns("pairs")])
 # What an image-to-video model is given of the first frame: latents, features of an image encoder, or both.
 OPTIONAL_NAMES = ("image_latents", "image_embeds")
 
 
 def write_pair_shards(
-    run: Run, rows: pa.Table, directory: Path | None = None, *, index_only: bool = False
+    run: Run,
+    rows: pa.Table | pa.RecordBatchReader,
+    directory: Path | None = None,
+    *,
+    index_only: bool = False,
 ) -> list[Path]:
     """Write mined rows as the pair shards of a directory (default: the run's), which then holds no others.
 
     Shards of at most 256 rows and about a GiB, in groups of at most 4 rows and about 2 MiB, each with the
-    tensors of its pairs from the run's media, unless `index_only`. A shard that is already there is kept:
-    a repeated command writes only what is missing. The shards of an earlier selection go once the new ones
-    are durable. Raises ValueError for no rows, UserError for latents that are missing, not finite, or of two
-    shapes.
+    tensors of its pairs from the run's media; `index_only` writes large shards without tensors, and takes a
+    reader of rows in order of pair_id without holding them all. Shards that already hold these pairs are
+    kept, merged ones too: a repeated command writes only what is missing. The shards of an earlier selection
+    go once the new ones are durable. Raises ValueError for no rows, UserError for latents that are missing,
+    not finite, or of two shapes.
     """
-    if rows.num_rows == 0:
+    directory = directory or run.shard_dir("pairs")
+    if index_only:
+        paths = write_shards(directory, "pairs", _index_batches(rows))
+    else:
+        index = pa.Table.from_batches(_index_batches(rows), schema=INDEX)
+        paths = _held(directory, index) or _write_tensors(run, index, directory)
+    if not paths:
         raise ValueError(
             "pair shards need at least one row, got none: lower min_gap or sample more candidates"
         )
-    directory = directory or run.shard_dir("pairs")
-    index = rows.select(default_columns("pairs")).sort_by("pair_id")
-    if index_only:
-        paths = [write_shard(directory, "pairs", chunk) for chunk in _slices(index, ROWS_PER_SHARD)]
-    else:
-        source = _TensorSource(run, index)
-        row_bytes = source.row_bytes(index.slice(0, 1).to_pylist()[0])
-        chunks = _slices(index, _rows_within(SHARD_BYTES, row_bytes, ROWS_PER_SHARD))
-        group = _rows_within(GROUP_BYTES, row_bytes, ROWS_PER_GROUP)
-        paths = [_write_tensor_shard(directory, chunk, source, group) for chunk in chunks]
-        sweep_stale(directory)
     keep_only(directory, paths)
+    return paths
+
+
+def _index_batches(rows: pa.Table | pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    if isinstance(rows, pa.Table):
+        rows = rows.select(INDEX.names).cast(INDEX).sort_by("pair_id")
+        return iter(rows.to_batches())
+    return iter(rows)
+
+
+def _write_tensors(run: Run, index: pa.Table, directory: Path) -> list[Path]:
+    if not index.num_rows:
+        return []
+    source = _TensorSource(run, index)
+    row_bytes = source.row_bytes(index.slice(0, 1).to_pylist()[0])
+    chunks = _slices(index, _rows_within(SHARD_BYTES, row_bytes, ROWS_PER_SHARD))
+    group = _rows_within(GROUP_BYTES, row_bytes, ROWS_PER_GROUP)
+    paths = [_write_tensor_shard(directory, chunk, source, group) for chunk in chunks]
+    sweep_stale(directory)
     return paths
 
 
@@ -118,34 +142,53 @@ def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource,
     path = directory / f"{shard_key('pairs', chunk)}.parquet"
     if _is_whole(path, chunk.num_rows):
         return path
-    schema = stamped(TABLES["pairs"], "pairs")
+    with tensor_writer(path) as writer:
+        for part in _slices(chunk, group_rows):
+            group = part.to_pylist()
+            filled = [row | {name: _plain(blob) for name, blob in source.of(row).items()} for row in group]
+            writer.write_table(pa.Table.from_pylist(filled, schema=writer.schema), row_group_size=group_rows)
+    return path
+
+
+@contextmanager
+def tensor_writer(path: Path) -> Iterator[pq.ParquetWriter]:
+    """Writes a durable shard of pairs with tensors, each table that it is given as row groups of its own."""
     # Latents are noise to a compressor, and statistics of them are of no use.
     with (
         atomic_writer(path) as handle,
         pq.ParquetWriter(
             handle,
-            schema,
+            stamped(TABLES["pairs"], "pairs"),
             compression="none",
             use_dictionary=False,
             write_statistics=False,
             write_page_checksum=True,
         ) as writer,
     ):
-        for part in _slices(chunk, group_rows):
-            group = part.to_pylist()
-            filled = [row | {name: _plain(blob) for name, blob in source.of(row).items()} for row in group]
-            writer.write_table(pa.Table.from_pylist(filled, schema=schema), row_group_size=group_rows)
-    return path
+        yield writer
+
+
+def _held(directory: Path, index: pa.Table) -> list[Path]:
+    """The shards of a directory when they hold these pairs with their tensors and no others, or none."""
+    paths = shard_files(directory)
+    rows = sum(_tensor_rows(path) for path in paths)
+    if rows < max(index.num_rows, 1):
+        return []
+    held = read_rows(directory, "pairs").sort_by("pair_id")
+    return paths if held.equals(index) else []
 
 
 def _is_whole(path: Path, rows: int) -> bool:
-    if not path.exists():
-        return False
+    return path.exists() and _tensor_rows(path) == rows
+
+
+def _tensor_rows(path: Path) -> int:
+    """The rows of a shard that has tensors; 0 for one that has none or cannot be read."""
     try:
         with open_shard(path, "pairs", list(TABLES["pairs"].names)) as shard:
-            return bool(shard.metadata.num_rows == rows)
+            return int(shard.metadata.num_rows)
     except UserError:
-        return False
+        return 0
 
 
 def _named(path: Path, tensors: dict[str, Tensor], name: str) -> Tensor:

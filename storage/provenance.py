@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 
-from storage.queries import fetch, session
 from storage.run import Run
 from storage.shards import read_rows
+from storage.views import fetch, session
 
 _GEOMETRY = """
     SELECT DISTINCT geometry_model, geometry_revision, geometry_license FROM scores

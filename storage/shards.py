@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,18 +12,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.atomic import atomic_writer, sync_directory
-from storage.ids import content_id
+from storage.reading import reading
 from storage.records import Record, TensorBlob
-from storage.schemas import (
-    KEYS,
-    VOLATILE,
-    Vanished,
-    default_columns,
-    open_shard,
-    stamped,
-    table_schema,
-    unreadable,
-)
+from storage.schemas import KEYS, Vanished, default_columns, open_shard, stamped, table_schema, unreadable
+from storage.shard_names import shard_key
 
 COMPRESSION = "zstd"
 # How often a listing is made again because another command replaced shards in the meantime.
@@ -50,13 +41,6 @@ def write_shard(directory: Path, table_name: str, records: Sequence[Record] | pa
     return path
 
 
-def shard_key(table_name: str, table: pa.Table) -> str:
-    """The content id of rows in key order, columns that only record timings left out."""
-    kept = table.drop_columns(list(VOLATILE.get(table_name, ())))
-    rows = (json.dumps(row, sort_keys=True, default=_bytes_id) for row in kept.to_pylist())
-    return content_id(table_name, "\n".join(rows))
-
-
 def shard_files(directory: Path) -> list[Path]:
     """The shards of a directory in the order of their names; none when there is no such directory."""
     return sorted(path for path in directory.glob("*.parquet") if not path.name.startswith("."))
@@ -73,16 +57,10 @@ def read_rows(directory: Path, table_name: str, columns: Sequence[str] | None = 
     extra = ["status", "latent_uri"] if table_name == "candidates" else []
     needed = list(dict.fromkeys([*wanted, *KEYS[table_name], *extra]))
     schema = pa.schema([table_schema(table_name).field(name) for name in needed])
-    table = pa.concat_tables([schema.empty_table(), *_read_files(directory, table_name, schema)])
+    with reading(directory):
+        parts = _read_files(directory, table_name, schema)
+    table = pa.concat_tables([schema.empty_table(), *parts])
     return one_per_key(table_name, table).select(wanted)
-
-
-def read_shard(path: Path, table_name: str) -> pa.Table:
-    """The rows of one shard, all columns but tensors of pairs. Raises UserError as `read_rows` does."""
-    schema = table_schema(table_name)
-    return _read_file(
-        path, table_name, pa.schema([schema.field(name) for name in default_columns(table_name)])
-    )
 
 
 def keep_only(directory: Path, kept: Iterable[Path]) -> list[Path]:
@@ -118,13 +96,21 @@ def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
 def _read_files(directory: Path, table_name: str, schema: pa.Schema) -> list[pa.Table]:
     for _ in range(_LISTINGS - 1):
         try:
-            return [_read_file(path, table_name, schema) for path in shard_files(directory)]
+            return [read_shard(path, table_name, schema) for path in shard_files(directory)]
         except Vanished:
             continue
-    return [_read_file(path, table_name, schema) for path in shard_files(directory)]
+    return [read_shard(path, table_name, schema) for path in shard_files(directory)]
 
 
-def _read_file(path: Path, table_name: str, schema: pa.Schema) -> pa.Table:
+def read_shard(path: Path, table_name: str, schema: pa.Schema | None = None) -> pa.Table:
+    """The rows of one shard with the columns of `schema`, null where an older shard has none.
+
+    Without a schema: all columns of the table but tensors of pairs. Raises UserError for a file that cannot
+    be read.
+    """
+    if schema is None:
+        whole = table_schema(table_name)
+        schema = pa.schema([whole.field(name) for name in default_columns(table_name)])
     shard = open_shard(path, table_name, schema.names)
     try:
         table = shard.read(columns=schema.names)
@@ -157,22 +143,29 @@ def _is_index(table_name: str, records: Sequence[Record]) -> bool:
 
 def _sorted_by_key(table_name: str, table: pa.Table) -> pa.Table:
     keys = list(KEYS[table_name])
-    unique = table.select(keys).group_by(keys).aggregate([]).num_rows
-    if unique != table.num_rows:
+    if not _rises(table, keys):
+        table = table.sort_by([(key, "ascending") for key in keys])
+    if not _rises(table, keys):
+        unique = table.select(keys).group_by(keys).aggregate([]).num_rows
         raise ValueError(
             f"rows of {table_name} must differ in {', '.join(keys)}, got {table.num_rows} rows "
             f"with {unique} keys: write every row once"
         )
-    return table.sort_by([(key, "ascending") for key in keys])
+    return table
+
+
+def _rises(table: pa.Table, keys: list[str]) -> bool:
+    """Whether every row's key is above that of the row before it."""
+    count = table.num_rows - 1
+    rises, same = pa.scalar(False), pa.scalar(True)
+    for key in keys:
+        here, after = table[key].slice(0, count), table[key].slice(1)
+        rises = pc.or_(rises, pc.and_(same, pc.less(here, after)))
+        same = pc.and_(same, pc.equal(here, after))
+    return count < 1 or bool(pc.all(rises).as_py())
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, TensorBlob):
         return {"data": value.data, "shape": list(value.shape), "dtype": value.dtype}
     return value
-
-
-def _bytes_id(value: object) -> str:
-    if isinstance(value, bytes):
-        return content_id(value)
-    raise TypeError(f"{type(value).__name__} is not a value of any table")

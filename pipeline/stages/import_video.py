@@ -16,6 +16,7 @@ from torch import Tensor
 from pipeline.importing.entries import STAGE
 from pipeline.importing.fit import Target
 from pipeline.models import ModelRef, pick_device
+from pipeline.pulse import beat
 from pipeline.samplers import Condition, Execution, Sampler, SamplerSettings, make_sampler
 from pipeline.samplers.base import nonfinite_reason
 from pipeline.stages.base import Failure, Resources, TaskOutcome
@@ -106,6 +107,7 @@ class ImportStage:
         rows: list[Candidate] = []
         failed: list[Failure] = []
         for item in task.items:
+            beat()
             try:
                 rows.append(self._take_in(task.prompt, item))
             except Refused as error:

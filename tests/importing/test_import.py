@@ -78,7 +78,7 @@ def test_latents_come_later_and_scores_stay(run: Run, source: Path, tiny_model: 
     assert {row["candidate_id"] for row in after} == before
     assert all(row["model"] == "tiny" and row["latent_uri"] for row in after)
     assert times == {path: path.stat().st_mtime_ns for path in (run.path / "media/videos").iterdir()}
-    from storage.queries import fetch, session
+    from storage.views import fetch, session
 
     with session(run, "candidates") as connection:
         found = fetch(connection, "SELECT count(*), count(latent_uri), min(model) FROM candidates")

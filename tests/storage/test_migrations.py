@@ -16,11 +16,12 @@ from storage.migrations import ColumnRule, sources
 from storage.mining import mine_pairs
 from storage.pair_dataset import PairDataset
 from storage.pairs import write_pair_shards
-from storage.queries import existing_ids, fetch, session
+from storage.queries import existing_ids
 from storage.rules import PairRules
 from storage.run import Run
 from storage.schemas import SCHEMA_VERSION, TABLE_KEY, TABLES, VERSION_KEY, WRITER_KEY, open_shard
 from storage.shards import read_rows, shard_files, write_shard
+from storage.views import fetch, session
 from tests.storage.builders import candidate, run_with_pairs, score
 
 # A version 0 that never was: other names, another type, a column that came with a value of its own, and one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -223,6 +224,30 @@ def test_mining_agrees_with_brute_force(
     check_rejects(mined, expected)
     check_rows(mined, everything, rules)
     assert mine_pairs(run, rules).rows.equals(mined.rows)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(items, min_size=2, max_size=10), rule_sets, st.randoms())
+def test_how_rows_lie_in_shards_does_not_matter(
+    tmp_path_factory: pytest.TempPathFactory,
+    everything: list[Item],
+    rules: PairRules,
+    shuffler: random.Random,
+) -> None:
+    base = tmp_path_factory.mktemp("runs")
+    run = stored(base / "one", everything)
+    other = Run.create_or_open(base / "many")
+    for table in ("prompts", "candidates", "scores"):
+        rows = run.rows(table)
+        order = list(range(rows.num_rows))
+        shuffler.shuffle(order)
+        while order:
+            count = shuffler.randint(1, 4)
+            write_shard(other.shard_dir(table), table, rows.take(order[:count]))
+            order = order[count:]
+    first, second = mine_pairs(run, rules), mine_pairs(other, rules)
+    assert second.rows.equals(first.rows)
+    assert (second.funnel, second.rejects) == (first.funnel, first.rejects)
 
 
 def check_funnel(mined: MinedPairs, expected: Account, everything: list[Item], rules: PairRules) -> None:

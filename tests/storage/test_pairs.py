@@ -13,13 +13,13 @@ from storage.errors import UserError
 from storage.ids import split_of
 from storage.mining import mine_pairs
 from storage.pairs import PairDataset, write_pair_shards
-from storage.queries import connect
 from storage.records import Candidate
 from storage.rules import PairRules
 from storage.run import Run
 from storage.schemas import TABLES, default_columns
 from storage.shards import read_rows, shard_files, write_shard
 from storage.tensors import read_tensors, write_tensors
+from storage.views import connect
 from tests.storage.builders import run_with_pairs
 
 RULES = PairRules(reward="reprojection", reward_version="v1")

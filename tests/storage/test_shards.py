@@ -202,8 +202,8 @@ def test_a_plain_parquet_reader_sees_the_contract(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("latents_first", [True, False])
 def test_a_candidate_that_got_latents_later_has_them(tmp_path: Path, latents_first: bool) -> None:
-    from storage.queries import fetch, session
     from storage.run import Run
+    from storage.views import fetch, session
 
     run = Run.create_or_open(tmp_path / "run")
     bare = [candidate(f"c{number}", latent_uri=None, model="imported", status="ok") for number in range(3)]
