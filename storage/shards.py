@@ -84,8 +84,10 @@ def one_per_key(table_name: str, table: pa.Table) -> pa.Table:
     keys = list(KEYS[table_name])
     order = np.arange(table.num_rows, dtype=np.int64)
     if table_name == "candidates":
-        for worse in (pc.is_null(table["latent_uri"]), pc.not_equal(table["status"], "ok")):
-            order += np.asarray(worse).astype(np.int64) * (order.max(initial=0) + 1)
+        # Multiples of the number of rows, so that what is left of the division is the row.
+        worse_by = {2: pc.not_equal(table["status"], "ok"), 1: pc.is_null(table["latent_uri"])}
+        for times, worse in worse_by.items():
+            order += np.asarray(worse).astype(np.int64) * times * table.num_rows
     ranked = table.select(keys).append_column("order", pa.array(order))
     first = ranked.group_by(keys).aggregate([("order", "min")])["order_min"]
     if len(first) == table.num_rows:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from storage.errors import UserError
 from storage.records import Candidate, Pair, Prompt, Record, Reject, Score
 from storage.schemas import KEYS, TABLES, stamped
-from storage.shards import keep_only, read_rows, shard_files, write_shard
+from storage.shards import keep_only, one_per_key, read_rows, read_shard, shard_files, write_shard
 from tests.storage.builders import candidate, prompt, score
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -220,3 +220,17 @@ def test_a_candidate_that_got_latents_later_has_them(tmp_path: Path, latents_fir
     with session(run, "candidates") as connection:
         found = fetch(connection, "SELECT candidate_id, model FROM candidates")
     assert dict(found) == {row["candidate_id"]: row["model"] for row in rows}
+
+
+def test_the_last_shard_may_hold_a_row_that_nobody_prefers(tmp_path: Path) -> None:
+    rows = [
+        candidate("a", "p", status="failed"),
+        candidate("b", "p", seconds=1.0),
+        candidate("b", "p", seconds=2.0),
+    ]
+    shards = [write_shard(tmp_path, "candidates", [row]) for row in rows[:2]]
+    shards.append(write_shard(tmp_path / "another", "candidates", rows[2:]))
+    table = pa.concat_tables(read_shard(shard, "candidates") for shard in shards)
+    kept = one_per_key("candidates", table)
+    assert kept["candidate_id"].to_pylist() == ["a", "b"]
+    assert kept["seconds"].to_pylist() == [rows[0].seconds, 1.0]
