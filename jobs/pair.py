@@ -12,7 +12,8 @@ from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
-    from pipeline.pair import PairResult
+    from pipeline.pair import PairResult, PairSettings
+    from storage.views import Limits
 
 
 @click.command("pair", cls=PresetCommand)
@@ -80,42 +81,40 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
 @dry_run_option
 @json_option
-def command(
-    run: Path,
-    memory: str,
-    threads: int | None,
-    dry_run: bool,
-    as_json: bool,
-    split: str,
-    **chosen: Any,
-) -> None:
+def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Rank the candidates of every prompt of RUN and write preference pairs.
 
     Prints how many candidates and prompts each rule cost. The pairs carry all tensors that training needs.
     The directory holds one selection: the same command changes nothing, other settings replace it.
     """
     from pipeline.forecasts import forecast_pair
-    from pipeline.pair import PairSettings, run_pair
+    from pipeline.pair import run_pair
     from storage.run import Run
-    from storage.views import Limits
 
-    settings = PairSettings(
-        split=None if split == "all" else split,
-        **{name: value for name, value in chosen.items() if name != "preset"},
-    )
+    settings, limits = pair_settings(chosen)
     opened = Run.open(run)
     result = run_pair(
         opened,
         settings,
         write=not dry_run,
-        before_work=lambda: opened.record("pair", recordable({**chosen, "split": split})),
-        limits=Limits(memory=memory, threads=threads),
+        before_work=lambda: opened.record("pair", recordable(chosen)),
+        limits=limits,
     )
     told = forecast_pair(opened, result, index_only=settings.index_only) if dry_run else None
     if as_json:
         _print_json(result, told)
     else:
         _print_table(result, told)
+
+
+def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
+    """What the options of the command say of the pairs, and what ranking them may take."""
+    from pipeline.pair import PairSettings
+    from storage.views import Limits
+
+    rules = {name: value for name, value in chosen.items() if name not in ("preset", "memory", "threads")}
+    rules["split"] = None if rules["split"] == "all" else rules["split"]
+    return PairSettings(**rules), Limits(memory=chosen["memory"], threads=chosen["threads"])
 
 
 def _print_json(result: PairResult, told: Forecast | None) -> None:

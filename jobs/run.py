@@ -42,11 +42,12 @@ def command(
 
     The same command again does only what is missing.
     """
+    from jobs.pair import pair_settings
     from jobs.progress import ConsoleProgress
     from jobs.sample import sample_settings
     from jobs.score import announce, given_options, score_settings
     from pipeline.flow import FlowSettings, run_flow
-    from pipeline.pair import PairSettings, run_pair
+    from pipeline.pair import run_pair
     from storage.run import Run
 
     sample = _parsed("sample", run, preset, sample_words).params
@@ -56,9 +57,7 @@ def command(
     settings = FlowSettings(
         sample=sample_settings(chosen[0]), score=score_settings(chosen[1], given_options(score_ctx))
     )
-    split = chosen[2]["split"]
-    wanted = {name: value for name, value in chosen[2].items() if name != "preset"}
-    pairing = PairSettings(**wanted | {"split": None if split == "all" else split})
+    pairing, limits = pair_settings(chosen[2])
     opened = Run.create_or_open(run)
 
     def record() -> None:
@@ -67,7 +66,9 @@ def command(
         announce(settings.score.reward.describe()[1])
 
     flow = run_flow(opened, settings, progress=ConsoleProgress("candidates"), before_work=record)
-    paired = run_pair(opened, pairing, before_work=lambda: opened.record("pair", recordable(chosen[2])))
+    paired = run_pair(
+        opened, pairing, before_work=lambda: opened.record("pair", recordable(chosen[2])), limits=limits
+    )
     _print(flow, paired, run, as_json)
     finish(ctx, flow.sample, "candidates", "rejects, or candidates with status failed")
     finish(ctx, flow.score, "scores", "rejects, or scores without a value")

@@ -19,10 +19,10 @@ from diffusers import CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 
 from jobs.evaluate import evaluate_settings
 from jobs.main import COMMANDS
+from jobs.pair import pair_settings
 from jobs.presets import load_preset, preset_names
 from jobs.sample import sample_settings
 from jobs.score import score_settings
-from pipeline.pair import PairSettings
 from storage.rules import PairRules
 from trainer.config import TrainConfig
 from trainer.families import PairShapes
@@ -43,7 +43,7 @@ OPEN: dict[str, set[str]] = {
         "limit",
         *_OF_WORKERS,
     },
-    "pair": {"reward_version", "out", "index_only"},
+    "pair": {"reward_version", "out", "index_only", "memory", "threads"},
     "train-dpo": {"pairs", "revision"},
     "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }
@@ -95,7 +95,7 @@ def test_the_settings_accept_a_preset(preset: str, tmp_path: Path) -> None:
     sample = sample_settings(parsed("sample", preset))
     assert sample.model == load_preset(preset)["train-dpo"]["model"]
     score_settings(parsed("score", preset))
-    pair = PairSettings(**{key: value for key, value in parsed("pair", preset).items() if key != "preset"})
+    pair, _ = pair_settings(parsed("pair", preset))
     assert pair.reward == load_preset(preset)["score"]["reward"]
     shared = {one.name: getattr(pair, one.name) for one in fields(PairRules)}
     PairRules(**shared | {"reward_version": "1"})

@@ -138,13 +138,13 @@ def test_pairing_keeps_the_rejects_that_a_scoring_writes_meanwhile(
     run = scored_run(tmp_path / "run", -0.1, -0.3, None)
     run_pair(run, settings(index_only=True))
     before = run.rows("rejects").num_rows
-    write = pair.write_shard
+    write = pair.write_shards
 
-    def slowly(*given: Any) -> Path:
+    def slowly(*given: Any) -> list[Path]:
         write_shard(run.shard_dir("rejects"), "rejects", [Reject(stage="score", id="c9", rule="error")])
         return write(*given)
 
-    monkeypatch.setattr(pair, "write_shard", slowly)
+    monkeypatch.setattr(pair, "write_shards", slowly)
     run_pair(run, settings(max_error=0.2, index_only=True))
     rows = run.rows("rejects").to_pylist()
     assert [row["id"] for row in rows if row["stage"] == "score"] == ["c9"]
