@@ -32,7 +32,8 @@ def ray_session(settings: WorkerSettings, cpus: int) -> Iterator[Any]:
     with _environment(local_environment() if local else {}), _own_signals():
         import ray
 
-        _start(ray, _start_options(settings, cpus))
+        with _reachable(ray, not local):
+            _start(ray, _start_options(settings, cpus))
     try:
         _require_gpus(ray, settings)
         yield ray
@@ -49,6 +50,18 @@ def local_environment() -> dict[str, str]:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "PYTHONPATH": _python_path(),
     }
+
+
+@contextmanager
+def _reachable(ray: Any, by_others: bool) -> Iterator[None]:
+    """Whether other machines reach Ray. It looks at the environment once, which may be before we set it."""
+    constants = ray._private.ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = by_others
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def _start_options(settings: WorkerSettings, cpus: int) -> dict[str, Any]:
