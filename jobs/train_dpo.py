@@ -40,6 +40,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
     help="Weight of a term that keeps the winner at least as likely as it was; 0 is none.",
 )
 @option(
+    "--first-frame-weight",
+    type=float,
+    metavar="W",
+    help="How much the first latent frame counts in an error where the model is given it; 1 as any other, 0 "
+    "leaves it out.",
+)
+@option(
     "--cache-reference",
     type=int,
     metavar="K",

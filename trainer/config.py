@@ -54,7 +54,9 @@ class TrainConfig:
 
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
     have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all.
-    `objective` and `winner_anchor` are those of objectives.py. `cache_reference` K > 0 draws noise and
+    `objective` and `winner_anchor` are those of objectives.py. `first_frame_weight` W is how much an element
+    of the first latent frame counts in the mean of an error, where the others count 1: an image-to-video
+    model is given that frame, 0 leaves it out, above 1 guards it. `cache_reference` K > 0 draws noise and
     timestep of a pair from K fixed draws, so that the reference's errors are computed once; 0 draws anew
     every time. `forward` says whether winner and loser share a forward pass or take less memory apart;
     with `gradient_checkpointing` it is chosen from free memory when it says auto.
@@ -77,6 +79,7 @@ class TrainConfig:
     objective: Objective = "dpo"
     beta: float = 500.0
     winner_anchor: float = 0.0
+    first_frame_weight: float = 1.0
     cache_reference: int = 0
     rank: int = 64
     alpha: int = 128
@@ -163,7 +166,7 @@ class TrainConfig:
                 _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
         for name in ("beta", "lr", "max_grad_norm"):
             _require_number(name, getattr(self, name), positive=True)
-        for name in ("weight_decay", "winner_anchor"):
+        for name in ("weight_decay", "winner_anchor", "first_frame_weight"):
             _require_number(name, getattr(self, name), positive=False)
         if self.seed >= MAX_SEED:
             raise _bad("seed", "must be < 2**62", self.seed)
@@ -181,6 +184,8 @@ class TrainConfig:
         With a constant schedule the number of steps enters no number, so it may be raised to go on.
         """
         free = _FREE_ON_RESUME | ({"steps"} if self.schedule == "constant" else set())
+        # At 1 it is no part of what was fixed before the option existed: such a training goes on.
+        free |= {"first_frame_weight"} if self.first_frame_weight == 1 else set()
         return {name: value for name, value in self.to_json().items() if name not in free}
 
 

@@ -132,7 +132,7 @@ class Trainer:
                 objective=config.objective,
                 beta=config.beta,
                 winner_anchor=config.winner_anchor,
-                counted_X=self.family.counted(self.loader.shapes),
+                counted_X=self.family.counted(self.loader.shapes, config.first_frame_weight),
                 together=self.plan.together,
             ),
             parameters=list(self.parameters.values()),
