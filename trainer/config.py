@@ -26,6 +26,8 @@ _FREE_ON_RESUME = frozenset(
     {
         "model_dir",
         "pairs_dir",
+        # Which pairs there are is fixed, whatever bounded their number.
+        "max_pairs",
         "out_dir",
         "checkpoint_every",
         "keep",
@@ -53,7 +55,8 @@ class TrainConfig:
     differences of 1e-3 to 1e-2; Diffusion-DPO's 5000 with its one half is 2500 here.
 
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
-    have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all.
+    have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all;
+    `max_pairs` at most so many of them, the first by their ids, which are hashes.
     `objective` and `winner_anchor` are those of objectives.py. `first_frame_weight` W is how much an element
     of the first latent frame counts in the mean of an error, where the others count 1: an image-to-video
     model is given that frame, 0 leaves it out, above 1 guards it. `cache_reference` K > 0 draws noise and
@@ -76,6 +79,7 @@ class TrainConfig:
     pairs_dir: Path
     out_dir: Path
     split: Split | None = "train"
+    max_pairs: int | None = None
     objective: Objective = "dpo"
     beta: float = 500.0
     winner_anchor: float = 0.0
@@ -161,7 +165,7 @@ class TrainConfig:
             _require_int(name, getattr(self, name), 1)
         for name in ("warmup", "seed", "min_timestep", "cache_reference", "validate_every", "sample_every"):
             _require_int(name, getattr(self, name), 0)
-        for name in ("max_timestep", "threads"):
+        for name in ("max_timestep", "threads", "max_pairs"):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
         for name in ("beta", "lr", "max_grad_norm"):
