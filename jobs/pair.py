@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import dry_run_option, json_option, option, recordable, run_argument
-from jobs.presets import PresetCommand, preset_option
+from jobs.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.command("pair", cls=PresetCommand)
 @run_argument
 @preset_option
+@recipe_option
 @option("--reward", metavar="NAME", help="Which reward ranks.")
 @option("--reward-version", metavar="VERSION", help="Which of its versions, when there are several.")
 @option("--min-gap", type=float, metavar="X", help="Least difference of the two values.")

@@ -40,11 +40,20 @@ class PresetCommand(click.Command):
     taken: ClassVar[tuple[str, ...]] = ()
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Make the preset's values the defaults before anything is parsed, so that `--help` shows them."""
-        section = load_preset(_named_preset(args)).get(self.section or str(self.name), {})
+        """Make the preset's values the defaults before anything is parsed, so that `--help` shows them.
+
+        A recipe, for a command that takes one, changes them first.
+        """
+        preset = _named(args, "--preset") or DEFAULT
+        section = load_preset(preset).get(self.section or str(self.name), {})
         if self.section is not None:
             section = {name: section[name] for name in self.taken if name in section}
         names = {parameter.name for parameter in self.params}
+        recipe = _named(args, "--recipe") if any(one.name == "recipe" for one in self.params) else None
+        if recipe is not None:
+            from jobs.recipes import load_recipe
+
+            section = load_recipe(recipe, preset).sections[str(self.name)]
         unknown = sorted(set(section) - names)
         if unknown:
             raise UserError(
@@ -65,10 +74,20 @@ def preset_option(function: Any) -> Any:
     )(function)
 
 
-def _named_preset(args: Sequence[str]) -> str:
+def recipe_option(function: Any) -> Any:
+    """The option that names the recipe; PresetCommand has read it by then."""
+    return click.option(
+        "--recipe",
+        expose_value=False,
+        metavar="NAME",
+        help="What a recipe changes in the preset (gpa ablate --list): NAME or FILE:NAME.",
+    )(function)
+
+
+def _named(args: Sequence[str], option: str) -> str | None:
     for position, word in enumerate(args):
-        if word == "--preset" and position + 1 < len(args):
+        if word == option and position + 1 < len(args):
             return args[position + 1]
-        if word.startswith("--preset="):
+        if word.startswith(f"{option}="):
             return word.partition("=")[2]
-    return DEFAULT
+    return None

@@ -21,7 +21,7 @@ from jobs.options import (
     run_argument,
     worker_options,
 )
-from jobs.presets import PresetCommand, preset_option
+from jobs.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.score import ScorePlan, ScoreSettings
@@ -46,6 +46,7 @@ _REWARD_OPTIONS = (
 @click.command("score", cls=PresetCommand)
 @run_argument
 @preset_option
+@recipe_option
 @option(
     "--reward",
     metavar="NAME",

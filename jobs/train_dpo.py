@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import dry_run_option, json_option, option, print_result, recordable, run_argument
-from jobs.presets import PresetCommand, load_preset, preset_option
+from jobs.presets import PresetCommand, load_preset, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
@@ -28,7 +28,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 @click.command("train-dpo", cls=PresetCommand)
 @run_argument
 @preset_option
+@recipe_option
 @option("--pairs", type=click.Path(path_type=Path), metavar="DIR", help="Pair shards. [default: RUN/pairs]")
+@option(
+    "--max-pairs", type=int, metavar="N", help="Train on at most N of them, taken by chance. [default: all]"
+)
 @option("--name", metavar="NAME", help="The training goes to RUN/train/NAME.")
 @option("--model", metavar="NAME", help="The base: world, a diffusers folder, or a Hub id.")
 @option("--revision", metavar="REV", help="Revision of a Hub id.")
@@ -38,6 +42,13 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
     type=float,
     metavar="X",
     help="Weight of a term that keeps the winner at least as likely as it was; 0 is none.",
+)
+@option(
+    "--first-frame-weight",
+    type=float,
+    metavar="W",
+    help="How much the first latent frame counts in an error where the model is given it; 1 as any other, 0 "
+    "leaves it out.",
 )
 @option(
     "--cache-reference",
@@ -148,7 +159,9 @@ def command(
             _reporter(progress, config.steps),
             reference_progress=_reference_reporter(),
             on_sample=_on_sample(opened, config, preset, (model, revision), sample_prompts, first),
-            provenance=pair_provenance(opened, config.pairs_dir, config.split) if first else None,
+            provenance=pair_provenance(opened, config.pairs_dir, config.split, config.max_pairs)
+            if first
+            else None,
         )
     progress.stop()
     if not first:

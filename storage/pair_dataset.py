@@ -61,13 +61,13 @@ class PairDataset:
 
     Files stay open, and the first read of a pair checks its checksums and its numbers; later reads (the next
     epoch) trust them. One thread may read at a time. While it lives, `gpa compact` removes no shard. `split`
-    takes only its pairs.
+    takes only its pairs, `limit` at most so many: the first by id, which is a hash.
 
     Raises UserError when there are none, for shards without tensors or that cannot be read, and for pairs of
     more than one latent shape, model or revision.
     """
 
-    def __init__(self, directory: Path, split: str | None = None) -> None:
+    def __init__(self, directory: Path, split: str | None = None, limit: int | None = None) -> None:
         self.directory = Path(directory)
         self._lock = ReadLock(self.directory)
         files = shard_files(self.directory)
@@ -80,7 +80,7 @@ class PairDataset:
             raise UserError(f"there are no pairs of split {split!r} in {directory}: choose another split")
         self._shards = [PairShard(path) for path in files]
         self._open: list[int] = []
-        self.table = _first_of_each(index)
+        self.table = _first_of_each(index).slice(0, limit)
         self.latent_shape: Shape = tuple(self._only("latent_shape", "latent shape"))
         self.model: str = self._only("model", "model")
         self.revision: str = self._only("revision", "revision")

@@ -49,8 +49,12 @@ class Provenance:
     geometry: tuple[GeometrySource, ...]
 
 
-def pair_provenance(run: Run, directory: Path, split: str | None) -> Provenance | None:
+def pair_provenance(
+    run: Run, directory: Path, split: str | None, limit: int | None = None
+) -> Provenance | None:
     """What the pairs of `split` (None: all) in a directory say, and the run's scores of their rewards.
+
+    `limit` takes the first pairs by id, as training does.
 
     None when there are none. Raises UserError for a shard that cannot be read.
     """
@@ -58,6 +62,7 @@ def pair_provenance(run: Run, directory: Path, split: str | None) -> Provenance 
     splits = {str(row["values"]): int(row["counts"]) for row in pc.value_counts(rows["split"]).to_pylist()}
     if split is not None:
         rows = rows.filter(pc.equal(rows["split"], split))
+    rows = rows.sort_by("pair_id").slice(0, limit)
     if not rows.num_rows:
         return None
     gap_P = rows["gap"].to_numpy()

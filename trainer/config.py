@@ -26,6 +26,8 @@ _FREE_ON_RESUME = frozenset(
     {
         "model_dir",
         "pairs_dir",
+        # Which pairs there are is fixed, whatever bounded their number.
+        "max_pairs",
         "out_dir",
         "checkpoint_every",
         "keep",
@@ -53,8 +55,11 @@ class TrainConfig:
     differences of 1e-3 to 1e-2; Diffusion-DPO's 5000 with its one half is 2500 here.
 
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
-    have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all.
-    `objective` and `winner_anchor` are those of objectives.py. `cache_reference` K > 0 draws noise and
+    have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all;
+    `max_pairs` at most so many of them, the first by their ids, which are hashes.
+    `objective` and `winner_anchor` are those of objectives.py. `first_frame_weight` W is how much an element
+    of the first latent frame counts in the mean of an error, where the others count 1: an image-to-video
+    model is given that frame, 0 leaves it out, above 1 guards it. `cache_reference` K > 0 draws noise and
     timestep of a pair from K fixed draws, so that the reference's errors are computed once; 0 draws anew
     every time. `forward` says whether winner and loser share a forward pass or take less memory apart;
     with `gradient_checkpointing` it is chosen from free memory when it says auto.
@@ -74,9 +79,11 @@ class TrainConfig:
     pairs_dir: Path
     out_dir: Path
     split: Split | None = "train"
+    max_pairs: int | None = None
     objective: Objective = "dpo"
     beta: float = 500.0
     winner_anchor: float = 0.0
+    first_frame_weight: float = 1.0
     cache_reference: int = 0
     rank: int = 64
     alpha: int = 128
@@ -158,12 +165,12 @@ class TrainConfig:
             _require_int(name, getattr(self, name), 1)
         for name in ("warmup", "seed", "min_timestep", "cache_reference", "validate_every", "sample_every"):
             _require_int(name, getattr(self, name), 0)
-        for name in ("max_timestep", "threads"):
+        for name in ("max_timestep", "threads", "max_pairs"):
             if getattr(self, name) is not None:
                 _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
         for name in ("beta", "lr", "max_grad_norm"):
             _require_number(name, getattr(self, name), positive=True)
-        for name in ("weight_decay", "winner_anchor"):
+        for name in ("weight_decay", "winner_anchor", "first_frame_weight"):
             _require_number(name, getattr(self, name), positive=False)
         if self.seed >= MAX_SEED:
             raise _bad("seed", "must be < 2**62", self.seed)
@@ -181,6 +188,8 @@ class TrainConfig:
         With a constant schedule the number of steps enters no number, so it may be raised to go on.
         """
         free = _FREE_ON_RESUME | ({"steps"} if self.schedule == "constant" else set())
+        # At 1 it is no part of what was fixed before the option existed: such a training goes on.
+        free |= {"first_frame_weight"} if self.first_frame_weight == 1 else set()
         return {name: value for name, value in self.to_json().items() if name not in free}
 
 

@@ -56,6 +56,7 @@ class CostSettings:
     gradient_checkpointing: bool
     together: bool
     cached_reference: bool
+    first_frame_weight: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def step_cost(family: Family, shapes: PairShapes, settings: CostSettings) -> Ste
             model=transformer,
             objective=settings.objective,
             beta=1.0,
-            counted_X=_fake_counted(family, shapes),
+            counted_X=_fake_counted(family, shapes, settings.first_frame_weight),
             together=settings.together,
         )
         inputs = _inputs(shapes, settings.batch_size)
@@ -160,8 +161,8 @@ def _inputs(shapes: PairShapes, pairs: int) -> Inputs:
     return Inputs(batch=batch, noise_BX=empty(shapes.latent), drawn_B=torch.zeros(pairs, dtype=torch.int64))
 
 
-def _fake_counted(family: Family, shapes: PairShapes) -> Tensor | None:
-    counted = family.counted(shapes)
+def _fake_counted(family: Family, shapes: PairShapes, first_frame_weight: float) -> Tensor | None:
+    counted = family.counted(shapes, first_frame_weight)
     return None if counted is None else torch.empty(counted.shape)
 
 

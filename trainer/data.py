@@ -151,9 +151,9 @@ class PairLoader:
         return torch.stack(tensors).to(self.device)
 
 
-def open_pairs(directory: Path, split: str | None) -> PairSource:
-    """The pair shards of a directory. Raises UserError when there are none of this split."""
-    return PairDataset(directory, split)
+def open_pairs(directory: Path, split: str | None, limit: int | None = None) -> PairSource:
+    """The pair shards of a directory, at most `limit` pairs. Raises UserError for none of this split."""
+    return PairDataset(directory, split, limit)
 
 
 def require_same_model(source: PairSource, model: str, revision: str) -> None:

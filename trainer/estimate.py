@@ -51,7 +51,7 @@ class Estimate:
 
 def estimate(config: TrainConfig, source: PairSource | None = None) -> Estimate:
     """Predict a training of one process. Raises UserError for pairs or a model that do not fit."""
-    pairs = open_pairs(config.pairs_dir, config.split) if source is None else source
+    pairs = open_pairs(config.pairs_dir, config.split, config.max_pairs) if source is None else source
     require_same_model(pairs, config.model, config.revision)
     shapes = PairLoader(pairs, torch.device("cpu")).shapes
     family = load_family(config.model_dir, DTYPES[config.precision], weights=False)

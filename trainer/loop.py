@@ -88,7 +88,7 @@ def train(
     written.
     """
     with stop_requests() as stop, cpu_threads(config.threads):
-        pairs = open_pairs(config.pairs_dir, config.split) if source is None else source
+        pairs = open_pairs(config.pairs_dir, config.split, config.max_pairs) if source is None else source
         require_same_model(pairs, config.model, config.revision)
         trainer = Trainer(config, pairs, validation_pairs(config, held_out), on_sample)
         trainer.resume()
@@ -132,7 +132,7 @@ class Trainer:
                 objective=config.objective,
                 beta=config.beta,
                 winner_anchor=config.winner_anchor,
-                counted_X=self.family.counted(self.loader.shapes),
+                counted_X=self.family.counted(self.loader.shapes, config.first_frame_weight),
                 together=self.plan.together,
             ),
             parameters=list(self.parameters.values()),

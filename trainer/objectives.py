@@ -1,9 +1,10 @@
 """What is minimised: preference and supervised objectives on per-sample errors. Legend: B pairs of a batch.
 
 An error is the MEAN squared error of the prediction over all elements of a latent video, without one half,
-winner and loser of a pair under the same noise, timestep and condition. An advantage is the reference's error
-minus the policy's, positive where the policy has become better; the margin is the winner's advantage minus
-the loser's, the logit beta * margin.
+winner and loser of a pair under the same noise, timestep and condition. In that mean the first latent frame
+of a model that is given it may weigh more or less (`first_frame_weight`). An advantage is the reference's
+error minus the policy's, positive where the policy has become better; the margin is the winner's advantage
+minus the loser's, the logit beta * margin.
 """
 
 from __future__ import annotations

@@ -53,6 +53,7 @@ def predicted(config: TrainConfig, family: Family, shapes: PairShapes, plan: Pla
         gradient_checkpointing=plan.gradient_checkpointing,
         together=plan.together,
         cached_reference=config.cache_reference > 0,
+        first_frame_weight=config.first_frame_weight,
     )
     return step_cost(family, shapes, settings)
 

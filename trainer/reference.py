@@ -152,7 +152,7 @@ def _chunks(places: Sequence[Place], size: int) -> Iterator[Sequence[Place]]:
 
 def reference_key(fixed: Mapping[str, Any]) -> str:
     """What names the errors of a training with these fixed settings."""
-    return content_id([fixed[name] for name in _DECIDES])
+    return content_id([fixed[name] for name in (*_DECIDES, "first_frame_weight") if name in fixed])
 
 
 def compute_ahead(

@@ -27,7 +27,7 @@ Exchange = Callable[[bool], AbstractContextManager[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Noised:
-    """N noised samples, what is to be predicted from them, and where the error counts."""
+    """N noised samples, what is to be predicted from them, and how much each element's error counts."""
 
     noised_NX: Tensor
     target_NX: Tensor
@@ -53,7 +53,7 @@ def noised(family: Family, inputs: Inputs, clean_NX: Tensor, counted_X: Tensor |
 
 
 def errors(family: Family, model: Any, given: Noised) -> Tensor:
-    """Mean squared error of the prediction per sample over the elements that count, without one half.
+    """Mean squared error of the prediction per sample, elements weighed by what they count, without one half.
 
     Squares are fp32, their mean fp64: an error near 1 has a spacing of 1e-7 in fp32, which beta = 500 would
     turn into visible noise of the loss.

@@ -44,10 +44,10 @@ OPEN: dict[str, set[str]] = {
         *_OF_WORKERS,
     },
     "pair": {"reward_version", "out", "index_only", "memory", "threads"},
-    "train-dpo": {"pairs", "revision"},
+    "train-dpo": {"pairs", "max_pairs", "revision"},
     "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }
-COMMON = {"run", "preset", "dry_run", "as_json", "help"}
+COMMON = {"run", "preset", "recipe", "dry_run", "as_json", "help"}
 
 _FIVE_B: dict[str, Any] = {
     "num_attention_heads": 48,

@@ -133,6 +133,14 @@ def test_a_split_is_a_split_of_scenes(run: Run) -> None:
     assert sum(map(len, taken.values())) == 11
 
 
+def test_a_limit_takes_the_first_by_id_and_larger_ones_hold_smaller_ones(run: Run) -> None:
+    written(run)
+    everything = [row.pair_id for row in PairDataset(run.shard_dir("pairs"))]
+    for limit in (1, 3, 100):
+        taken = [row.pair_id for row in PairDataset(run.shard_dir("pairs"), limit=limit)]
+        assert taken == sorted(everything)[:limit]
+
+
 def test_text_to_video_has_no_image_latents(run: Run) -> None:
     for number in range(11):
         path = run.resolve(run.condition_uri(f"p{number:03}"))

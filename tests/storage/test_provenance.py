@@ -52,6 +52,9 @@ def test_counts_are_of_the_split_and_splits_of_the_directory(run: Run) -> None:
     everything = pair_provenance(run, run.shard_dir("pairs"), None)
     assert everything is not None
     assert everything.pairs == 4
+    limited = pair_provenance(run, run.shard_dir("pairs"), "train", 2)
+    assert limited is not None
+    assert (limited.pairs, limited.prompts, limited.gap_max) == (2, 1, pytest.approx(0.2))
     assert pair_provenance(run, run.shard_dir("pairs"), "test") is None
     assert pair_provenance(run, run.path / "nowhere", None) is None
 

@@ -70,10 +70,12 @@ class Family(Protocol):
     def check(self, shapes: PairShapes) -> None:
         """Raise UserError when a pair of these shapes cannot be of this model."""
 
-    def counted(self, shapes: PairShapes) -> Tensor | None:
-        """Ones where an element of a latent counts in the loss, zeros elsewhere, broadcastable to X.
+    def counted(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
+        """How much each element of a latent counts in the loss, broadcastable to X; None when all alike.
 
-        None when all do.
+        One, zero where decoding or the pipeline discards the element, and `first_frame_weight` in the first
+        latent frame of a model that is given the first frame. Raises UserError for a weight other than 1
+        where no first frame is given, or where it is not predicted.
         """
 
     def timestep(self, drawn_B: Tensor) -> Tensor:
@@ -113,6 +115,20 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({error}): fetch or build the model again") from error
     return value
+
+
+def check_first_frame_weight(weight: float, shapes: PairShapes, latent_frames: int) -> None:
+    """Raise UserError for a weight that these pairs, with so many latent frames that count, cannot have."""
+    if weight != 1 and shapes.image is None:
+        raise UserError(
+            f"first_frame_weight must be 1 for pairs without a first frame, got {weight:g}: only what the "
+            "model is given can be weighed apart from what it makes up"
+        )
+    if weight == 0 and latent_frames < 2:
+        raise UserError(
+            f"first_frame_weight must be above 0 for latents of {latent_frames} frame, got 0: nothing would "
+            "be left in the loss"
+        )
 
 
 def mismatch(what: str, found: tuple[int, ...] | None, expected: str) -> UserError:

@@ -14,7 +14,15 @@ from diffusers.models.embeddings import get_3d_rotary_pos_embed
 from torch import Tensor
 
 from storage.errors import UserError
-from trainer.families.base import Condition, PairShapes, Shape, load_transformer, mismatch, read_config
+from trainer.families.base import (
+    Condition,
+    PairShapes,
+    Shape,
+    check_first_frame_weight,
+    load_transformer,
+    mismatch,
+    read_config,
+)
 
 SCHEDULERS: dict[str, Any] = {
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
@@ -90,16 +98,19 @@ class CogVideoXFamily:
             raise mismatch("image latents", image_shape, f"{shapes.latent} (an image-to-video model)")
         self._padding_frames(shapes)
 
-    def counted(self, shapes: PairShapes) -> Tensor | None:
+    def counted(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
         """All elements; of a padded video (1.5) all but the frames in front that decoding discards (F 1 1 1).
 
-        Raises UserError for pairs that do not tell how many frames their videos have.
+        The first latent frame, after the padding, counts `first_frame_weight` times. Raises UserError for
+        pairs that do not tell how many frames their videos have, and for a weight they cannot have.
         """
         padding = self._padding_frames(shapes)
-        if not padding:
+        check_first_frame_weight(first_frame_weight, shapes, shapes.latent[0] - padding)
+        if not padding and first_frame_weight == 1:
             return None
         counted_F111 = torch.ones(shapes.latent[0], 1, 1, 1)
         counted_F111[:padding] = 0
+        counted_F111[padding] = first_frame_weight
         return counted_F111
 
     def timestep(self, drawn_B: Tensor) -> Tensor:

@@ -14,7 +14,14 @@ from diffusers import WanTransformer3DModel
 from torch import Tensor
 
 from storage.errors import UserError
-from trainer.families.base import Condition, PairShapes, load_transformer, mismatch, read_config
+from trainer.families.base import (
+    Condition,
+    PairShapes,
+    check_first_frame_weight,
+    load_transformer,
+    mismatch,
+    read_config,
+)
 
 # Scheduler class -> the field of its configuration that holds the shift of the noise levels.
 SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
@@ -71,12 +78,23 @@ class WanFamily:
             raise mismatch("prompt embeddings", shapes.prompt, f"[L, {config.text_dim}]")
         self._check_image(shapes)
 
-    def counted(self, shapes: PairShapes) -> Tensor | None:
-        """All elements, or all but the first latent frame where it is the clean image (C F H W)."""
-        if not (self.expand_timesteps and shapes.image is not None):
+    def counted(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
+        """All elements, or all but the first latent frame where it is the clean image (C F H W).
+
+        Where it is predicted, it counts `first_frame_weight` times. Raises UserError for a weight that does
+        not fit.
+        """
+        clean = self.expand_timesteps and shapes.image is not None
+        check_first_frame_weight(first_frame_weight, shapes, shapes.latent[1])
+        if clean and first_frame_weight not in (0, 1):
+            raise UserError(
+                "this model keeps the first latent frame clean and predicts none, so that it has no error to "
+                f"weigh, got first_frame_weight {first_frame_weight:g}: leave it at 1"
+            )
+        if not clean and first_frame_weight == 1:
             return None
         counted_1F11 = torch.ones(1, shapes.latent[1], 1, 1)
-        counted_1F11[:, 0] = 0
+        counted_1F11[:, 0] = 0 if clean else first_frame_weight
         return counted_1F11
 
     def timestep(self, drawn_B: Tensor) -> Tensor:
