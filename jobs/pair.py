@@ -13,6 +13,8 @@ from jobs.presets import PresetCommand, preset_option, recipe_option
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
     from pipeline.pair import PairResult, PairSettings
+    from storage.mining_decisions import Applied
+    from storage.run import Run
     from storage.views import Limits
 
 
@@ -77,6 +79,12 @@ if TYPE_CHECKING:
 @option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pairs go. [default: RUN/pairs]"
 )
+@click.option(
+    "--decisions",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="What a person decided in the page of gpa report: pairs to keep, drop or swap.",
+)
 @option("--index-only", is_flag=True, show_default=False, help="Write the rows without training tensors.")
 @option("--memory", default="4GB", metavar="SIZE", help="Memory for the ranking; more goes to disk.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
@@ -87,6 +95,7 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
 
     Prints how many candidates and prompts each rule cost. The pairs carry all tensors that training needs.
     The directory holds one selection: the same command changes nothing, other settings replace it.
+    --decisions apply after all rules, and pairs that a person kept or swapped say so in the column human.
     """
     from pipeline.forecasts import forecast_pair
     from pipeline.pair import run_pair
@@ -94,6 +103,7 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
 
     settings, limits = pair_settings(chosen)
     opened = Run.open(run)
+    _warn_of_forgotten(opened, settings)
     result = run_pair(
         opened,
         settings,
@@ -128,6 +138,8 @@ def _print_json(result: PairResult, told: Forecast | None) -> None:
         "reward_version": result.rules.reward_version,
         "funnel": steps,
     }
+    if result.applied is not None:
+        values["decisions"] = result.applied.as_dict()
     values |= {"directory": str(result.directory)} | ({} if told is None else told.as_dict())
     click.echo(json.dumps(values, sort_keys=True))
 
@@ -143,8 +155,27 @@ def _print_table(result: PairResult, told: Forecast | None) -> None:
     for step in result.funnel:
         table.add_row(step.rule, *(f"{value:,}" for value in step[1:]))
     Console().print(table)
+    if result.applied is not None:
+        click.echo(_by_hand(result.applied))
     if told is None:
         same = "" if result.changed else " (unchanged)"
         click.echo(f"{result.pairs:,} pairs of {result.prompts:,} prompts in {result.directory}{same}")
         return
     click.echo(f"{result.prompts:,} prompts: {told}\nnot written (dry run), would be in {result.directory}")
+
+
+def _by_hand(applied: Applied) -> str:
+    text = f"by hand: {applied.keep:,} kept, {applied.swap:,} swapped, {applied.drop:,} dropped"
+    if applied.without_pair:
+        text += f"; {applied.without_pair:,} decisions are of pairs that these rules do not make"
+    return text
+
+
+def _warn_of_forgotten(run: Run, settings: PairSettings) -> None:
+    """Say that pairs made with decisions are about to be replaced by pairs made without."""
+    before = run.header()["commands"].get("pair", {}).get("config", {}).get("decisions")
+    if before and settings.decisions is None and settings.out is None:
+        click.echo(
+            f"warning: the last gpa pair applied the decisions of {before}, this one has no --decisions",
+            err=True,
+        )

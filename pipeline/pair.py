@@ -10,11 +10,13 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.mending import mend_tables
+from storage.decisions import read_decisions
 from storage.errors import UserError
 from storage.mining import Mining, mining
+from storage.mining_decisions import Applied
 from storage.pairs import write_pair_shards
 from storage.queries import reward_versions
-from storage.rules import CANDIDATE_RULES, FunnelStep, PairRules, Strategy
+from storage.rules import CANDIDATE_RULES, DROPPED, FunnelStep, PairRules, Strategy
 from storage.run import Run
 from storage.schemas import open_shard
 from storage.shard_stream import write_shards
@@ -35,6 +37,7 @@ _REMEDIES = {
     "motion-ratio": "raise --max-motion-ratio or lower --min-motion-ratio (inf and 0 without geometry)",
     "image-motion-ratio": "lower --min-image-motion-ratio",
     "sharpness-ratio": "lower --min-sharpness-ratio",
+    DROPPED: "drop fewer pairs in the file of --decisions",
 }
 
 
@@ -42,7 +45,8 @@ _REMEDIES = {
 class PairSettings:
     """What `gpa pair` is asked for: the rules, and where the pairs go (None: the run's own).
 
-    `reward_version` None means the only one there is.
+    `reward_version` None means the only one there is. `decisions` is a file of what a person decided about
+    pairs (storage/decisions.py).
     """
 
     reward: str = "reprojection"
@@ -62,6 +66,7 @@ class PairSettings:
     split: str | None = None
     out: Path | None = None
     index_only: bool = False
+    decisions: Path | None = None
 
     def rules(self, run: Run) -> PairRules:
         """The rules with the run's reward version. Raises UserError when it is ambiguous or a rule is bad."""
@@ -78,6 +83,7 @@ class PairResult:
     """How many pairs of how many prompts, rule by rule what was lost, and the directory that holds the pairs.
 
     `changed` when its shards are not the old ones. `rows` are those that would be written, when none were.
+    `applied` counts what a person decided, when that was asked for.
     """
 
     funnel: list[FunnelStep]
@@ -86,6 +92,7 @@ class PairResult:
     rules: PairRules
     directory: Path
     changed: bool
+    applied: Applied | None = None
     rows: pa.Table | None = None
 
 
@@ -100,9 +107,11 @@ def run_pair(
     """Mine pairs and write them as the shards of a directory, which then holds no other pairs.
 
     With the same settings and scores nothing is rewritten; with others the old selection goes once the new
-    one is durable. Raises UserError when no pair is left, saying which rule took them, and for a directory
-    of other files, when another process pairs, and while a training reads the pairs to be replaced.
+    one is durable. Raises UserError when no pair is left, saying which rule took them, for decisions that do
+    not fit, for a directory of other files, when another process pairs, and while a training reads the pairs
+    to be replaced.
     """
+    decisions = None if settings.decisions is None else read_decisions(settings.decisions)
     if write:
         mend_tables(run, "pair", "pairs", "rejects")
     with run.lock("pair") if write else nullcontext():
@@ -110,7 +119,7 @@ def run_pair(
         directory = settings.out or run.shard_dir("pairs")
         changed = False
         rows = None
-        with mining(run, rules, limits) as mined:
+        with mining(run, rules, limits, decisions) as mined:
             if not mined.pairs:
                 raise UserError(_why_none(run, rules, mined))
             if write:
@@ -131,6 +140,7 @@ def run_pair(
             rules=rules,
             directory=directory,
             changed=changed,
+            applied=mined.applied,
             rows=rows,
         )
 

@@ -27,11 +27,11 @@ _MEANINGS = {
     "scene_id": "scene of the prompt; no scene is in two splits",
     "split": "train, val or test, by hash of scene_id",
     "text": "the prompt",
-    "winner_id": "candidate with the higher value",
-    "loser_id": "candidate with the lower value",
+    "winner_id": "candidate with the higher value, or the one that a person put first",
+    "loser_id": "the other candidate",
     "winner_value": "reward of the winner, higher is better",
     "loser_value": "reward of the loser",
-    "gap": "winner_value - loser_value, above 0",
+    "gap": "winner_value - loser_value, above 0 unless a person swapped the two",
     "reward": "name of the reward",
     "reward_version": "version of the reward and its settings",
     "winner_motion": "camera motion of the winner, in units of scene depth",
@@ -39,6 +39,7 @@ _MEANINGS = {
     "model": "model that sampled both",
     "revision": "its revision",
     "num_frames": "frames of the videos",
+    "human": "keep or swap where a person decided, null elsewhere",
     "winner_latents": "final latents of the winner",
     "loser_latents": "final latents of the loser",
     "prompt_embeds": "the encoded prompt",
@@ -98,10 +99,16 @@ def _title(source: Provenance) -> str:
     return (
         "# Geometric preference pairs\n\n"
         f"{source.pairs:,} pairs ({splits}) of {source.prompts:,} prompts in {source.scenes:,} scenes: two "
-        "videos that one model sampled for one prompt, ranked by a geometric reward. No human labelled "
-        f"anything. Reward: {rewards}. Gap between winner and loser: least {source.gap_min:.4g}, median "
-        f"{source.gap_median:.4g}, largest {source.gap_max:.4g}."
+        "videos that one model sampled for one prompt, ranked by a geometric reward. "
+        f"{_by_hand(source)} Reward: {rewards}. Gap between winner and loser: least {source.gap_min:.4g}, "
+        f"median {source.gap_median:.4g}, largest {source.gap_max:.4g}."
     )
+
+
+def _by_hand(source: Provenance) -> str:
+    if not source.human:
+        return "No human labelled anything."
+    return f"A person looked at {source.human:,} of them and left or swapped winner and loser (column human)."
 
 
 def _labels(source: Provenance) -> str:

@@ -10,7 +10,9 @@ import duckdb
 import pyarrow as pa
 
 from storage import mining_sql as sql
+from storage.decisions import Decisions
 from storage.errors import UserError
+from storage.mining_decisions import Applied, apply_decisions
 from storage.rules import CANDIDATE_RULES, PAIR_RULES, FunnelStep, MinedPairs, PairRules
 from storage.run import Run
 from storage.schemas import TABLES, default_columns
@@ -24,7 +26,8 @@ class Mining:
     """What was mined, its rows still in the database: they are read as often and as far as they are wanted.
 
     The funnel starts with ("sampled", 0, 0, candidates); the losses and what is left add up to that number.
-    `largest_gap` is that of its pairs; None when there are none.
+    `largest_gap` is that of its pairs; None when there are none. `applied` counts what a person decided; None
+    when nobody was asked.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -34,6 +37,7 @@ class Mining:
     pairs: int
     paired_prompts: int
     largest_gap: float | None
+    applied: Applied | None
 
     def rows(self) -> pa.RecordBatchReader:
         """The pairs (index columns) in order of pair_id."""
@@ -47,20 +51,26 @@ class Mining:
 
 
 @contextmanager
-def mining(run: Run, rules: PairRules, limits: Limits | None = None) -> Iterator[Mining]:
+def mining(
+    run: Run, rules: PairRules, limits: Limits | None = None, decisions: Decisions | None = None
+) -> Iterator[Mining]:
     """Rank the candidates of every prompt and find the pairs that satisfy `rules`, in SQL and out of core.
 
     Ties are ranked by candidate_id, so equal runs give equal pairs. No candidates or no pairs give no rows
-    and a funnel that says where they went. Raises UserError for a candidate without a prompt row and for
-    shards that cannot be read.
+    and a funnel that says where they went. `decisions` then drop and turn round some of the pairs. Raises
+    UserError for a candidate without a prompt row, for decisions about ids that the run does not hold, and
+    for shards that cannot be read.
     """
     with session(run, "prompts", "candidates", "scores", limits=limits) as connection:
         connection.execute(sql.RULES, dataclasses.asdict(rules))
         connection.execute(sql.NUMBERED)
         connection.execute(sql.JUDGED)
         _refuse_orphans(connection, run)
-        for statement in (sql.RANKED, sql.PROPOSED, sql.FATES, sql.LAST_STEPS):
-            connection.execute(statement)
+        connection.execute(sql.RANKED)
+        connection.execute(sql.PROPOSED)
+        applied = apply_decisions(connection, decisions) if decisions else None
+        connection.execute(sql.FATES)
+        connection.execute(sql.LAST_STEPS)
         losses = {int(row[0]): (int(row[1]), int(row[2])) for row in fetch(connection, sql.LOSSES)}
         pairs, paired_prompts, largest_gap = fetch(connection, sql.KEPT)[0]
         yield Mining(
@@ -71,12 +81,13 @@ def mining(run: Run, rules: PairRules, limits: Limits | None = None) -> Iterator
             pairs=pairs,
             paired_prompts=paired_prompts,
             largest_gap=largest_gap,
+            applied=applied,
         )
 
 
-def mine_pairs(run: Run, rules: PairRules) -> MinedPairs:
+def mine_pairs(run: Run, rules: PairRules, decisions: Decisions | None = None) -> MinedPairs:
     """All that `mining` finds, in memory. Raises what it raises."""
-    with mining(run, rules) as found:
+    with mining(run, rules, decisions=decisions) as found:
         return MinedPairs(
             rows=found.rows().read_all(),
             funnel=found.funnel,

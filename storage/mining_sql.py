@@ -9,9 +9,11 @@ from __future__ import annotations
 from storage.rules import CANDIDATE_RULES, PAIR_RULES
 
 # Steps count from 1 in the order of the rules; NULL is still in, _KEPT is a member of a pair.
-_STEP = {name: step for step, name in enumerate((*CANDIDATE_RULES, *PAIR_RULES), start=1)}
-_KEPT = len(_STEP) + 1
-_FIRST_OF_PROMPT, _FIRST_OF_PAIR = _STEP["fewer-than-two"], _STEP[PAIR_RULES[0]]
+STEP = {name: step for step, name in enumerate((*CANDIDATE_RULES, *PAIR_RULES), start=1)}
+_KEPT = len(STEP) + 1
+_FIRST_OF_PROMPT, _FIRST_OF_PAIR = STEP["fewer-than-two"], STEP[PAIR_RULES[0]]
+# What a person decided about a pair. One byte a pair, of which there may be many millions.
+_HUMAN = "ENUM('keep', 'drop', 'swap')"
 # What a candidate needs at least: the rule, the measure in scores, and the bound. Only a bound above 0 asks
 # for the measure to be known.
 _NEEDS = (
@@ -30,15 +32,15 @@ _FINITE_MEASURES = ", ".join(
     f"CASE WHEN isfinite({measure}) THEN {measure} END AS {measure}" for _, measure, _ in _NEEDS
 )
 _TOO_LITTLE = "\n".join(
-    f"WHEN r.{bound} > 0 AND NOT coalesce(s.{measure} >= r.{bound}, false) THEN {_STEP[rule]}"
+    f"WHEN r.{bound} > 0 AND NOT coalesce(s.{measure} >= r.{bound}, false) THEN {STEP[rule]}"
     for rule, measure, bound in _NEEDS
 )
 _WINNER_HAS_LESS = "\n".join(
-    f"WHEN r.{bound} > 0 AND NOT coalesce(w.{measure} >= r.{bound} * l.{measure}, false) THEN {_STEP[rule]}"
+    f"WHEN r.{bound} > 0 AND NOT coalesce(w.{measure} >= r.{bound} * l.{measure}, false) THEN {STEP[rule]}"
     for rule, measure, bound in _RATIOS
 )
 _DETAILS = "\n".join(
-    f"WHEN {_STEP[rule]} THEN format('{measure} {{}}', coalesce({measure}::VARCHAR, 'unknown'))"
+    f"WHEN {STEP[rule]} THEN format('{measure} {{}}', coalesce({measure}::VARCHAR, 'unknown'))"
     for rule, measure, _ in _NEEDS
 )
 
@@ -67,9 +69,9 @@ JUDGED = f"""
         FROM scores s JOIN rules r ON s.reward = r.reward AND s.reward_version = r.reward_version)
     SELECT c.candidate_id, p.prompt, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
         CASE
-            WHEN c.status <> 'ok' THEN {_STEP["sampling-failed"]}
-            WHEN s.candidate_id IS NULL THEN {_STEP["not-scored"]}
-            WHEN s.value IS NULL OR NOT isfinite(s.value) THEN {_STEP["unscorable"]}
+            WHEN c.status <> 'ok' THEN {STEP["sampling-failed"]}
+            WHEN s.candidate_id IS NULL THEN {STEP["not-scored"]}
+            WHEN s.value IS NULL OR NOT isfinite(s.value) THEN {STEP["unscorable"]}
             {_TOO_LITTLE}
         END AS step
     FROM candidates c
@@ -101,13 +103,13 @@ PROPOSED = f"""
     SELECT w.prompt, w.candidate AS winner, l.candidate AS loser,
         w.candidate_id AS winner_id, l.candidate_id AS loser_id,
         w.value AS winner_value, l.value AS loser_value, w.value - l.value AS gap,
-        w.motion AS winner_motion, l.motion AS loser_motion,
+        w.motion AS winner_motion, l.motion AS loser_motion, NULL::{_HUMAN} AS human,
         CASE
-            WHEN -w.value > r.max_error THEN {_STEP["max-error"]}
-            WHEN w.value - l.value <= 0 OR w.value - l.value < r.min_gap THEN {_STEP["min-gap"]}
+            WHEN -w.value > r.max_error THEN {STEP["max-error"]}
+            WHEN w.value - l.value <= 0 OR w.value - l.value < r.min_gap THEN {STEP["min-gap"]}
             WHEN isfinite(r.max_motion_ratio) AND NOT coalesce(
                 w.motion <= r.max_motion_ratio * l.motion AND l.motion <= r.max_motion_ratio * w.motion,
-                false) THEN {_STEP["motion-ratio"]}
+                false) THEN {STEP["motion-ratio"]}
             {_WINNER_HAS_LESS}
         END AS step
     FROM (SELECT * FROM ranked WHERE may_win) w
@@ -124,8 +126,8 @@ FATES = f"""
     reached AS (
         SELECT candidate, max(coalesce(step, {_KEPT})) AS step FROM members GROUP BY candidate)
     SELECT candidate, k.prompt,
-        CASE WHEN k.n < 2 THEN {_STEP["fewer-than-two"]}
-            ELSE coalesce(m.step, {_STEP["not-chosen"]}) END AS step
+        CASE WHEN k.n < 2 THEN {STEP["fewer-than-two"]}
+            ELSE coalesce(m.step, {STEP["not-chosen"]}) END AS step
     FROM ranked k LEFT JOIN reached m USING (candidate)
     UNION ALL
     SELECT rowid, prompt, step FROM judged WHERE step IS NOT NULL
@@ -146,11 +148,14 @@ KEPT = f"""
         (SELECT max(gap) FROM proposed WHERE step IS NULL)
 """
 
-# Rows of the pairs table without its tensors. The id names the two candidates and what judged them.
+# Rows of the pairs table without its tensors. The id names the two candidates and what judged them: the
+# reward, and a person where one did (an absent word leaves no trace in the id).
 PAIRS = """
-    SELECT substr(sha256(concat_ws('|', winner_id, loser_id, r.reward, r.reward_version)), 1, 32) AS pair_id,
+    SELECT substr(sha256(concat_ws('|', winner_id, loser_id, r.reward, r.reward_version, human)), 1, 32)
+            AS pair_id,
         p.prompt_id, p.scene_id, p.split, p.text, winner_id, loser_id, winner_value, loser_value, gap,
-        r.reward, r.reward_version, winner_motion, loser_motion, c.model, c.revision, c.num_frames
+        r.reward, r.reward_version, winner_motion, loser_motion, c.model, c.revision, c.num_frames,
+        human::VARCHAR AS human
     FROM (SELECT * FROM proposed WHERE step IS NULL) q
     CROSS JOIN rules r
     JOIN candidates c ON c.candidate_id = q.winner_id
@@ -167,7 +172,7 @@ REJECTS = f"""
         QUALIFY row_number() OVER (PARTITION BY q.prompt ORDER BY gap DESC, winner_id, loser_id) = 1),
     listed AS (
         SELECT candidate_id AS id, step, CASE step
-            WHEN {_STEP["not-scored"]} THEN 'no score by this version of the reward'
+            WHEN {STEP["not-scored"]} THEN 'no score by this version of the reward'
             {_DETAILS}
             ELSE coalesce(reason, format('value {{}}', value), 'no value, no reason') END AS detail
         FROM judged WHERE step IS NOT NULL

@@ -17,7 +17,7 @@ _GEOMETRY = """
     WHERE reward = $reward AND reward_version = $reward_version AND geometry_model IS NOT NULL
     ORDER BY ALL
 """
-_COLUMNS = ["pair_id", "prompt_id", "scene_id", "split", "gap", "reward", "reward_version"]
+_COLUMNS = ["pair_id", "prompt_id", "scene_id", "split", "gap", "reward", "reward_version", "human"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +33,9 @@ class GeometrySource:
 class Provenance:
     """Counts of the pairs trained on, their gaps, their rewards (name, version) and geometry models.
 
-    `splits` counts the pairs of every split that the directory holds, trained on or not. `scores_known` says
-    whether the run holds scores of these rewards: without, `geometry` says nothing.
+    `human` counts those that a person kept or swapped. `splits` counts the pairs of every split that the
+    directory holds, trained on or not. `scores_known` says whether the run holds scores of these rewards:
+    without, `geometry` says nothing.
     """
 
     pairs: int
@@ -47,6 +48,7 @@ class Provenance:
     rewards: tuple[tuple[str, str], ...]
     scores_known: bool
     geometry: tuple[GeometrySource, ...]
+    human: int = 0
 
 
 def pair_provenance(
@@ -79,6 +81,7 @@ def pair_provenance(
         gap_max=float(gap_P.max()),
         rewards=rewards,
         scores_known=known,
+        human=rows.num_rows - rows["human"].null_count,
         geometry=geometry,
     )
 

@@ -146,7 +146,10 @@ class TensorBlob:
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """A preference of one prompt: the winner's value is above the loser's. Tensors are absent in an index."""
+    """A preference of one prompt: the winner's value is above the loser's, unless a person swapped them.
+
+    `human` is keep or swap where a person decided. Tensors are absent in an index.
+    """
 
     pair_id: str
     prompt_id: str
@@ -165,6 +168,7 @@ class Pair:
     model: str
     revision: str
     num_frames: int | None = None
+    human: Literal["keep", "swap"] | None = None
     winner_latents: TensorBlob | None = None
     loser_latents: TensorBlob | None = None
     prompt_embeds: TensorBlob | None = None
@@ -174,10 +178,15 @@ class Pair:
     def __post_init__(self) -> None:
         names = ("pair_id", "prompt_id", "scene_id", "winner_id", "loser_id", "reward", "reward_version")
         _require_text("Pair", self, *names)
-        if not self.winner_value > self.loser_value:
+        if self.human not in (None, "keep", "swap"):
+            raise _invalid("Pair.human", "keep, swap or None", self.human, "leave a dropped pair out")
+        better, worse = self.winner_value, self.loser_value
+        if self.human == "swap":
+            better, worse = worse, better
+        if not better > worse:
             got = f"{self.winner_value} and {self.loser_value}"
             raise _invalid(
-                "Pair.winner_value", "above loser_value, both finite", got, "swap or drop the pair"
+                "Pair.winner_value", "above loser_value (below it in a swap)", got, "swap or drop the pair"
             )
         if self.winner_id == self.loser_id:
             raise _invalid(

@@ -29,7 +29,9 @@ CANDIDATE_RULES = (
     "fewer-than-two",
     "not-chosen",
 )
-PAIR_RULES = ("max-error", "min-gap", "motion-ratio", "image-motion-ratio", "sharpness-ratio")
+# The last one is no rule of the reward: a person dropped the pair (storage/decisions.py).
+DROPPED = "dropped-by-hand"
+PAIR_RULES = ("max-error", "min-gap", "motion-ratio", "image-motion-ratio", "sharpness-ratio", DROPPED)
 _BOUNDS_FROM_BELOW = (
     "min_gap",
     "min_motion",

@@ -110,6 +110,7 @@ TABLES: dict[str, pa.Schema] = {
             "model": _text,
             "revision": _text,
             "num_frames": pa.int32(),
+            "human": _text,
             **dict.fromkeys(PAIR_TENSORS, TENSOR_TYPE),
         },
     ),
@@ -119,7 +120,7 @@ TABLES: dict[str, pa.Schema] = {
 # Columns that came after the first shards of their table: a shard without them is read with nulls there.
 ADDED: dict[str, tuple[str, ...]] = {
     "scores": ("image_motion", "sharpness", "psnr", "ssim", "mvcs", "sampson", "measured_pairs"),
-    "pairs": ("num_frames", "image_embeds"),
+    "pairs": ("num_frames", "image_embeds", "human"),
 }
 
 # What makes a row itself. Two rows with equal keys are the same row written twice.

@@ -204,4 +204,7 @@ def _columns_and_older_rows(path: Path, table: str) -> tuple[set[str], pa.Table 
 
 
 def _sql_type(table: str, column: str) -> str:
-    return "DOUBLE" if pa.types.is_floating(TABLES[table].field(column).type) else "INTEGER"
+    kind = TABLES[table].field(column).type
+    if pa.types.is_string(kind):
+        return "VARCHAR"
+    return "DOUBLE" if pa.types.is_floating(kind) else "INTEGER"

@@ -123,6 +123,7 @@ def _data(facts: CardFacts) -> str:
         f"`{facts.config.split or 'all'}` (the directory holds {of_splits}). "
         f"Reward: {rewards}. Gap between winner and loser: least {source.gap_min:.4g}, median "
         f"{source.gap_median:.4g}, largest {source.gap_max:.4g}."
+        + (f" A person kept or swapped {source.human} of them." if source.human else "")
     )
 
 

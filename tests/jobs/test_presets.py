@@ -43,7 +43,7 @@ OPEN: dict[str, set[str]] = {
         "limit",
         *_OF_WORKERS,
     },
-    "pair": {"reward_version", "out", "index_only", "memory", "threads"},
+    "pair": {"reward_version", "out", "index_only", "decisions", "memory", "threads"},
     "train-dpo": {"pairs", "max_pairs", "revision"},
     "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from pipeline.pair import PairSettings, run_pair
 from storage.errors import UserError
@@ -11,6 +14,8 @@ from storage.ids import split_of
 from storage.pairs import PairDataset
 from storage.run import Run
 from storage.shards import write_shard
+from storage.tensors import read_tensors
+from storage.views import fetch, session
 from tests.storage.builders import candidate, prompt, run_with_pairs, score
 
 PROMPTS = 6
@@ -162,3 +167,49 @@ def test_pairs_under_a_training_are_not_replaced_but_may_go_elsewhere(tmp_path: 
         assert run_pair(run, settings(strategy="top-k"), write=False).pairs > PROMPTS
         assert run_pair(run, settings(strategy="top-k", out=tmp_path / "other")).changed
     assert run_pair(run, settings(strategy="top-k")).changed
+
+
+def test_a_person_decides_and_the_rows_say_so(tmp_path: Path) -> None:
+    run = run_with_pairs(tmp_path / "run", PROMPTS)
+    run_pair(run, settings())
+    mined = {row["prompt_id"]: row for row in run.rows("pairs").to_pylist()}
+    ids = ("prompt_id", "winner_id", "loser_id")
+    words = {"p000": "keep", "p001": "drop", "p002": "swap"}
+    lines = [{name: mined[p][name] for name in ids} | {"decision": word} for p, word in words.items()]
+    file = tmp_path / "decisions.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines))
+    result = run_pair(run, settings(decisions=file))
+    assert (result.pairs, result.changed) == (PROMPTS - 1, True)
+    assert result.applied is not None
+    assert result.applied.as_dict() == {"keep": 1, "drop": 1, "swap": 1, "without_pair": 0}
+    after = {row["prompt_id"]: row for row in run.rows("pairs").to_pylist()}
+    assert {p: row["human"] for p, row in after.items() if row["human"]} == {"p000": "keep", "p002": "swap"}
+    assert after["p002"]["winner_id"] == mined["p002"]["loser_id"]
+    assert "p001" not in after
+    assert after["p003"] == mined["p003"]
+    swapped = next(pair for pair in PairDataset(result.directory) if pair.prompt_id == "p002")
+    latents = read_tensors(run.resolve(run.latent_uri(swapped.winner_id)))["latents"]
+    assert torch.equal(swapped.winner_latents, latents)
+    assert run_pair(run, settings(decisions=file)).changed is False
+    # Without the file, the pairs are those that the reward makes.
+    run_pair(run, settings())
+    assert {row["prompt_id"]: row for row in run.rows("pairs").to_pylist()} == mined
+
+
+def test_pairs_from_before_people_decided_are_read(tmp_path: Path) -> None:
+    run = run_with_pairs(tmp_path / "run", PROMPTS)
+    run_pair(run, settings(index_only=True))
+    path = next(run.shard_dir("pairs").glob("*.parquet"))
+    pq.write_table(pq.read_table(path).drop_columns(["human"]), path)
+    assert run.rows("pairs")["human"].null_count == PROMPTS
+    with session(run, "pairs") as connection:
+        assert fetch(connection, "SELECT count(human), count(*) FROM pairs") == [(0, PROMPTS)]
+        assert fetch(connection, "SELECT typeof(human) FROM pairs LIMIT 1") == [("VARCHAR",)]
+
+
+def test_dropping_every_pair_says_so(tmp_path: Path) -> None:
+    run = scored_run(tmp_path / "run", -0.1, -0.3)
+    line = {"prompt_id": "p0", "winner_id": "c0", "loser_id": "c1", "decision": "drop"}
+    (tmp_path / "d.json").write_text(json.dumps([line]))
+    with pytest.raises(UserError, match="lost 1 to dropped-by-hand: drop fewer pairs"):
+        run_pair(run, settings(decisions=tmp_path / "d.json"))
