@@ -6,9 +6,11 @@ Legend: T frames, H W pixels.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +30,62 @@ class Measure:
     name: str
     better: int
     about: str
+
+    def __post_init__(self) -> None:
+        if not self.name.isidentifier() or self.better not in (-1, 0, 1):
+            raise ValueError(f"a measure has a word as its name and better -1, 0 or 1, got {self!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedClip:
+    """A clip as judges see it: all frames, float in [0, 1], and the prompt's text and metadata (JSON)."""
+
+    frames_THW3: Tensor
+    fps: float
+    text: str
+    metadata: str = "{}"
+
+
+class ClipJudge(Protocol):
+    """Measures clips. Values are kept by candidate, `name` and `version`: no clip is measured twice.
+
+    version names all that values depend on (weights, options, code), and is known without loading weights;
+    license is that of the weights. measures are in the order of the table, their names unlike those of other
+    judges. A judge is built where the command runs, travels to the workers by pickle, and loads its weights
+    there, in `setup`: its constructor is cheap, and raises RewardError when weights are missing.
+    """
+
+    name: str
+    version: str
+    license: str
+    measures: tuple[Measure, ...]
+
+    def setup(self, device: str) -> None:
+        """Load the weights onto a torch device, once, before the first `measure`."""
+        ...
+
+    def measure(self, clip: JudgedClip) -> dict[str, float]:
+        """Values by the name of the measure; what cannot be measured of this clip is NaN or left out."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSpec:
+    """Where a judge is that needs no geometry model: a module with `make_judge(model) -> ClipJudge`.
+
+    model is what the user wrote behind the name, a folder or a Hub id; None is the judge's own.
+    """
+
+    module: str
+
+    def make(self, model: str | None) -> ClipJudge:
+        """The judge, without its weights."""
+        maker: Callable[..., ClipJudge] = import_module(self.module).make_judge
+        return maker(model=model)
+
+
+# What `gpa evaluate --judge NAME[=MODEL]` can name beside the geometry backends.
+JUDGES: dict[str, JudgeSpec] = {}
 
 
 MEASURES: tuple[Measure, ...] = (

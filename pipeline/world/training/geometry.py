@@ -29,7 +29,6 @@ from pipeline.world.training.common import (
 from rewards.world_geometry import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
 from rewards.world_matching import match_to_first
 
-
 # The judge of `gpa evaluate` is narrower and deeper than the network of the reward, and learns from other
 # scenes: what the reward's network is mistaken about, it need not be.
 JUDGE: Final = WorldGeometryConfig(width=96, heads=3, layers=4)

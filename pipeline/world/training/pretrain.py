@@ -93,7 +93,7 @@ def _geometry(work: Path, settings: PretrainSettings, report: Report) -> Path:
 
 
 def _geometry_judge(work: Path, settings: PretrainSettings, report: Report) -> Path:
-    """A second geometry network, so that a reward is never judged by its own: other scenes, seed and shape."""
+    """A second geometry network, so that none judges its own reward: other scenes, seed, shape."""
     training = GeometryTraining(
         steps=settings.judge_steps,
         clips=settings.bank_clips,
