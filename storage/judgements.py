@@ -91,6 +91,17 @@ def read_judgements(run: Run, versions: Mapping[str, str]) -> dict[str, dict[str
     return found
 
 
+def judging_seconds(run: Run, versions: Mapping[str, str]) -> list[float]:
+    """What a clip took that all of these judges have measured, over its judges."""
+    wanted = set(versions.items())
+    spent: dict[str, list[float]] = {}
+    columns = ["candidate_id", "judge", "judge_version", "seconds"]
+    for row in run.rows("judgements", columns).to_pylist():
+        if (row["judge"], row["judge_version"]) in wanted and row["seconds"] is not None:
+            spent.setdefault(row["candidate_id"], []).append(row["seconds"])
+    return [sum(seconds) for seconds in spent.values() if len(seconds) == len(wanted)]
+
+
 def write_clips(run: Run, clips: Sequence[EvaluatedClip]) -> Path:
     """Put these rows in the place of those of the last table, as one shard; return it.
 
