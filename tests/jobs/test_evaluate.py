@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from jobs.main import cli
 from pipeline.evaluated import NamedAdapter
+from pipeline.judging import JUDGES, JudgeSpec
 from pipeline.models import resolve_adapter, resolve_model
 from storage.judgements import EvaluatedClip, read_clips
 from storage.run import Run
@@ -160,6 +161,7 @@ def judged(inner: Run) -> set[tuple[str, str, str]]:
     return set(found)
 
 
+@pytest.mark.slow
 def test_another_judge_and_another_adapter_only_add(
     evaluated: tuple[Run, Run], words: list[object], adapters: list[Path], tiny_geometry: Path
 ) -> None:
@@ -213,6 +215,7 @@ def test_the_same_weights_under_two_names_are_refused(tmp_path: Path, adapters: 
     assert "a and b hold the same weights: leave one of them out" in done.stderr
 
 
+@pytest.mark.slow
 def test_prompts_of_no_world_have_no_truth(tmp_path: Path, adapters: list[Path]) -> None:
     run, prompts = Run.create_or_open(tmp_path / "run"), write_prompts(tmp_path / "prompts", 2)
     words = ["--adapter", adapters[0], "--prompts", prompts, "--seeds", 1, "--workers", 0]
@@ -224,6 +227,20 @@ def test_prompts_of_no_world_have_no_truth(tmp_path: Path, adapters: list[Path])
     assert not names & {"fault", "truth_psnr", "first_frame", "follows", "motion", "mvcs"}
     assert found["filtered"] == {}
     assert found["judged_by"]["held_out"] is None
+
+
+def test_a_judge_of_another_kind_has_a_row_and_needs_no_column(
+    evaluated: tuple[Run, Run], words: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(JUDGES, "taste", JudgeSpec(module="tests.pipeline.toy_judge"))
+    run, inner = evaluated
+    done = gpa("evaluate", run.path, *words, "--judge", "world", "--judge", "taste", "--json")
+    assert done.exit_code == 0, done.output
+    rows = {row["measure"]: row for row in json.loads(done.stdout)["tables"]["ours"]}
+    assert rows["length"]["win_rate"]["mean"] == 0.5  # the prompt is the same on both sides
+    assert "other" not in rows
+    lengths = [clip.measures["length"] for clip in read_clips(inner) if clip.model_name == "base"]
+    assert sum(one or 0 for one in lengths) / len(lengths) == pytest.approx(rows["length"]["base"])
 
 
 def start(words: list[object]) -> subprocess.Popen[str]:
