@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,9 @@ from jobs.presets import PresetCommand, load_preset, preset_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipeline.comparison import Row
-    from pipeline.evaluate import EvaluateSettings, Evaluation
+    from pipeline.evaluate import EvaluateSettings
+    from pipeline.evaluation import Evaluation
+    from pipeline.judging import JudgeChoice
     from storage.run import Run
 
 
@@ -35,8 +37,23 @@ if TYPE_CHECKING:
     "--adapter",
     "adapters",
     multiple=True,
-    metavar="[NAME=]DIR",
-    help="LoRA folder; may be given several times. [default: that of the training dpo]",
+    metavar="[NAME=]DIR[@WEIGHT]",
+    help="LoRA folder, and what multiplies it; may be given several times. NAME may be GROUP/TRAINING. "
+    "[default: that of the training dpo]",
+)
+@option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="NAME[=MODEL]",
+    help="The geometry backend that judges, none, or a judge of another kind beside the preset's geometry; "
+    "may be given several times.",
+)
+@option(
+    "--min-motion",
+    type=float,
+    metavar="X",
+    help="A second table leaves out clips whose camera moves less, by the judge, on either side.",
 )
 @click.option("--model", metavar="NAME", help="The base. [default: that of the preset's sample]")
 @click.option("--revision", metavar="REV", help="Revision of a Hub id.")
@@ -56,12 +73,18 @@ def command(
 ) -> None:
     """Compare the base model with adapters on held-out prompts, with the same seeds.
 
-    The judge of faults is a network that no reward has seen; it and the PSNR need prompts of the embedded
-    world. Sampling and scoring follow the sample and score sections of the preset.
+    The judge is to be a geometry model that made no reward; the table says when it is not. The fault and
+    the PSNR to the truth need prompts of the embedded world. Sampling and scoring follow the sample and
+    score sections of the preset.
+
+    The name of an adapter ends at the first '=' and its weight begins at the last '@'; a folder that exists
+    under the whole text is taken as it is. The same folder at several weights is several models. Adapters
+    named GROUP/TRAINING, such as ours/0 and ours/1, have a table each and one of the group, over trainings.
     """
+    from jobs.main import PARTIAL
     from jobs.progress import ConsoleProgress
-    from pipeline.evaluate import as_json as plain
     from pipeline.evaluate import run_evaluate
+    from pipeline.evaluation import as_json as plain
     from storage.run import Run
 
     opened = Run.open(run)
@@ -70,30 +93,33 @@ def command(
     if dry_run:
         _foretell(opened, settings, as_json)
         return
-    opened.record(
-        f"evaluate {settings.name}", recordable({**chosen, "preset": preset, "adapters": list(folders)})
-    )
+    asked = {**chosen, "preset": preset, "adapters": list(folders), "judges": list(chosen["judges"])}
+    opened.record(f"evaluate {settings.name}", recordable(asked))
     result = run_evaluate(opened, settings, progress=ConsoleProgress)
     if as_json:
-        click.echo(json.dumps(plain(result), sort_keys=True))
-        return
-    print_evaluation(result)
+        click.echo(json.dumps(plain(result) | {"directory": str(result.directory)}, sort_keys=True))
+    else:
+        print_evaluation(result)
+    if result.failed:
+        click.echo(f"{result.failed} clips failed (candidates with a reason, or rejects)", err=True)
+        click.get_current_context().exit(PARTIAL)
 
 
 def _foretell(run: Run, settings: EvaluateSettings, as_json: bool) -> None:
     from pipeline.forecast import total
     from pipeline.forecasts import forecast_evaluate
 
-    sampling, scoring = forecast_evaluate(run, settings)
-    values = {"sample": sampling.as_dict(), "score": scoring.as_dict(), **total((sampling, scoring))}
-    print_result(values, as_json, f"sample: {sampling}\nscore: {scoring}")
+    parts = dict(zip(("sample", "score", "judge"), forecast_evaluate(run, settings), strict=True))
+    values = {name: part.as_dict() for name, part in parts.items()} | total(tuple(parts.values()))
+    print_result(values, as_json, "\n".join(f"{name}: {part}" for name, part in parts.items()))
 
 
 def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, Any]) -> EvaluateSettings:
     """Settings from the options of the command and the preset's sections for sample and score."""
     from jobs.sample import sample_settings
     from jobs.score import score_settings
-    from pipeline.evaluate import EvaluateSettings, NamedAdapter
+    from pipeline.evaluate import EvaluateSettings
+    from pipeline.evaluated import NamedAdapter
 
     sections = load_preset(preset)
     shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
@@ -111,49 +137,56 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
             "seed": chosen["seed"],
         }
     )
-    named = []
-    for adapter in adapters:
-        name, _, folder = adapter.rpartition("=")
-        named.append(NamedAdapter(name=name or "aligned", path=Path(folder)))
     return EvaluateSettings(
         sample=sample_settings(sample),
         score=score_settings(sections["score"] | shared),
-        adapters=tuple(named),
+        adapters=tuple(NamedAdapter.parse(adapter) for adapter in adapters),
+        judges=_judges(chosen["judges"], sections["evaluate"]["judges"]),
+        min_motion=chosen["min_motion"],
         name=chosen["name"],
     )
 
 
+def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:
+    """The judges named; with the preset's geometry where only judges of another kind are."""
+    from pipeline.judging import JudgeChoice
+
+    choices = [JudgeChoice.parse(one) for one in named]
+    if not any(one.decides_geometry for one in choices):
+        defaults = [JudgeChoice.parse(one) for one in usual]
+        choices = [one for one in defaults if one.decides_geometry] + choices
+    return tuple(choices)
+
+
 def print_evaluation(result: Evaluation) -> None:
-    """The table of every adapter, what its rows mean, and where the contact sheet lies, on stdout."""
+    """The tables of every adapter, what their rows mean, and where the files lie, on stdout."""
     from rich.console import Console
 
-    from pipeline.judging import MEASURES
+    from pipeline.evaluation import UNIT
 
-    console = Console(width=100, highlight=False)
-    for name, rows in result.tables.items():
-        console.print(_table(name, rows))
-    shown = {row.measure for rows in result.tables.values() for row in rows}
-    for measure in MEASURES:
-        if measure.name in shown:
-            console.print(f"{measure.name:13s} {measure.about}")
+    console = Console(width=150, highlight=False)
+    for name in result.tables:
+        console.print(_table(result, name, filtered=False))
+    for name in result.filtered:
+        console.print(_table(result, name, filtered=True))
+    for measure in result.shown():
+        console.print(f"{measure.name:17s} {measure.about}", soft_wrap=True)
+    for line in (*result.header.lines(), UNIT):
+        console.print(line, soft_wrap=True)
     console.print(f"contact sheet: {result.sheet}", soft_wrap=True)
+    console.print(f"tables: {result.directory / 'evaluation.md'}, .csv, .json", soft_wrap=True)
 
 
-def _table(name: str, rows: list[Row]) -> Table:
+def _table(result: Evaluation, name: str, *, filtered: bool) -> Table:
     from rich import box
     from rich.table import Table
 
-    title = f"{name} against base: {rows[0].prompts} held-out prompts, same seeds, 95 % intervals"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("measure", "base", name, "difference", "prompts better"):
+    from pipeline.evaluation import cells, title
+
+    table = Table(title=title(result, name, filtered=filtered), title_justify="left", box=box.SIMPLE_HEAD)
+    rows = [cells(row, name) for row in (result.filtered if filtered else result.tables)[name]]
+    for column in rows[0] if rows else ():
         table.add_column(column, justify="left" if column == "measure" else "right", no_wrap=True)
     for row in rows:
-        change, wins = row.difference, row.win_rate
-        table.add_row(
-            row.measure,
-            f"{row.base:.4g}",
-            f"{row.adapter:.4g}",
-            f"{change.mean:+.3g} [{change.low:+.3g}, {change.high:+.3g}]",
-            "" if wins is None else f"{wins.mean:.0%} [{wins.low:.0%}, {wins.high:.0%}]",
-        )
+        table.add_row(*row.values())
     return table

@@ -9,7 +9,7 @@ import click
 
 from jobs.options import json_option, option, print_result
 
-MODELS: Final = ("geometry", "referee", "generator", "generator-boxes", "referee-boxes")
+MODELS: Final = ("geometry", "geometry-judge", "referee", "generator", "generator-boxes", "referee-boxes")
 _COUNT = click.IntRange(1)
 
 
@@ -38,22 +38,23 @@ _COUNT = click.IntRange(1)
 @option("--generator-clips", type=_COUNT, default=2500, metavar="N", help="Clips the generator learns from.")
 @option("--generator-batch", type=_COUNT, default=8, metavar="N", help="Clips a step of the generator.")
 @option("--geometry-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the geometry network.")
+@option("--judge-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the evaluation's own.")
 @option("--referee-steps", type=_COUNT, default=700, metavar="N", help="Steps of the referee.")
 @option(
     "--boxes-steps", type=_COUNT, default=1200, metavar="N", help="Steps of the generator with sliding boxes."
 )
 @option("--boxes-referee-steps", type=_COUNT, default=400, metavar="N", help="Steps of its referee.")
-@option("--bank-clips", type=_COUNT, default=4000, metavar="N", help="Clips the other two learn from.")
+@option("--bank-clips", type=_COUNT, default=4000, metavar="N", help="Clips each of the others learns from.")
 @option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed of everything random.")
 @option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", help="Where the networks train.")
 @json_option
 def command(work: Path, out: Path, only: tuple[str, ...], as_json: bool, **chosen: Any) -> None:
     """Train the models of the embedded world from scratch: an hour or two on two cores.
 
-    The geometry network, the referee and the generator with its codec, on clips rendered here; then the
-    sibling whose fault is that boxes slide, and its referee, which begin from the former two. The same
-    command again continues where the last saved step was (every 100 or 200 steps); more steps than before
-    go on training. At the end a curve of each.
+    The geometry network, a second one to judge by, the referee and the generator with its codec, on clips
+    rendered here; then the sibling whose fault is that boxes slide, and its referee, which begin from the
+    former two. The same command again continues where the last saved step was (every 100 or 200 steps); more
+    steps than before go on training. At the end a curve of each.
 
     The checkpoints go to the folder --out and are not used by themselves: look at them with
     `gpa bench world --checkpoints DIR`, then ship them by copying their folders over

@@ -1,133 +1,143 @@
 """gpa evaluate: a base model against its adapters on held-out prompts, with the same seeds.
 
-An evaluation is a run of its own inside the run (RUN/eval/NAME): the same stages sample and score it, so it
-resumes as they do. What is measured beside the reward is in judging.py, how models are compared in
-comparison.py.
+An evaluation is a run of its own inside the run (RUN/eval/NAME): the same stages sample and score it, and
+judges measure its clips, so it resumes as they do. Who judges is in judge.py, how models are compared in
+comparison.py, what is written of it in evaluation.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from pipeline.comparison import Row, compare
 from pipeline.contact_sheet import Strip, write_contact_sheet
-from pipeline.judging import MEASURES, Judge, as_floats, true_clip, world_prompt
+from pipeline.evaluated import BASE, NamedAdapter, groups, require_different
+from pipeline.evaluation import Evaluation, Measured, make_tables, write_evaluation
+from pipeline.held_out import header_of
+from pipeline.judge import Panel, run_judge
+from pipeline.judges.world import true_clip, world_prompt
+from pipeline.judging import JudgeChoice
 from pipeline.models import resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
-from pipeline.runners import settle_threads
 from pipeline.sample import SampleSettings, plan_sample, run_sample
 from pipeline.score import ScoreSettings, run_score
-from storage.atomic import write_bytes
 from storage.errors import UserError
+from storage.judgements import EvaluatedClip, write_clips
 from storage.media import read_video
+from storage.records import Prompt
 from storage.run import Run
 
-BASE = "base"
 _SHEET_PROMPTS = 6
-_OF_SCORE = ("error", "reprojection", "motion")
-
-
-@dataclass(frozen=True, kw_only=True)
-class NamedAdapter:
-    """An adapter folder under the name that the table shows."""
-
-    name: str
-    path: Path
-
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier() or self.name == BASE:
-            raise UserError(f"adapter name {self.name!r} must be a word other than {BASE!r}: give NAME=DIR")
+Clips = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """What `gpa evaluate` is asked for; `sample.adapter` is ignored, every adapter has its turn."""
+    """What `gpa evaluate` is asked for; `sample.adapter` is ignored, every adapter has its turn.
+
+    In the filtered tables, clips whose motion by the geometry judge is below `min_motion` on either side are
+    left out on both.
+    """
 
     sample: SampleSettings
     score: ScoreSettings
     adapters: tuple[NamedAdapter, ...]
+    judges: tuple[JudgeChoice, ...] = ()
+    min_motion: float = 0.0
     name: str = "heldout"
 
     def __post_init__(self) -> None:
-        names = [adapter.name for adapter in self.adapters]
-        if not names:
-            raise UserError("nothing to compare with the base model: give --adapter DIR")
-        if len(set(names)) != len(names):
-            raise UserError(f"two adapters have the same name in {', '.join(names)}: give NAME=DIR")
+        require_different(self.adapters)
+        if not 0 <= self.min_motion < math.inf:
+            raise UserError(f"--min-motion must be 0 or more, got {self.min_motion:g}")
+
+    def models(self) -> dict[str, SampleSettings]:
+        """How each model samples, by the name in the table: the base, then the adapters."""
+        return {BASE: self.sample.with_adapter(None)} | {
+            one.label: self.sample.with_adapter(one.path, one.weight) for one in self.adapters
+        }
+
+    def panel(self, prompts: Sequence[Prompt]) -> Panel:
+        """Who judges clips of these prompts."""
+        return Panel.of(
+            self.judges,
+            model=self.sample.model,
+            frames=getattr(self.score.reward.reward_options(), "frames", 10),
+            world=any(world_prompt(prompt.text, prompt.metadata) is not None for prompt in prompts),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The rows of the table by adapter name, and where table and contact sheet lie."""
+class Wanted:
+    """The candidates that an evaluation compares, by id the name of their model; and their prompts."""
 
-    directory: Path
-    tables: dict[str, list[Row]]
-    clips: int
-    sheet: Path
+    models: dict[str, str]
+    prompts: tuple[Prompt, ...]
+
+
+def wanted_clips(settings: EvaluateSettings) -> Wanted:
+    """What would be sampled if nothing were there. Raises UserError for two models that are the same."""
+    found: dict[str, str] = {}
+    prompts: dict[str, Prompt] = {}
+    for label, sample in settings.models().items():
+        for task in plan_sample(sample, None, write=False).tasks:
+            prompts[task.prompt.prompt_id] = task.prompt
+            for candidate_id in task.ids:
+                if found.setdefault(candidate_id, label) != label:
+                    raise UserError(
+                        f"{found[candidate_id]} and {label} hold the same weights: leave one of them out"
+                    )
+    return Wanted(models=found, prompts=tuple(prompts.values()))
 
 
 def run_evaluate(
     run: Run, settings: EvaluateSettings, *, progress: Callable[[str], Progress] = lambda unit: Silent()
 ) -> Evaluation:
-    """Sample, score and measure what is missing, then compare. The same call again gives the same table.
+    """Sample, score and measure what is missing, then compare. The same call again gives the same files.
 
-    Raises UserError for bad input, and when sampling or scoring left nothing to compare.
+    Raises UserError for bad input, and when sampling or scoring left nothing to compare, RewardError for a
+    judge whose weights are missing.
     """
+    wanted = wanted_clips(settings)
+    panel = settings.panel(wanted.prompts)
     inner = Run.create_or_open(run.path / "eval" / settings.name)
-    names = _adapter_names(settings)
-    wanted: set[str] = set()
-    for adapter in (None, *settings.adapters):
-        sample = settings.sample.with_adapter(None if adapter is None else adapter.path)
-        run_sample(inner, sample, progress=progress("candidates"))
-        tasks = plan_sample(sample, None, write=False).tasks
-        wanted.update(candidate_id for task in tasks for candidate_id in task.ids)
+    failed = 0
+    for sample in settings.models().values():
+        failed += run_sample(inner, sample, progress=progress("candidates")).failed
     plan, _ = run_score(inner, settings.score, progress=progress("scores"))
-    clips = _clips(inner, wanted, names, settings.score.reward.reward, plan.reward_version)
-    judge = Judge(model=settings.sample.model)
-    measured = _measure(inner, clips, judge, progress("clips"))
-    tables = {
-        name: [
-            row
-            for one in MEASURES
-            if (row := compare(one.name, measured[BASE][one.name], measured[name][one.name], one.better))
-        ]
-        for name in names.values()
-        if name != BASE
-    }
+    clips = _clips(inner, wanted, settings.score.reward.reward, plan.reward_version)
+    judged, summary = run_judge(inner, panel, clips, settings.score, progress=progress("clips"))
+    for clip in clips:
+        clip["measures"] = clip["scored"] | judged.get(clip["candidate_id"], {})
+    _write_rows(inner, clips, settings, panel)
     sheet = inner.path / "contact-sheet.png"
     write_contact_sheet(sheet, _sheet_groups(inner, clips))
-    result = Evaluation(directory=inner.path, tables=tables, clips=len(clips), sheet=sheet)
-    write_bytes(inner.path / "evaluation.json", json.dumps(as_json(result), indent=2).encode())
+    measured = _measured(clips)
+    tables, filtered = make_tables(measured, panel.measures, groups(settings.adapters), settings.min_motion)
+    result = Evaluation(
+        directory=inner.path,
+        header=header_of(
+            panel,
+            () if plan.geometry is None else (plan.geometry,),
+            run,
+            settings.min_motion,
+            settings.score.reward.reward,
+        ),
+        measures=panel.measures,
+        tables=tables,
+        filtered=filtered,
+        clips=len(clips),
+        sheet=sheet,
+        failed=failed + summary.failed,
+    )
+    write_evaluation(result)
     return result
 
 
-def as_json(result: Evaluation) -> dict[str, Any]:
-    """An evaluation as plain values."""
-    tables = {name: [dataclasses.asdict(row) for row in rows] for name, rows in result.tables.items()}
-    return {"clips": result.clips, "tables": tables, "contact_sheet": str(result.sheet)}
-
-
-def _adapter_names(settings: EvaluateSettings) -> dict[str | None, str]:
-    """The name of every model by the adapter id that its rows carry."""
-    model = resolve_model(settings.sample.model, settings.sample.revision)
-    ids: dict[str | None, str] = {None: BASE}
-    for adapter in settings.adapters:
-        ids[resolve_adapter(adapter.path, model).id] = adapter.name
-    if len(ids) != len(settings.adapters) + 1:
-        raise UserError("two of the adapters hold the same weights: leave one of them out")
-    return ids
-
-
-def _clips(
-    inner: Run, wanted: set[str], names: dict[str | None, str], reward: str, version: str
-) -> list[dict[str, Any]]:
+def _clips(inner: Run, wanted: Wanted, reward: str, version: str) -> list[dict[str, Any]]:
     """The wanted candidates that could be sampled, with prompt and score, by prompt, model and seed.
 
     A directory evaluated before with other adapters or prompts holds other candidates too: they stay out.
@@ -140,65 +150,75 @@ def _clips(
     }
     rows = [
         row
-        | {"model_name": names[row["adapter"]], "prompt": prompts[row["prompt_id"]]}
-        | _scored(scores, row)
+        | {
+            "model_name": wanted.models[row["candidate_id"]],
+            "prompt": prompts[row["prompt_id"]],
+            "scored": _scored(scores.get(row["candidate_id"], {})),
+        }
         for row in inner.rows("candidates").to_pylist()
-        if row["status"] == "ok" and row["candidate_id"] in wanted
+        if row["status"] == "ok" and row["candidate_id"] in wanted.models
     ]
     if not rows:
         raise UserError(f"no clip could be sampled in {inner.path}: see the reason column of its candidates")
-    order = {name: position for position, name in enumerate(names.values())}
+    order = {name: position for position, name in enumerate(dict.fromkeys(wanted.models.values()))}
     return sorted(rows, key=lambda row: (row["prompt_id"], order[row["model_name"]], row["seed"]))
 
 
-def _scored(scores: dict[str, dict[str, Any]], row: dict[str, Any]) -> dict[str, float]:
-    score = scores.get(row["candidate_id"], {})
-    values = {"error": score.get("value"), "reprojection": score.get("mse"), "motion": score.get("motion")}
-    known = {name: math.nan if value is None else value for name, value in values.items()}
-    return known | {"error": -known["error"]}
+def _scored(score: Mapping[str, Any]) -> dict[str, float | None]:
+    value = score.get("value")
+    return {"error": None if value is None else -value, "reprojection": score.get("mse")}
 
 
-Measured = dict[str, dict[str, dict[str, list[float]]]]
+def _write_rows(inner: Run, clips: Clips, settings: EvaluateSettings, panel: Panel) -> None:
+    adapters = {one.label: one for one in settings.adapters}
+    model = resolve_model(settings.sample.model, settings.sample.revision)
+    ids = {label: resolve_adapter(one.path, model).id for label, one in adapters.items()}
+    rows = [
+        EvaluatedClip(
+            model_name=clip["model_name"],
+            candidate_id=clip["candidate_id"],
+            prompt_id=clip["prompt_id"],
+            seed=clip["seed"],
+            adapter=ids.get(clip["model_name"]),
+            adapter_weight=adapters[clip["model_name"]].weight if clip["model_name"] in adapters else None,
+            judges=panel.versions,
+            measures=clip["measures"],
+        )
+        for clip in clips
+    ]
+    write_clips(inner, rows)
 
 
-def _measure(inner: Run, clips: Sequence[dict[str, Any]], judge: Judge, progress: Progress) -> Measured:
-    """Values by model, measure and prompt."""
-    settle_threads(0)
-    measured: Measured = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
-    progress.start("judge", len(clips), 0)
-    try:
-        for clip in clips:
-            frames = as_floats(read_video(inner.resolve(clip["video_uri"])))
-            prompt = world_prompt(clip["prompt"]["text"], clip["prompt"]["metadata"])
-            values = judge.measure(frames, prompt) | {name: clip[name] for name in _OF_SCORE}
-            for name, value in values.items():
-                measured[clip["model_name"]][name][clip["prompt_id"]].append(value)
-            progress.advance(1, 0)
-    finally:
-        progress.stop()
+def _measured(clips: Clips) -> Measured:
+    """Values by model, measure, prompt and seed."""
+    measured: Measured = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    for clip in clips:
+        for name, value in clip["measures"].items():
+            by_prompt = measured[clip["model_name"]][name]
+            by_prompt[clip["prompt_id"]][clip["seed"]] = math.nan if value is None else value
     return measured
 
 
-def _sheet_groups(inner: Run, clips: Sequence[dict[str, Any]]) -> list[tuple[str, list[Strip]]]:
+def _sheet_groups(inner: Run, clips: Clips) -> list[tuple[str, list[Strip]]]:
     """The truth and the first seed of every model, for the first prompts."""
-    groups: dict[str, tuple[str, list[Strip]]] = {}
+    found: dict[str, tuple[str, list[Strip]]] = {}
     seeds: dict[str, int] = {}
     for clip in clips:
         prompt_id = clip["prompt_id"]
-        if prompt_id not in groups:
-            if len(groups) == _SHEET_PROMPTS:
+        if prompt_id not in found:
+            if len(found) == _SHEET_PROMPTS:
                 break
-            groups[prompt_id] = (clip["prompt"]["text"], _truth_strips(clip))
+            found[prompt_id] = (clip["prompt"]["text"], _truth_strips(clip))
             seeds[prompt_id] = clip["seed"]
         if clip["seed"] == seeds[prompt_id]:
-            label = f"{clip['model_name']}\nerror {clip['error']:.4g}"
-            groups[prompt_id][1].append(
-                Strip(label=label, frames_THW3=read_video(inner.resolve(clip["video_uri"])))
-            )
-    return list(groups.values())
+            error = clip["scored"]["error"]
+            label = f"{clip['model_name']}\nerror {math.nan if error is None else error:.4g}"
+            frames = read_video(inner.resolve(clip["video_uri"]))
+            found[prompt_id][1].append(Strip(label=label, frames_THW3=frames))
+    return list(found.values())
 
 
-def _truth_strips(clip: dict[str, Any]) -> list[Strip]:
+def _truth_strips(clip: Mapping[str, Any]) -> list[Strip]:
     prompt = world_prompt(clip["prompt"]["text"], clip["prompt"]["metadata"])
     if prompt is None:
         return []

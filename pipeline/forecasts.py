@@ -5,13 +5,13 @@ Without a measurement there is no time, and sizes follow from the model's config
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.evaluate import EvaluateSettings
+from pipeline.evaluate import EvaluateSettings, wanted_clips
 from pipeline.footprint import model_sizes
 from pipeline.forecast import Footprint, Forecast, Rate
 from pipeline.models import ModelRef
@@ -21,15 +21,18 @@ from pipeline.samplers import SamplerSettings
 from pipeline.score import ScorePlan, ScoreSettings
 from storage.errors import UserError
 from storage.ids import canonical_json
+from storage.judgements import judging_seconds, read_judgements
 from storage.queries import scored_ids
 from storage.run import Run
 from storage.shards import read_rows, shard_files
 
 # A row of scores with its shard's share of a footer, without what every frame adds.
 _SCORE_BYTES, _SCORE_FRAME_BYTES = 3000, 100
+_JUDGEMENT_BYTES = 600
 _MEASURED_FILES = 64
 _UNMEASURED_SAMPLES = "no candidate of these settings yet: sample a few with --limit 1, then ask again"
 _UNMEASURED_SCORES = "no score of this version yet: score a few with --limit 1, then ask again"
+_UNMEASURED_CLIPS = "no clip judged by these judges yet: evaluate with --num-prompts 1, then ask again"
 
 
 def forecast_sample(run: Run | None, settings: SampleSettings, plan: SamplePlan) -> Forecast:
@@ -73,17 +76,14 @@ def forecast_pair(run: Run, result: PairResult, *, index_only: bool) -> Forecast
     )
 
 
-def forecast_evaluate(run: Run, settings: EvaluateSettings) -> tuple[Forecast, Forecast]:
-    """Sampling and scoring of an evaluation, by what it or its run has measured."""
+def forecast_evaluate(run: Run, settings: EvaluateSettings) -> tuple[Forecast, Forecast, Forecast]:
+    """Sampling, scoring and judging of an evaluation, by what it or its run has measured."""
     path = run.path / "eval" / settings.name
     inner = Run.open(path) if path.exists() else None
     measured = [run] if inner is None else [inner, run]
-    parts: list[SamplePlan] = []
-    ids: set[str] = set()
-    for adapter in (None, *settings.adapters):
-        sample = settings.sample.with_adapter(None if adapter is None else adapter.path)
-        parts.append(plan_sample(sample, inner, write=False))
-        ids.update(one for task in plan_sample(sample, None, write=False).tasks for one in task.ids)
+    wanted = wanted_clips(settings)
+    ids = set(wanted.models)
+    parts = [plan_sample(sample, inner, write=False) for sample in settings.models().values()]
     sampling = _joined(parts)
     source = next((one for one in measured if _alike(one, sampling.model, settings.sample.sampler)), run)
     version, _ = settings.score.reward.describe()
@@ -91,6 +91,24 @@ def forecast_evaluate(run: Run, settings: EvaluateSettings) -> tuple[Forecast, F
     return (
         forecast_sample(source, settings.sample, sampling),
         _score_forecast(measured, settings.score, version, len(ids), len(scored)),
+        _judge_forecast(inner, settings, settings.panel(wanted.prompts).versions, ids),
+    )
+
+
+def _judge_forecast(
+    inner: Run | None, settings: EvaluateSettings, versions: Mapping[str, str], ids: set[str]
+) -> Forecast:
+    """Clips to measure, by the judgements of these judges that the evaluation holds."""
+    held = {} if inner is None else read_judgements(inner, versions)
+    spent = [] if inner is None else judging_seconds(inner, versions)
+    return Forecast(
+        unit="clips to judge",
+        wanted=len(ids),
+        present=sum(len(held.get(name, ())) == len(versions) for name in ids),
+        rate=Rate.measured(spent, "clips by these judges", _UNMEASURED_CLIPS),
+        footprint=Footprint(each=_JUDGEMENT_BYTES * len(versions), source="rows of a few numbers"),
+        workers=settings.score.workers,
+        gpus_per_worker=settings.score.gpus_per_worker,
     )
 
 

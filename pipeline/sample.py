@@ -59,9 +59,9 @@ class SampleSettings(WorkerSettings):
         if weight != 1 and self.adapter is None:
             raise UserError(f"--adapter-weight {weight:g} has no adapter to weigh: give --adapter DIR")
 
-    def with_adapter(self, adapter: Path | None) -> SampleSettings:
-        """The same sampling with another adapter at its full weight, or without one."""
-        return replace(self, adapter=adapter, sampler=replace(self.sampler, adapter_weight=1.0))
+    def with_adapter(self, adapter: Path | None, weight: float = 1.0) -> SampleSettings:
+        """The same sampling with another adapter at that weight, or without one."""
+        return replace(self, adapter=adapter, sampler=replace(self.sampler, adapter_weight=weight))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class BackendSpec:
 
 BACKENDS: dict[str, BackendSpec] = {
     "world": BackendSpec(module="rewards.world_backend"),
+    "world-judge": BackendSpec(module="rewards.world_judge"),
     "vggt": BackendSpec(module="rewards.vggt.backend"),
     "depth-anything": BackendSpec(module="rewards.depth_anything"),
 }

@@ -101,6 +101,19 @@ def sharpness(frames_THW3: Tensor) -> float:
     return float(gradient_T[1:].mean() / gradient_T[0])
 
 
+def saturation(frames_THW3: Tensor) -> float:
+    """Mean colour saturation of frames 2.. as a share of the first frame's: less than 1 is faded.
+
+    That of HSV, (max - min) / max over the channels, 0 for black. NaN for a single frame and for a first
+    frame without any colour.
+    """
+    high_THW, low_THW = frames_THW3.amax(dim=-1), frames_THW3.amin(dim=-1)
+    saturation_T = ((high_THW - low_THW) / high_THW.clamp_min(_TINY)).mean(dim=(1, 2))
+    if saturation_T.shape[0] < 2 or saturation_T[0] < _TINY:
+        return float("nan")
+    return float(saturation_T[1:].mean() / saturation_T[0])
+
+
 def image_motion(frames_THW3: Tensor) -> float:
     """Mean absolute change between adjacent frames over the mean gradient of the first frame.
 

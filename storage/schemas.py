@@ -21,6 +21,28 @@ TENSOR_TYPE = pa.struct(
 )
 PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents", "image_embeds")
 
+# The measures of an evaluated clip that have a column of their own.
+CLIP_MEASURES = (
+    "fault",
+    "error",
+    "reprojection",
+    "reprojection_psnr",
+    "reprojection_ssim",
+    "reprojection_lpips",
+    "mvcs",
+    "error_3dcs",
+    "epipolar",
+    "motion",
+    "displacement",
+    "image_motion",
+    "sharpness",
+    "saturation",
+    "roughness",
+    "truth_psnr",
+    "first_frame",
+    "follows",
+)
+
 _text = pa.string()
 _number = pa.float64()
 
@@ -115,6 +137,25 @@ TABLES: dict[str, pa.Schema] = {
         },
     ),
     "rejects": _schema({"stage": _text, "id": _text, "rule": _text}, {"detail": _text}),
+    "judgements": _schema(
+        {"candidate_id": _text, "judge": _text, "judge_version": _text},
+        {
+            "judge_license": _text,
+            "names": pa.list_(_text),
+            "values": pa.list_(_number),
+            "seconds": _number,
+        },
+    ),
+    "clips": _schema(
+        {"model_name": _text, "candidate_id": _text, "prompt_id": _text, "seed": pa.int64()},
+        {
+            "adapter": _text,
+            "adapter_weight": _number,
+            "judges": _text,
+            **dict.fromkeys(CLIP_MEASURES, _number),
+            "more": _text,
+        },
+    ),
 }
 
 # Columns that came after the first shards of their table: a shard without them is read with nulls there.
@@ -130,10 +171,16 @@ KEYS: dict[str, tuple[str, ...]] = {
     "scores": ("candidate_id", "reward", "reward_version"),
     "pairs": ("pair_id",),
     "rejects": ("stage", "id", "rule"),
+    "judgements": ("candidate_id", "judge", "judge_version"),
+    "clips": ("model_name", "candidate_id"),
 }
 
 # What differs when the same work is done again: it names no content.
-VOLATILE: dict[str, tuple[str, ...]] = {"candidates": ("seconds", "created_at"), "scores": ("seconds",)}
+VOLATILE: dict[str, tuple[str, ...]] = {
+    "candidates": ("seconds", "created_at"),
+    "scores": ("seconds",),
+    "judgements": ("seconds",),
+}
 
 
 def table_schema(table: str) -> pa.Schema:

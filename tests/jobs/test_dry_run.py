@@ -103,16 +103,17 @@ def test_an_evaluation_is_foretold(tmp_path: Path) -> None:
     words = ["evaluate", run.path, "--adapter", adapter, "--num-prompts", 2, "--seeds", 3]
     before = tree(run.path)
     values = told(*words)
-    assert values.keys() == {"sample", "score", "hours", "gpu_hours", "bytes"}
-    for part in ("sample", "score"):
+    assert values.keys() == {"sample", "score", "judge", "hours", "gpu_hours", "bytes"}
+    for part in ("sample", "score", "judge"):
         # Two prompts, three seeds, base and adapter.
         assert values[part].keys() == FIELDS
         assert (values[part]["wanted"], values[part]["missing"]) == (12, 12)
     assert values["hours"] is None
-    assert values["bytes"] == values["sample"]["bytes"] + values["score"]["bytes"] > 0
+    assert values["bytes"] == sum(values[part]["bytes"] for part in ("sample", "score", "judge")) > 0
     said = gpa(*words, "--dry-run").stdout
     assert "sample: 12 candidates wanted" in said
     assert "score: 12 scores wanted" in said
+    assert "judge: 12 clips to judge wanted" in said
     assert tree(run.path) == before
     assert not (run.path / "eval").exists()
 

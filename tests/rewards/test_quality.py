@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import colorsys
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.quality import image_motion, psnr, roughness, sharpness, ssim
+from rewards.quality import image_motion, psnr, roughness, saturation, sharpness, ssim
 
 
 def texture(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
@@ -99,3 +100,16 @@ def test_measures_without_a_base_are_nan() -> None:
     assert math.isnan(sharpness(flat))
     assert math.isnan(image_motion(flat))
     assert all(math.isnan(measure(flat[:1])) for measure in (sharpness, image_motion, roughness))
+
+
+def test_saturation_is_that_of_the_standard_library() -> None:
+    frames = torch.rand(3, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    means = [
+        sum(colorsys.rgb_to_hsv(*pixel)[1] for pixel in frame.reshape(-1, 3).tolist()) / 20
+        for frame in frames
+    ]
+    assert saturation(frames) == pytest.approx((means[1] + means[2]) / 2 / means[0], rel=1e-5)
+    grey = frames.mean(dim=-1, keepdim=True).expand(frames.shape)
+    assert saturation(torch.cat([frames[:1], grey[1:]])) == pytest.approx(0, abs=1e-5)
+    assert math.isnan(saturation(grey))
+    assert math.isnan(saturation(frames[:1]))

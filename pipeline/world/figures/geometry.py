@@ -1,15 +1,20 @@
-"""Depth and poses of the world's geometry network against the truth."""
+"""Depth and poses of the world's geometry networks against the truth: the reward's, and the judge's."""
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Final
 
 from pipeline.world.figures.held_out import HeldOut
 from pipeline.world.figures.table import Cell, FigureTable
 from pipeline.world.training.bank import render_bank
 from pipeline.world.training.figures import geometry_figures
+from rewards.world_geometry import WorldGeometry
 
 MODELS: Final = ("geometry",)
+_JUDGE: Final = "geometry-judge"  # measured where it is there
+_TITLES: Final = {"geometry": "Geometry", _JUDGE: "Geometry of the judge"}
+_KINDS: Final = (("rendered", False), ("moved by coarse flow", True))
 _COLUMNS: Final = {
     "abs_rel": "abs-rel",
     "rotation_degrees": "rotation deg",
@@ -21,17 +26,20 @@ _COLUMNS: Final = {
 
 def measure(held_out: HeldOut) -> list[FigureTable]:
     """abs-rel after one median scale a clip, and pose errors of the later frames."""
-    network, rows = held_out.geometry.network, list[tuple[Cell, ...]]()
     bank = render_bank(held_out.split, held_out.clips)
-    for name, rewarped in held_out.each("geometry", (("rendered", False), ("moved by coarse flow", True))):
+    models = [name for name in (*MODELS, _JUDGE) if (held_out.checkpoints / name).is_dir()]
+    rows: dict[str, list[tuple[Cell, ...]]] = {model: [] for model in models}
+    for model, (kind, rewarped) in held_out.each("geometry", list(product(models, _KINDS))):
+        network = WorldGeometry.from_pretrained(held_out.folder(model))
         figures = geometry_figures(network, bank, rewarped=rewarped)
-        rows.append((name, *(figures[key] for key in _COLUMNS)))
+        rows[model].append((kind, *(figures[key] for key in _COLUMNS)))
     return [
         FigureTable(
             subject="geometry",
-            title="Geometry: errors on true clips, translation in mean depths of frame 1",
+            title=f"{_TITLES[model]}: errors on true clips, translation in mean depths of frame 1",
             counts={"clips": held_out.clips},
             columns=("clips", *_COLUMNS.values()),
-            rows=tuple(rows),
+            rows=tuple(rows[model]),
         )
+        for model in models
     ]

@@ -61,11 +61,14 @@ def render_bank(split: str, count: int, start: int = 0) -> ClipBank:
     return ClipBank(frames_NTHW3=frames, depth_NTHW=depth, w2c_NT34=w2c, flow_NT2hw=flow, move_N=move)
 
 
-def cached_bank(directory: Path, split: str, count: int) -> ClipBank:
-    """The bank of that split and size, rendered once into `directory` and read from there afterwards."""
-    path = directory / f"bank-{split}-{count}.safetensors"
+def cached_bank(directory: Path, split: str, count: int, start: int = 0) -> ClipBank:
+    """The bank of that split and size, rendered once into `directory` and read from there afterwards.
+
+    `start` is the position of its first clip in the split.
+    """
+    path = directory / f"bank-{split}-{count}{f'-from-{start}' if start else ''}.safetensors"
     if not path.exists():
-        bank = render_bank(split, count)
+        bank = render_bank(split, count, start)
         save_safetensors(path, {field.name: getattr(bank, field.name) for field in fields(bank)})
     return ClipBank(**load_file(path))
 

@@ -1,4 +1,4 @@
-"""Training of the world's geometry network on true clips, most of them in the dress of a decoded video.
+"""Training of the world's geometry networks on true clips, most of them in the dress of a decoded video.
 
 Legend: B clips, T frames, H, W pixels; lengths in units of the mean depth of frame 0.
 """
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -28,15 +29,20 @@ from pipeline.world.training.common import (
 from rewards.world_geometry import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
 from rewards.world_matching import match_to_first
 
+# The judge of `gpa evaluate` is narrower and deeper than the network of the reward, and learns from other
+# scenes: what the reward's network is mistaken about, it need not be.
+JUDGE: Final = WorldGeometryConfig(width=96, heads=3, layers=4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryTraining:
-    """How long and on what the geometry network is trained."""
+    """How long and on what a geometry network is trained; its clips begin at position `first_clip`."""
 
     steps: int = 1200
     batch_size: int = 8
     frames: int = 5
     clips: int = 4000
+    first_clip: int = 0
     rewarp_share: float = 0.5
     warp_share: float = 0.1
     muon_lr: float = 2e-3
@@ -48,6 +54,8 @@ class GeometryTraining:
         for name in ("steps", "batch_size", "frames", "clips", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"GeometryTraining.{name}: must be at least 1, got {getattr(self, name)}")
+        if self.first_clip < 0:
+            raise ValueError(f"GeometryTraining.first_clip: must be at least 0, got {self.first_clip}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,22 +158,23 @@ def train_geometry(
     config: WorldGeometryConfig | None = None,
     report: Callable[[int, dict[str, float]], None] | None = None,
     device: str = "cpu",
+    name: str = "geometry",
 ) -> Path:
-    """Trains, or resumes, in `out_dir`; writes the averaged weights to `out_dir/geometry`, which is returned.
+    """Trains, or resumes, in `out_dir`; writes the averaged weights to `out_dir/name`, which is returned.
 
     Batches are made on the CPU. Every random draw depends on the seed and the step alone, so a resumed run
     equals an uninterrupted one.
     """
     training, config = training or GeometryTraining(), config or WorldGeometryConfig()
-    bank = cached_bank(out_dir, "train", training.clips)
+    bank = cached_bank(out_dir, "train", training.clips, training.first_clip)
     torch.manual_seed(training.seed)
     model = WorldGeometry(config).to(device)
     average = WeightAverage(model)
     optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
-    state = out_dir / "geometry-state.safetensors"
+    state = out_dir / f"{name}-state.safetensors"
     start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
     average.to(device)
-    curve, began, sums = Curve(out_dir / "geometry-curve.jsonl", start), time.monotonic(), dict[str, float]()
+    curve, began, sums = Curve(out_dir / f"{name}-curve.jsonl", start), time.monotonic(), dict[str, float]()
     for step in range(start, training.steps):
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
         frames, target = make_batch(bank, training, generator)
@@ -175,7 +184,7 @@ def train_geometry(
         matches = match_to_first(frames)
         prediction = model(frames[:, times], matches.at(times), times)
         loss, values = geometry_loss(prediction, target.at(times))
-        take_step(loss, optimizers, "geometry", step, clip=model.parameters())
+        take_step(loss, optimizers, name, step, clip=model.parameters())
         average.update(model, step)
         sums = {name: sums.get(name, 0.0) + value / 20 for name, value in values.items()}
         if (step + 1) % 20 == 0:
@@ -186,7 +195,7 @@ def train_geometry(
                 report(step + 1, entry)
         if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
             save_state(state, model, average, optimizers, step + 1)
-    return save_average(model, average, out_dir / "geometry")
+    return save_average(model, average, out_dir / name)
 
 
 def save_average(model: WorldGeometry, average: WeightAverage, directory: Path) -> Path:

@@ -12,7 +12,7 @@ from typing import Final, TypeAlias
 import torch
 
 from pipeline.world.training.generator import train_generator
-from pipeline.world.training.geometry import GeometryTraining, train_geometry
+from pipeline.world.training.geometry import JUDGE, GeometryTraining, train_geometry
 from pipeline.world.training.referee import RefereeTraining, train_referee
 from storage.atomic import atomic_writer
 from storage.errors import UserError
@@ -30,6 +30,7 @@ class PretrainSettings:
     generator_clips: int = 2500
     generator_batch: int = 8
     geometry_steps: int = 1200
+    judge_steps: int = 1200
     referee_steps: int = 700
     boxes_steps: int = 1200
     boxes_referee_steps: int = 400
@@ -91,6 +92,24 @@ def _geometry(work: Path, settings: PretrainSettings, report: Report) -> Path:
     )
 
 
+def _geometry_judge(work: Path, settings: PretrainSettings, report: Report) -> Path:
+    """A second geometry network, so that none judges its own reward: other scenes, seed, shape."""
+    training = GeometryTraining(
+        steps=settings.judge_steps,
+        clips=settings.bank_clips,
+        first_clip=settings.bank_clips,
+        seed=settings.seed + 1,
+    )
+    return train_geometry(
+        work,
+        training,
+        JUDGE,
+        device=settings.device,
+        report=lambda step, values: report("geometry-judge", step, training.steps, values),
+        name="geometry-judge",
+    )
+
+
 def _referee(work: Path, settings: PretrainSettings, report: Report) -> Path:
     training = RefereeTraining(steps=settings.referee_steps, clips=settings.bank_clips, seed=settings.seed)
     return train_referee(
@@ -131,6 +150,9 @@ class Training:
 # The quick ones first: they are what a reward needs.
 TRAININGS: Final[dict[str, Training]] = {
     "geometry": Training(train=_geometry, curve="geometry-curve.jsonl", fixed=("bank_clips", "seed")),
+    "geometry-judge": Training(
+        train=_geometry_judge, curve="geometry-judge-curve.jsonl", fixed=("bank_clips", "seed")
+    ),
     "referee": Training(train=_referee, curve="referee-curve.jsonl", fixed=("bank_clips", "seed")),
     "generator": Training(
         train=_generator,
