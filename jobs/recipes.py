@@ -21,7 +21,7 @@ from storage.errors import UserError
 SECTIONS: Final = ("score", "pair", "train-dpo")
 BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
 _FOLDER = Path(__file__).parent / "recipes"
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
 _KEYS = frozenset({"about", "extends", "presets", *SECTIONS})
 
 Sections = dict[str, dict[str, Any]]
@@ -65,7 +65,8 @@ def load_recipe(named: str, preset: str) -> Recipe:
         if unknown:
             raise UserError(f"recipe option {name}: {section}.{unknown[0]} is no option of gpa {section}")
     merged = {section: base.get(section, {}) | changes.get(section, {}) for section in SECTIONS}
-    return Recipe(name=name, about=str(known[name].get("about", "")), changes=changes, sections=merged)
+    line = known[name].get("about") or f"as {known[name].get('extends', 'best')}, with other settings"
+    return Recipe(name=name, about=str(line), changes=changes, sections=merged)
 
 
 def _changes(name: str, preset: str, known: dict[str, Any], seen: tuple[str, ...]) -> Sections:
@@ -123,7 +124,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _check(path: Path, name: object, entry: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UserError(
-            f"{path}: recipe name {name!r} must be 1-48 letters, digits, - or _: it names folders"
+            f"{path}: recipe name {name!r} must be a letter and up to 47 more, digits, - or _: correct it"
         )
     parts = [entry]
     if isinstance(entry, dict):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPTS = 4
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Options of the command that say where a training is and what it starts from, or that watch it.
+_NOT_TRAINING = frozenset(
+    {"run", "preset", "pairs", "name", "model", "revision", "sample_prompts", "dry_run", "as_json"}
+)
 
 
 @click.command("train-dpo", cls=PresetCommand)
@@ -121,26 +125,14 @@ def command(
     Held-out pairs are those that gpa pair --split all writes of other splits than train.
     """
     from jobs.progress import ConsoleProgress
-    from pipeline.models import resolve_model
-    from storage.errors import UserError
     from storage.provenance import pair_provenance
     from storage.run import Run
-    from trainer.config import TrainConfig
     from trainer.estimate import estimate
     from trainer.loop import train
 
-    if not _NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} must be 1-64 letters, digits, - or _: it names a folder")
     opened = Run.open(run)
-    base = resolve_model(model, revision)
-    config = TrainConfig(
-        model_dir=base.path,
-        model=base.name,
-        revision=base.revision,
-        pairs_dir=pairs or opened.shard_dir("pairs"),
-        out_dir=opened.path / "train" / name,
-        # What a preset leaves open is as the training has it.
-        **{key: value for key, value in chosen.items() if value is not None},
+    config = train_config(
+        opened, {**chosen, "pairs": pairs, "name": name, "model": model, "revision": revision}
     )
     if dry_run:
         foretold = estimate(config)
@@ -169,6 +161,27 @@ def command(
     text = f"adapter after {result.steps} steps: {result.adapter_dir}"
     print_result(
         {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
+    )
+
+
+def train_config(run: Run, chosen: dict[str, Any]) -> TrainConfig:
+    """The configuration of a training in `run` from the options of the command. Raises UserError."""
+    from pipeline.models import resolve_model
+    from storage.errors import UserError
+    from trainer.config import TrainConfig
+
+    name, pairs = chosen["name"], chosen["pairs"]
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} must be 1-64 letters, digits, - or _: it names a folder")
+    base = resolve_model(chosen["model"], chosen["revision"])
+    return TrainConfig(
+        model_dir=base.path,
+        model=base.name,
+        revision=base.revision,
+        pairs_dir=pairs or run.shard_dir("pairs"),
+        out_dir=run.path / "train" / name,
+        # What a preset leaves open is as the training has it.
+        **{key: value for key, value in chosen.items() if key not in _NOT_TRAINING and value is not None},
     )
 
 

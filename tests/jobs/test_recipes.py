@@ -126,7 +126,7 @@ def test_recipes_of_a_file_extend_each_other(tmp_path: Path) -> None:
         ("mine: {presets: {world: 3}}", "recipe mine must be a mapping of sections to options"),
         ("mine: {extends: nothing}", "recipe 'mine' extends 'nothing', which does not exist"),
         ("mine: {extends: mine}", "recipe 'mine' extends 'mine', which extends itself"),
-        ("my recipe: {}", "recipe name 'my recipe' must be 1-48 letters"),
+        ("my recipe: {}", "recipe name 'my recipe' must be a letter and up to 47 more"),
         ("- mine", "must map names to recipes, got list"),
         ("mine: {", "recipes cannot be read from .*mine.yaml"),
     ],

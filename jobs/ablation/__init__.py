@@ -1,0 +1,1 @@
+"""What `gpa ablate` is made of: the commands it gives, what they will take, their course, and the tables."""

@@ -1,0 +1,67 @@
+"""The gpa commands that an ablation is made of, as words that a user could type."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+_SPREAD = ("sample", "score", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commands:
+    """Words of commands on one run and preset.
+
+    `extra` are options that the user gave for every sample, train-dpo or evaluate; they come last, so that
+    they hold whatever a recipe says. `workers` None leaves their number to the preset.
+    """
+
+    run: Path
+    preset: str
+    workers: int | None = None
+    extra: Mapping[str, str] = field(default_factory=dict)
+
+    def words(self, name: str, *own: str) -> list[str]:
+        """The words of a command behind its name."""
+        spread = ["--workers", str(self.workers)] if self.workers is not None and name in _SPREAD else []
+        return [str(self.run), "--preset", self.preset, *own, *spread, *shlex.split(self.extra.get(name, ""))]
+
+    def line(self, name: str, *own: str) -> str:
+        """The command as it would be typed."""
+        return f"gpa {name} {shlex.join(self.words(name, *own))}"
+
+    def params(self, name: str, *own: str) -> dict[str, Any]:
+        """The options as the command receives them. Raises click's UsageError for words that are none."""
+        try:
+            return dict(_command(name).make_context(name, self.words(name, *own)).params)
+        except click.UsageError as error:
+            given = self.extra.get(name)
+            where = f"--{name.removesuffix('-dpo')} {given!r}: " if given else ""
+            raise click.UsageError(f"{where}{error.format_message()}") from error
+
+    def give(self, name: str, *own: str) -> int:
+        """Run the command in this process, its output on stderr; returns its exit code.
+
+        What the command raises goes through.
+        """
+        click.secho(f"$ {self.line(name, *own)}", bold=True, err=True)
+        with redirect_stdout(sys.stderr):
+            code = _command(name).main(
+                args=self.words(name, *own), prog_name=f"gpa {name}", standalone_mode=False
+            )
+        return code if isinstance(code, int) else 0
+
+
+def _command(name: str) -> click.Command:
+    from jobs.main import COMMANDS
+
+    command: click.Command = import_module(COMMANDS[name][0]).command
+    return command
