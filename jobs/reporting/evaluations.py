@@ -16,6 +16,7 @@ from jobs.reporting.folder import ReportFolder
 from jobs.reporting.plain import number, plain
 from pipeline import judging
 from pipeline.progress import Progress
+from pipeline.world.clips import WorldPrompt, render_prompt
 from storage.browser_video import browser_video, still
 from storage.errors import UserError
 from storage.run import Run
@@ -34,10 +35,22 @@ def evaluations(run: Run, folder: ReportFolder, prompts: int, progress: Progress
 
 
 def _evaluation(path: Path, folder: ReportFolder, prompts: int, progress: Progress) -> dict[str, Any]:
-    result = _result(path)
-    about = {measure.name: measure.about for measure in getattr(judging, "MEASURES", ())}
-    groups = _groups(path, folder, result, prompts, progress) if prompts else []
-    return {"name": path.name, "result": result, "about": about, "groups": groups}
+    result, groups, note = _result(path), [], None
+    try:
+        groups = _groups(path, folder, result, prompts, progress) if prompts else []
+    except UserError as error:
+        note = f"The clips cannot be shown: {error}"
+    return {"name": path.name, "result": result, "about": _about(result), "groups": groups, "note": note}
+
+
+def _about(result: dict[str, Any]) -> dict[str, str]:
+    """What every measure is, in the words of the evaluation, or of this gpa where it has none."""
+    own = result.pop("measures", None)
+    if isinstance(own, dict):
+        return {
+            name: str(one["about"]) for name, one in own.items() if isinstance(one, dict) and "about" in one
+        }
+    return {measure.name: measure.about for measure in getattr(judging, "MEASURES", ())}
 
 
 def _result(path: Path) -> dict[str, Any]:
@@ -123,15 +136,16 @@ def _column(name: str, clip: Clip, row: dict[str, Any]) -> dict[str, Any]:
 def _truth(prompt: dict[str, Any], folder: ReportFolder, fps: float) -> Clip | None:
     """The clip that a perfect model would make of a prompt of the embedded world; None for any other."""
     try:
-        known = judging.world_prompt(prompt["text"], prompt["metadata"])
+        world = json.loads(prompt["metadata"])["world"]
+        known = WorldPrompt(
+            scene_id=world["scene_id"], move=world["move"], text=prompt["text"], seed=world["seed"]
+        )
     except (ValueError, KeyError, TypeError):
-        return None
-    if known is None:
         return None
     name = f"truth-{prompt['prompt_id']}"
     video, picture = names(name)
     if not (folder.holds(video) and folder.holds(picture)):
-        frames = (judging.true_clip(known) * 255).round().byte().numpy()
+        frames = (render_prompt(known).frames_THW3 * 255).round().byte().numpy()
         folder.put(video, browser_video(frames, fps))
         folder.put(picture, still(frames[-1]))
     return Clip(candidate_id=name, video=video, still=picture)

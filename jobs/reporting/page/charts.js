@@ -39,7 +39,7 @@ gpa.charts = (() => {
     const ys = ticks(y[0], y[1], Math.max(3, Math.floor((inner.bottom - inner.top) / 32)));
     for (const value of ys.found) {
       svg.append(
-        s("line", { class: "grid", x1: inner.left, x2: inner.right, y1: sy(value), y2: sy(value) }),
+        s("line", { class: "gridline", x1: inner.left, x2: inner.right, y1: sy(value), y2: sy(value) }),
         s("text", { class: "tick", x: inner.left - 6, y: sy(value) + 3.5, "text-anchor": "end" }, tick(value, ys.step)));
     }
     for (const value of xs.found) svg.append(s("text", { class: "tick", x: sx(value), y: inner.bottom + 15, "text-anchor": "middle" }, tick(value, xs.step)));

@@ -30,18 +30,23 @@ gpa.evaluation = (host, evaluations) => {
       s("line", { class: "zero", x1: 60, x2: 60, y1: 0, y2: 14 }), s("line", { class: "span", x1: x(interval.low), x2: x(interval.high), y1: 7, y2: 7 }), s("circle", { cx: x(interval.mean), cy: 7, r: 3 }));
   };
 
-  const measured = (rows, about) => h("table", { class: "measures" },
-    h("thead", {}, h("tr", {}, ["measure", "base", "adapter", "difference, 95 % interval", "", "prompts better", "prompts"].map((name, at) => h("th", { scope: "col", class: at && at !== 4 ? "number" : null }, name)))),
+  const share = (interval) => (isInterval(interval) ? `${percent(interval.mean)} [${percent(interval.low)}, ${percent(interval.high)}]` : "");
+  const measured = (rows, about) => {
+    const clips = rows.some((row) => isInterval(row.clip_win_rate)), spread = rows.some((row) => isRow(row.spread));
+    return h("table", { class: "measures" },
+    h("thead", {}, h("tr", {}, ["measure", "base", "adapter", "difference, 95 % interval", "", "prompts better", clips && "clips better", spread && "trainings", "prompts"].filter(Boolean).map((name) => h("th", { scope: "col", class: name && name !== "measure" ? "number" : null }, name)))),
     h("tbody", {}, rows.map((row) => {
       const better = direction(row), { mean, low, high } = row.difference;
       const clear = low > 0 || high < 0;
       const verdict = !clear || !better ? "open" : Math.sign(mean) === better ? "good" : "bad";
-      const wins = isInterval(row.win_rate) ? `${percent(row.win_rate.mean)} [${percent(row.win_rate.low)}, ${percent(row.win_rate.high)}]` : "";
       return h("tr", { class: verdict, title: about[row.measure] }, h("th", { scope: "row" }, row.measure, better ? h("small", {}, better > 0 ? " ↑" : " ↓") : null, about[row.measure] && h("span", { class: "about" }, about[row.measure])),
         h("td", { class: "number" }, num(row.base, 4)), h("td", { class: "number" }, num(row.adapter, 4)),
         h("td", { class: "number" }, `${signed(mean)} `, h("span", { class: "quiet" }, `[${signed(low)}, ${signed(high)}]`)), h("td", {}, forest(row.difference, verdict)),
-        h("td", { class: "number" }, wins), h("td", { class: "number quiet" }, gpa.count(row.prompts)));
+        h("td", { class: "number" }, share(row.win_rate)), clips && h("td", { class: "number" }, share(row.clip_win_rate)),
+        spread && h("td", { class: "number quiet" }, isRow(row.spread) ? `${row.spread.trainings}: ${signed(row.spread.difference_min)} to ${signed(row.spread.difference_max)}` : ""),
+        h("td", { class: "number quiet" }, gpa.count(row.prompts)));
     })));
+  };
 
   const cell = (value) => {
     if (isInterval(value)) return `${num(value.mean)} [${num(value.low)}, ${num(value.high)}]`;
@@ -71,10 +76,16 @@ gpa.evaluation = (host, evaluations) => {
   host.append(gpa.title("Evaluation", h("span", { class: "tally" }, gpa.plural(evaluations.length, "evaluation"))));
   for (const one of evaluations) {
     const facts = scalars(one.result).map(([name, value]) => `${name.replaceAll("_", " ")} ${Array.isArray(value) ? value.join(", ") : cell(value)}`).join("  ·  ");
-    host.append(h("article", { class: "evaluation" }, h("h3", {}, one.name, facts && h("small", { class: "quiet" }, facts)),
-      tables(one.result).map(([path, rows]) => h("div", { class: "result" },
-        h("h4", {}, path.filter((name) => name !== "tables").join(" / ") || "table", isMeasured(rows) && h("small", { class: "quiet" }, " against base, the same seeds")),
-        h("div", { class: "scroll" }, isMeasured(rows) ? measured(rows, one.about) : plain(rows)))),
+    const all = tables(one.result), results = h("div", {});
+    // Tables of all clips and of those that move are two views of one thing.
+    const both = all.some(([path]) => path[0] === "filtered") && all.some(([path]) => path[0] === "tables");
+    const draw = (part) => results.replaceChildren(...all.filter(([path]) => !both || !["tables", "filtered"].includes(path[0]) || path[0] === part).map(([path, rows]) => h("div", { class: "result" },
+      h("h4", {}, path.filter((name) => !["tables", "filtered"].includes(name)).join(" / ") || "table", isMeasured(rows) && h("small", { class: "quiet" }, " against base, the same seeds")),
+      h("div", { class: "scroll" }, isMeasured(rows) ? measured(rows, one.about) : plain(rows)))));
+    const select = both && h("select", { "aria-label": "Clips", on: { change: () => draw(select.value) } }, h("option", { value: "tables" }, "all clips"), h("option", { value: "filtered" }, "without clips that stand still"));
+    draw("tables");
+    host.append(h("article", { class: "evaluation" }, h("h3", {}, one.name, select, facts && h("small", { class: "quiet" }, facts)),
+      one.note && h("p", { class: "notice" }, one.note), results,
       one.groups.length ? [h("h4", {}, "Clips", h("small", { class: "quiet" }, " the same prompt and seed; point at a row, or press Space on it, to play it in step")), h("div", { class: "groups" }, one.groups.map(clips))] : null));
   }
 };

@@ -12,7 +12,8 @@ gpa.gallery = (() => {
     const ratio = loser.motion > 0 && gpa.known(winner.motion) ? winner.motion / loser.motion : null;
     return {
       id, at, winner, loser, prompt, ratio, gap: data.pairs.gap[at], split: data.pairs.split[at], human: data.pairs.human[at],
-      text: `${prompt.text} ${prompt.id} ${prompt.scene} ${id} ${winner.id} ${loser.id}`.toLowerCase(),
+      text: prompt.text.toLowerCase(),
+      ids: `${prompt.id} ${prompt.scene} ${id} ${winner.id} ${loser.id}`.toLowerCase(),
       key: { prompt: prompt.id, winner: winner.id, loser: loser.id },
     };
   });
@@ -71,7 +72,8 @@ gpa.gallery = (() => {
     const least = self.leastGap();
     self.shown = self.all.filter((pair) => {
       const word = gpa.decisions.word(pair.key);
-      return words.every((one) => pair.text.includes(one))
+      // Ids hold any two letters somewhere: only longer words are looked for in them.
+      return words.every((one) => pair.text.includes(one) || (one.length > 3 && pair.ids.includes(one)))
         && (!given.decision || (given.decision === "none" ? word === null : word === given.decision))
         && (!given.camera || pair.prompt.camera.includes(given.camera))
         && (!given.split || pair.split === given.split)
