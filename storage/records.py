@@ -185,9 +185,8 @@ class Pair:
             better, worse = worse, better
         if not better > worse:
             got = f"{self.winner_value} and {self.loser_value}"
-            raise _invalid(
-                "Pair.winner_value", "above loser_value (below it in a swap)", got, "swap or drop the pair"
-            )
+            rule = "below loser_value in a swap" if self.human == "swap" else "above loser_value, both finite"
+            raise _invalid("Pair.winner_value", rule, got, "swap or drop the pair")
         if self.winner_id == self.loser_id:
             raise _invalid(
                 "Pair.loser_id", "another candidate than winner_id", self.loser_id, "drop the pair"

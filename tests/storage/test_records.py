@@ -67,6 +67,8 @@ BAD: list[tuple[Callable[[], object], str]] = [
         "Pair.winner_value must be above loser_value, both finite, got '-0.2 and",
     ),
     (lambda: pair(loser_value=float("nan")), "Pair.winner_value must be above loser_value, both finite"),
+    (lambda: pair(human="swap"), "Pair.winner_value must be below loser_value in a swap, got .-0.1 and -0.2"),
+    (lambda: pair(human="love"), "Pair.human must be keep, swap or None, got .love"),
     (lambda: pair(loser_id="a"), "Pair.loser_id must be another candidate than winner_id, got 'a'"),
     (lambda: pair(winner_latents=BLOB), "Pair.winner_latents must be given together with the rest"),
     (lambda: Reject(stage="", id="a", rule="r"), "Reject.stage must be a non-empty string, got ''"),

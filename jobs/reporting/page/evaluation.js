@@ -34,7 +34,7 @@ gpa.evaluation = (host, evaluations) => {
   const measured = (rows, about) => {
     const clips = rows.some((row) => isInterval(row.clip_win_rate)), spread = rows.some((row) => isRow(row.spread));
     return h("table", { class: "measures" },
-    h("thead", {}, h("tr", {}, ["measure", "base", "adapter", "difference, 95 % interval", "", "prompts better", clips && "clips better", spread && "trainings", "prompts"].filter(Boolean).map((name) => h("th", { scope: "col", class: name && name !== "measure" ? "number" : null }, name)))),
+    h("thead", {}, h("tr", {}, ["measure", "base", "adapter", "difference, 95 % interval", "", "prompts better", clips && "clips better", spread && "trainings", "prompts"].filter((name) => name !== false).map((name) => h("th", { scope: "col", class: name && name !== "measure" ? "number" : null }, name)))),
     h("tbody", {}, rows.map((row) => {
       const better = direction(row), { mean, low, high } = row.difference;
       const clear = low > 0 || high < 0;
@@ -75,8 +75,9 @@ gpa.evaluation = (host, evaluations) => {
 
   host.append(gpa.title("Evaluation", h("span", { class: "tally" }, gpa.plural(evaluations.length, "evaluation"))));
   for (const one of evaluations) {
-    const facts = scalars(one.result).map(([name, value]) => `${name.replaceAll("_", " ")} ${Array.isArray(value) ? value.join(", ") : cell(value)}`).join("  ·  ");
-    const all = tables(one.result), results = h("div", {});
+    const said = (name, value) => (value.startsWith(name) ? value : `${name.replaceAll("_", " ")} ${value}`);
+    const facts = scalars(one.result).map(([name, value]) => said(name, Array.isArray(value) ? value.join(", ") : cell(value))).join("  ·  ");
+    const all = tables(one.result).sort(([, a], [, b]) => isMeasured(b) - isMeasured(a)), results = h("div", {});
     // Tables of all clips and of those that move are two views of one thing.
     const both = all.some(([path]) => path[0] === "filtered") && all.some(([path]) => path[0] === "tables");
     const draw = (part) => results.replaceChildren(...all.filter(([path]) => !both || !["tables", "filtered"].includes(path[0]) || path[0] === part).map(([path, rows]) => h("div", { class: "result" },

@@ -89,7 +89,7 @@ gpa.viewer = (() => {
 
   function caption(side, panel) {
     const names = { clip: side.kind, reprojection: "reprojection", error: "error", cloud: side.scene ? "points and cameras" : "cameras" };
-    const value = { clip: num(side.candidate.value), reprojection: side.scene ? "from other frames" : "", error: "", cloud: side.scene ? `${gpa.count(side.scene.kept)} points` : "" }[panel];
+    const value = { clip: num(side.candidate.value), reprojection: side.scene ? "from other frames" : "", error: "", cloud: side.scene ? `${gpa.count(side.scene.kept)} points` : "gpa report --reconstructions N adds points" }[panel];
     const output = panel === "error" ? (side.said = h("span", { class: "quiet said" })) : h(panel === "clip" ? "b" : "span", { class: panel === "clip" ? null : "quiet" }, value);
     return h("figcaption", {}, h("span", { class: "name" }, names[panel]), output);
   }
