@@ -11,12 +11,13 @@ TEST_ARGS ?=
 KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 INSTALLED := $(VENV)/.installed-$(KEY)
 
-.PHONY: help install demo test quality format clean
+.PHONY: help install demo test browser quality format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     the whole loop on the embedded world, ends with a table and a report"
 	@echo "make test     the tests"
+	@echo "make browser  Chromium for the tests of the report: needs apt-get (Debian, Ubuntu) and root, or one on the PATH"
 	@echo "make quality  formatting, lint, strict types, import directions"
 	@echo "make format   rewrite the sources as quality wants them"
 	@echo "make install  only create .venv and install"
@@ -40,6 +41,15 @@ demo: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/pytest $(TEST_ARGS)
+
+# A Chromium on the PATH, or $GPA_CHROMIUM, is used as it is. Without one, tests of the page are skipped.
+browser: $(INSTALLED)
+	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[browser]'
+	@test -n "$$GPA_CHROMIUM" || command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  command -v apt-get >/dev/null && test "$$(id -u)" = 0 || { \
+	    echo "error: no Chromium, and apt-get as root is what could install one: put a chromium on the PATH, or set GPA_CHROMIUM" >&2; \
+	    exit 1; }; \
+	  apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 
 quality: $(INSTALLED)
 	$(BIN)/ruff format --check $(PACKAGES) tests

@@ -15,7 +15,7 @@ def print_tables(tables: Sequence[FigureTable]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console() if sys.stdout.isatty() else Console(width=110)
+    console = Console() if sys.stdout.isatty() else Console(width=140)
     for figures in tables:
         counted = ", ".join(f"{count} {what}" for what, count in figures.counts.items())
         console.print(f"[bold]{figures.title}[/bold] ({counted})")

@@ -1,4 +1,4 @@
-"""gpa demo: the four stages and the evaluation on the embedded world, by the commands a user types."""
+"""gpa demo: all stages, the evaluation and a report on the embedded world, by commands a user types."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+# A report of some of the pairs costs seconds; gpa report shows more.
+_REPORT = ["--pairs", "120", "--reconstructions", "6"]
 # What `--fast` makes smaller: every stage runs for real, on too little data to show an effect.
 _FAST: dict[str, list[str]] = {
     "sample": ["--num-prompts", "4", "--candidates", "4", "--batch", "4", "--steps", "6"],
@@ -14,6 +16,7 @@ _FAST: dict[str, list[str]] = {
     "pair": ["--min-gap", "0", "--min-motion-ratio", "0", "--max-motion-ratio", "inf"],
     "train-dpo": ["--steps", "6", "--warmup", "2", "--batch-size", "4", "--checkpoint-every", "3"],
     "evaluate": ["--num-prompts", "3", "--seeds", "2"],
+    "report": [],
 }
 
 
@@ -33,7 +36,7 @@ _FAST: dict[str, list[str]] = {
     "--workers", type=int, default=2, show_default=True, metavar="N", help="Ray actors; 0 is in-process."
 )
 def command(out: Path, fast: bool, workers: int) -> None:
-    """Sample, score, pair, train and evaluate on the embedded world, and print what alignment changed.
+    """Sample, score, pair, train, evaluate and report on the embedded world; print what alignment changed.
 
     No download, no GPU: about ten minutes on two cores. Each stage is the command printed above it; after an
     interruption the same demo continues.
@@ -44,10 +47,13 @@ def command(out: Path, fast: bool, workers: int) -> None:
         words = [stage, str(out), *(_FAST[stage] if fast else [])]
         if stage in ("sample", "score", "evaluate"):
             words += ["--workers", str(workers)]
+        if stage == "report":
+            words += _REPORT
         took.append((stage, _run(words)))
     click.echo("\n" + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took), nl=False)
     click.echo(f"; together {time.perf_counter() - started:.0f} s")
     click.echo(f"run      {out}\nadapter  {out / 'train' / 'dpo' / 'adapter'}")
+    click.echo(f"report   {out / 'report' / 'index.html'}")
     click.echo(
         f"ask      gpa sample --help, gpa score --help, ...; any DuckDB shell reads {out}/scores/*.parquet"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from pipeline.evaluate import EvaluateSettings
     from pipeline.evaluation import Evaluation
+    from pipeline.judging import JudgeChoice
     from storage.run import Run
 
 
@@ -44,7 +46,8 @@ if TYPE_CHECKING:
     "judges",
     multiple=True,
     metavar="NAME[=MODEL]",
-    help="The geometry backend that judges, or a judge of another kind; may be given several times.",
+    help="The geometry backend that judges, none, or a judge of another kind beside the preset's geometry; "
+    "may be given several times.",
 )
 @option(
     "--min-motion",
@@ -117,7 +120,6 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
     from jobs.score import score_settings
     from pipeline.evaluate import EvaluateSettings
     from pipeline.evaluated import NamedAdapter
-    from pipeline.judging import JudgeChoice
 
     sections = load_preset(preset)
     shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
@@ -139,10 +141,21 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
         sample=sample_settings(sample),
         score=score_settings(sections["score"] | shared),
         adapters=tuple(NamedAdapter.parse(adapter) for adapter in adapters),
-        judges=tuple(JudgeChoice.parse(judge) for judge in chosen["judges"]),
+        judges=_judges(chosen["judges"], sections["evaluate"]["judges"]),
         min_motion=chosen["min_motion"],
         name=chosen["name"],
     )
+
+
+def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:
+    """The judges named; with the preset's geometry where only judges of another kind are."""
+    from pipeline.judging import JudgeChoice
+
+    choices = [JudgeChoice.parse(one) for one in named]
+    if not any(one.decides_geometry for one in choices):
+        defaults = [JudgeChoice.parse(one) for one in usual]
+        choices = [one for one in defaults if one.decides_geometry] + choices
+    return tuple(choices)
 
 
 def print_evaluation(result: Evaluation) -> None:

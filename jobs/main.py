@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
     "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
     "ablate": ("jobs.ablate", "Train several recipes on one run and compare them."),
+    "report": ("jobs.report", "Write a page to look at a run and judge its pairs."),
     "compact": ("jobs.compact", "Merge the small shards of a run into few."),
     "query": ("jobs.query", "Ask the tables of a run in SQL."),
     "export": ("jobs.export", "Write the pairs as a folder for the Hugging Face Hub."),

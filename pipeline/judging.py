@@ -110,6 +110,11 @@ class JudgeChoice:
         """Whether it names a geometry backend."""
         return self.name in BACKENDS
 
+    @property
+    def decides_geometry(self) -> bool:
+        """Whether it says which geometry judges, be it none."""
+        return self.is_geometry or self.name == NO_JUDGE
+
 
 def require_choices(choices: Sequence[JudgeChoice]) -> None:
     """Raise UserError when two geometry models are to give one measure, or a judge is named twice."""

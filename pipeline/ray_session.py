@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from pipeline.worker_settings import WorkerSettings
@@ -32,7 +32,7 @@ def ray_session(settings: WorkerSettings, cpus: int) -> Iterator[Any]:
     with _environment(local_environment() if local else {}), _own_signals():
         import ray
 
-        with _reachable(ray, not local):
+        with _loopback_only(ray) if local else nullcontext():
             _start(ray, _start_options(settings, cpus))
     try:
         _require_gpus(ray, settings)
@@ -53,11 +53,11 @@ def local_environment() -> dict[str, str]:
 
 
 @contextmanager
-def _reachable(ray: Any, by_others: bool) -> Iterator[None]:
-    """Whether other machines reach Ray. It looks at the environment once, which may be before we set it."""
+def _loopback_only(ray: Any) -> Iterator[None]:
+    """Keep other machines out also where Ray was imported, and read the environment, before we set it."""
     constants = ray._private.ray_constants
     before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = by_others
+    constants.ENABLE_RAY_CLUSTER = False
     try:
         yield
     finally:

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from storage.clip_measures import CLIP_MEASURES
 from storage.ids import canonical_json
 from storage.run import Run
-from storage.schemas import CLIP_MEASURES, table_schema
+from storage.schemas import table_schema
 from storage.shards import keep_only, write_shard
 
 

@@ -6,6 +6,7 @@ Legend: T frames, H height, W width, 3 colours (RGB).
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import BinaryIO
@@ -18,6 +19,7 @@ from storage.errors import UserError
 from storage.tensors import read_tensors, read_tensors_and_metadata, write_tensors
 
 __all__ = [
+    "encode",
     "read_image",
     "read_tensors",
     "read_tensors_and_metadata",
@@ -52,7 +54,7 @@ def write_video(path: Path, frames_THW3: NDArray[np.uint8], fps: float) -> None:
         )
     # Encoded in memory: the encoder then cannot leave half a file, and a full disk is an ordinary OSError.
     encoded = io.BytesIO()
-    _encode(encoded, np.ascontiguousarray(frames_THW3), Fraction(fps).limit_denominator(1001))
+    encode(encoded, np.ascontiguousarray(frames_THW3), Fraction(fps).limit_denominator(1001))
     write_bytes(path, encoded.getvalue())
 
 
@@ -113,21 +115,28 @@ def read_image(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
         ) from error
 
 
-def _encode(target: BinaryIO, frames_THW3: NDArray[np.uint8], rate: Fraction) -> None:
+def encode(
+    target: BinaryIO,
+    frames_THW3: NDArray[np.uint8],
+    rate: Fraction,
+    pixel_format: str = PIXEL_FORMAT,
+    options: Mapping[str, str] = ENCODER_OPTIONS,
+) -> None:
+    """Put uint8 RGB frames into a handle as H.264 in mp4, by one thread."""
     import av
     from av.video.reformatter import ColorRange, Colorspace
 
     _, height, width, _ = frames_THW3.shape
     with av.open(target, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=rate, options=dict(ENCODER_OPTIONS))
-        stream.width, stream.height, stream.pix_fmt = width, height, PIXEL_FORMAT
+        stream = container.add_stream("libx264", rate=rate, options=dict(options))
+        stream.width, stream.height, stream.pix_fmt = width, height, pixel_format
         context = stream.codec_context
         context.thread_count = 1
         # Tagged, because players guess the matrix of an untagged file from its size.
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
         for frame_HW3 in frames_THW3:
             frame = av.VideoFrame.from_ndarray(frame_HW3, format="rgb24").reformat(
-                format=PIXEL_FORMAT, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+                format=pixel_format, dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
             )
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

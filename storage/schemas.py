@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.clip_measures import CLIP_MEASURES
 from storage.errors import UserError
 from storage.migrations import OlderShard, Source, require_readable, sources
 from storage.versions import gpa_version
@@ -20,28 +21,6 @@ TENSOR_TYPE = pa.struct(
     [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
 )
 PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents", "image_embeds")
-
-# The measures of an evaluated clip that have a column of their own.
-CLIP_MEASURES = (
-    "fault",
-    "error",
-    "reprojection",
-    "reprojection_psnr",
-    "reprojection_ssim",
-    "reprojection_lpips",
-    "mvcs",
-    "error_3dcs",
-    "epipolar",
-    "motion",
-    "displacement",
-    "image_motion",
-    "sharpness",
-    "saturation",
-    "roughness",
-    "truth_psnr",
-    "first_frame",
-    "follows",
-)
 
 _text = pa.string()
 _number = pa.float64()

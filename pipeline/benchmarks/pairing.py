@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.benchmarks.json_pairs import write_json
-from pipeline.benchmarks.scored_run import ScoredRun
+from pipeline.benchmarks.scored_run import REWARD, ScoredRun
 from storage.errors import UserError
 from storage.run import Run
 from storage.shards import shard_files
@@ -81,17 +81,8 @@ def _made(path: Path, candidates: int, rows_per_shard: int) -> Run:
 
 
 def _sql(run: Run, candidates: int, cores: int) -> PairingFigures:
-    words = [
-        "jobs.main",
-        "pair",
-        str(run.path),
-        "--index-only",
-        "--preset",
-        "world",
-        "--json",
-        "--split",
-        "all",
-    ]
+    words = ["jobs.main", "pair", str(run.path), "--index-only", "--json", "--preset", "world"]
+    words += ["--reward", REWARD, "--split", "all"]
     words += ["--min-gap", str(_MIN_GAP), "--max-error", str(_MAX_ERROR), "--min-motion", "0"]
     words += ["--min-image-motion", "0", "--min-sharpness", "0", "--min-coverage", "0"]
     words += ["--max-motion-ratio", "inf", "--min-motion-ratio", "0", "--min-image-motion-ratio", "0"]

@@ -31,8 +31,10 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_every_stage_is_printed_as_a_command_with_its_time(demo: tuple[Path, str]) -> None:
     _, printed = demo
     commands = re.findall(r"^\$ gpa ([\w-]+)", printed, flags=re.MULTILINE)
-    assert commands == ["sample", "score", "pair", "train-dpo", "evaluate"]
-    assert re.search(r"sample \d+ s, score \d+ s, pair \d+ s, train-dpo \d+ s, evaluate \d+ s", printed)
+    assert commands == ["sample", "score", "pair", "train-dpo", "evaluate", "report"]
+    assert re.search(
+        r"sample \d+ s, score \d+ s, pair \d+ s, train-dpo \d+ s, evaluate \d+ s, report \d+ s", printed
+    )
 
 
 @pytest.mark.slow

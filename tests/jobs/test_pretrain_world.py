@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
+from safetensors.torch import load_file
 
 from jobs import bench, bench_reward, pretrain_world
 from jobs.main import cli
@@ -15,11 +17,15 @@ from pipeline.models import resolve_model
 from pipeline.world import figures
 from pipeline.world.referee import Referee
 from pipeline.world.training import generator, pretrain
+from rewards.backends import describe_backend
+from rewards.backends import load_backend as load_geometry
 from rewards.world_backend import load_backend
+from rewards.world_geometry import WorldGeometry
 
+JUDGE_AND_OWN = ("geometry-judge", "geometry")
 TINY = [
     *("--generator-steps", "2", "--generator-clips", "2", "--generator-batch", "1"),
-    *("--geometry-steps", "1", "--referee-steps", "1", "--bank-clips", "2"),
+    *("--geometry-steps", "1", "--judge-steps", "1", "--referee-steps", "1", "--bank-clips", "2"),
     *("--boxes-steps", "2", "--boxes-referee-steps", "1"),
 ]
 
@@ -52,6 +58,25 @@ def test_every_checkpoint_loads(trained: tuple[Path, Result]) -> None:
     assert {Path(name).suffix for name in files(out)} == {".json", ".safetensors"}
     for model in pretrain_world.MODELS:
         assert sum(len(content) for content in files(out / model).values()) < 15e6
+
+
+def test_the_judge_is_another_network_from_other_clips(trained: tuple[Path, Result]) -> None:
+    folder = trained[0]
+    judge, own = (WorldGeometry.from_pretrained(folder / "out" / name) for name in JUDGE_AND_OWN)
+    assert judge.config != own.config
+    banks = [load_file(path)["frames_NTHW3"] for path in sorted((folder / "work").glob("bank-train-2*"))]
+    assert len(banks) == 2
+    assert not any(torch.equal(one, other) for one in banks[0] for other in banks[1])
+    backend = load_geometry(
+        "world-judge", model=str(folder / "out" / "geometry-judge"), revision=None, device="cpu"
+    )
+    assert backend.name == "world-judge"
+
+
+def test_the_shipped_judge_is_not_the_shipped_geometry() -> None:
+    own, judge = (describe_backend(name, model=None, revision=None) for name in ("world", "world-judge"))
+    assert own.revision != judge.revision
+    assert (judge.name, judge.model) == ("world-judge", "geometry-judge")
 
 
 def test_curves_are_printed_and_progress_goes_to_stderr(trained: tuple[Path, Result]) -> None:
@@ -93,6 +118,8 @@ def test_bench_measures_the_checkpoints(trained: tuple[Path, Result]) -> None:
     assert codec["rows"][0]["frame"] == "mean"
     assert codec["rows"][0]["psnr"] > 25
     assert codec["counts"] == {"clips": 1}
+    titles = [table["title"].split(":")[0] for table in tables if table["subject"] == "geometry"]
+    assert titles == ["Geometry", "Geometry of the judge"]
 
 
 def test_bench_reward_compares_rewards_and_draws(trained: tuple[Path, Result], tmp_path: Path) -> None:

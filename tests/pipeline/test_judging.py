@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.evaluate import _judges as chosen_judges
+from pipeline import judging
 from pipeline.judge import Panel
 from pipeline.judges.epipolar import EpipolarJudge
 from pipeline.judges.geometry import GeometryJudge, find_lpips
@@ -24,8 +26,8 @@ from rewards.backends import load_backend
 from rewards.errors import RewardError
 from rewards.metrics import consistency_3d
 from rewards.reprojection import ReprojectionOptions
+from storage.clip_measures import CLIP_MEASURES
 from storage.errors import UserError
-from storage.schemas import CLIP_MEASURES
 
 
 # An orbit uncovers much: there the flow back from later frames, which is what is known, is not the way forth.
@@ -165,3 +167,15 @@ def test_missing_weights_of_a_judge_name_the_way_around_it(tmp_path: Path) -> No
 def test_the_model_of_a_judge_is_all_behind_the_first_sign() -> None:
     assert JudgeChoice.parse("world=a=b") == JudgeChoice(name="world", model="a=b")
     assert JudgeChoice.parse("world=") == JudgeChoice(name="world")
+
+
+def test_a_judge_of_another_kind_sits_beside_the_geometry_of_the_preset(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(judging.JUDGES, "taste", judging.JudgeSpec(module="tests.pipeline.toy_judge"))
+    assert [one.name for one in chosen_judges(["taste"], ["world"])] == ["world", "taste"]
+    assert [one.name for one in chosen_judges(["taste", "none"], ["world"])] == ["taste", "none"]
+    panel = Panel.of(chosen_judges(["taste=salt"], ["world"]), model="world", frames=9, world=False)
+    assert "taste" in panel.versions
+    assert panel.versions["taste"] == "salt"
+    assert [one.name for one in panel.measures][-1] == "roughness"

@@ -132,7 +132,8 @@ def test_any_duckdb_and_any_arrow_read_the_shards(tmp_path: Path) -> None:
 
 
 def test_the_datasets_library_reads_shards_and_export(tmp_path: Path) -> None:
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     run = paired(tmp_path / "run")
     done = export_pairs(run, tmp_path / "out")
     for table, rows in (("prompts", 14), ("candidates", 28), ("scores", 28), ("pairs", 14)):

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from storage.clip_measures import CLIP_MEASURES
 from storage.judgements import (
     EvaluatedClip,
     Judgement,
@@ -19,7 +20,6 @@ from storage.judgements import (
     write_judgements,
 )
 from storage.run import Run
-from storage.schemas import CLIP_MEASURES
 from storage.shards import shard_files
 from storage.views import fetch, session
 

@@ -132,7 +132,8 @@ class Ground:
             "lost": self.candidates - len(set(ids)),
             "double": len(ids) - len(set(ids)),
             "broken": unreadable + self.broken_files(),
-            "again": sum(one - 1 for one in times),
+            # A worker killed between its shard and its note has none.
+            "again": sum(max(0, one - 1) for one in times),
             "worst": max(times, default=1) - 1,
         }
 

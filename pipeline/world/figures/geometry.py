@@ -13,6 +13,8 @@ from rewards.world_geometry import WorldGeometry
 
 MODELS: Final = ("geometry",)
 _JUDGE: Final = "geometry-judge"  # measured where it is there
+_TITLES: Final = {"geometry": "Geometry", _JUDGE: "Geometry of the judge"}
+_KINDS: Final = (("rendered", False), ("moved by coarse flow", True))
 _COLUMNS: Final = {
     "abs_rel": "abs-rel",
     "rotation_degrees": "rotation deg",
@@ -24,20 +26,20 @@ _COLUMNS: Final = {
 
 def measure(held_out: HeldOut) -> list[FigureTable]:
     """abs-rel after one median scale a clip, and pose errors of the later frames."""
-    rows: list[tuple[Cell, ...]] = []
     bank = render_bank(held_out.split, held_out.clips)
-    kinds = (("rendered", False), ("moved by coarse flow", True))
     models = [name for name in (*MODELS, _JUDGE) if (held_out.checkpoints / name).is_dir()]
-    for model, (kind, rewarped) in held_out.each("geometry", list(product(models, kinds))):
+    rows: dict[str, list[tuple[Cell, ...]]] = {model: [] for model in models}
+    for model, (kind, rewarped) in held_out.each("geometry", list(product(models, _KINDS))):
         network = WorldGeometry.from_pretrained(held_out.folder(model))
         figures = geometry_figures(network, bank, rewarped=rewarped)
-        rows.append((model, kind, *(figures[key] for key in _COLUMNS)))
+        rows[model].append((kind, *(figures[key] for key in _COLUMNS)))
     return [
         FigureTable(
             subject="geometry",
-            title="Geometry: errors on true clips, translation in mean depths of frame 1",
+            title=f"{_TITLES[model]}: errors on true clips, translation in mean depths of frame 1",
             counts={"clips": held_out.clips},
-            columns=("network", "clips", *_COLUMNS.values()),
-            rows=tuple(rows),
+            columns=("clips", *_COLUMNS.values()),
+            rows=tuple(rows[model]),
         )
+        for model in models
     ]

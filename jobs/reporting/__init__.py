@@ -1,0 +1,1 @@
+"""The page of gpa report: what it is made of."""

@@ -1,0 +1,119 @@
+"""The first part of a report: what the run is, where candidates were lost, and how the rewards lie."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+from jobs.reporting.plain import number, plain
+from pipeline.pair import PairSettings
+from rewards.errors import RewardError
+from storage.errors import UserError
+from storage.mining import mining
+from storage.report_queries import BINS, Row, distribution
+from storage.run import Run
+from storage.views import Limits
+
+POINTS = 2000
+_DIGITS = 5
+
+
+def run_facts(run: Run, counts: dict[str, list[Row]]) -> dict[str, Any]:
+    """The run's header and the counts of its tables."""
+    header = run.header()
+    commands = [
+        {"name": name, "at": str(entry.get("at", "")), "config": plain(entry.get("config", {}))}
+        for name, entry in header["commands"].items()
+        if isinstance(entry, dict)
+    ]
+    entries = [entry for entry in header["commands"].values() if isinstance(entry, dict)]
+    last: dict[str, Any] = entries[-1] if entries else {}
+    return {
+        "name": run.path.resolve().name,
+        "created_at": str(header["created_at"]),
+        "commands": commands,
+        "versions": plain(last.get("versions", {})),
+        "revision": str(last.get("git_revision") or ""),
+        "counts": plain(counts),
+    }
+
+
+def funnel(run: Run, paired_by: list[Row], limits: Limits | None) -> dict[str, Any]:
+    """What every rule of the recorded pairing cost; without steps and with a note when that cannot be told.
+
+    It is mined again by the settings in run.yaml: the shards hold only what was kept.
+    """
+    if not paired_by:
+        return {"steps": [], "note": "This run has no pairs yet: gpa pair makes them."}
+    try:
+        settings, note = _pair_settings(run)
+        if settings is None:
+            return {"steps": [], "note": note}
+        from storage.decisions import read_decisions
+
+        decisions = None if settings.decisions is None else read_decisions(settings.decisions)
+        rules = settings.rules(run)
+        with mining(run, rules, limits, decisions) as mined:
+            steps = [step._asdict() for step in mined.funnel]
+            applied = None if mined.applied is None else mined.applied.as_dict()
+            pairs, prompts = mined.pairs, mined.paired_prompts
+    except (UserError, RewardError) as error:
+        return {"steps": [], "note": f"The funnel cannot be told: {error}"}
+    if pairs != sum(row["rows"] for row in paired_by):
+        note = (
+            f"{note} Candidates, scores or decisions have changed since: gpa pair would now make {pairs:,}."
+        )
+    return {"steps": steps, "by_hand": applied, "pairs": pairs, "prompts": prompts, "note": note.strip()}
+
+
+def _pair_settings(run: Run) -> tuple[PairSettings | None, str]:
+    entry = run.header()["commands"].get("pair")
+    if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
+        return None, "The settings of the pairing are not in run.yaml, so its funnel cannot be told."
+    config = entry["config"]
+    known = {one.name for one in fields(PairSettings)} - {"out", "decisions"}
+    chosen = {name: value for name, value in config.items() if name in known}
+    if chosen.get("split") == "all":
+        chosen["split"] = None
+    settings = PairSettings(**chosen)
+    if not config.get("decisions"):
+        return settings, ""
+    from pathlib import Path
+
+    path = Path(config["decisions"])
+    if path.is_file():
+        return replace(settings, decisions=path), ""
+    return settings, f"The decisions of {path} are no longer there, and are not in this funnel."
+
+
+def distributions(run: Run, rewards: list[Row], limits: Limits | None) -> list[dict[str, Any]]:
+    """The histogram and a sample of the scores of every reward version."""
+    return [_distribution(run, row, limits) for row in rewards]
+
+
+def _distribution(run: Run, row: Row, limits: Limits | None) -> dict[str, Any]:
+    bins, sample = distribution(run, row["reward"], row["reward_version"], POINTS, limits)
+    counts = {name: [0] * BINS for name in ("everyone", "winners", "losers")}
+    for one in bins:
+        for name, values in counts.items():
+            values[one["bin"]] = one[name]
+    ends = [bins[0]["low"], bins[0]["high"]] if bins else [None, None]
+    return {
+        "reward": row["reward"],
+        "version": row["reward_version"],
+        "rows": row["rows"],
+        "scored": row["scored"],
+        "geometry": row["geometry"],
+        "license": row["license"],
+        "low": number(ends[0]),
+        "high": number(ends[1]),
+        "bins": counts,
+        "sample": {
+            "id": [one["candidate_id"] for one in sample],
+            "role": [one["wins"] + 2 * one["loses"] for one in sample],
+            **{
+                name: [number(one[name], _DIGITS) for one in sample]
+                for name in ("value", "motion", "image_motion", "sharpness")
+            },
+        },
+    }

@@ -1,0 +1,220 @@
+"""The page of a report in a headless Chromium: it plays, filters, decides and exports, and asks nobody."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.pair import PairSettings, run_pair
+from storage.run import Run
+from tests.reporting.builders import FRAMES, HOSTILE, LOSER, WINNER, level
+from tests.reporting.conftest import Opened
+
+
+def shown_frame(picture: Image.Image, channel: int) -> int:
+    """The frame that a picture of a clip shows, by its brightness."""
+    value = float(np.asarray(picture.convert("RGB"))[..., channel].astype(float).mean())
+    return int(np.argmin([abs(value - level(frame)) for frame in range(FRAMES)]))
+
+
+def both_frames(opened: Opened) -> tuple[int, int]:
+    """The frames that winner and loser show in one picture of the page."""
+    whole = Image.open(io.BytesIO(opened.page.screenshot()))
+    frames = []
+    for kind, channel in (("winner", WINNER), ("loser", LOSER)):
+        box = opened.page.locator(f".cell.{kind} canvas").first.bounding_box()
+        middle = (box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+        crop = whole.crop((middle[0] - 20, middle[1] - 20, middle[0] + 20, middle[1] + 20))
+        frames.append(shown_frame(crop, channel))
+    return frames[0], frames[1]
+
+
+def open_first(opened: Opened) -> None:
+    opened.page.locator(".card").first.click()
+    opened.wait("gpa.viewer.state() && gpa.viewer.state().at >= 0")
+
+
+def prompts(opened: Opened) -> list[str]:
+    texts: list[str] = opened.page.locator(".card .prompt").all_text_contents()
+    return texts
+
+
+def test_it_opens_with_every_part_and_strings_stay_text(opened: Opened) -> None:
+    page = opened.page
+    assert page.locator("section:visible").count() == 4
+    assert page.locator(".card").count() == 6
+    assert sum(HOSTILE.split("\u2028")[0] in text for text in prompts(opened)) == 3
+    page.locator("#evaluation .measures").first.wait_for()
+    assert page.locator("#evaluation .measures").count() == 2
+    assert page.locator("#training figure").count() == 3
+    assert "fault" in page.locator("#evaluation").inner_text()
+    page.locator("#evaluation select").select_option("filtered")
+    assert page.locator("#evaluation .measures").count() == 2
+    page.locator("#evaluation .together").first.focus()
+    page.keyboard.press(" ")
+    page.locator("#evaluation .together.playing").wait_for()
+    assert page.locator("script[src^='data/']").count() >= 2
+
+
+def test_winner_and_loser_show_one_frame(opened: Opened) -> None:
+    open_first(opened)
+    page = opened.page
+    page.keyboard.press(" ")
+    opened.wait("!gpa.viewer.state().playing")
+    page.locator(".viewer input[type=range]").fill("0")
+    opened.wait("gpa.viewer.state().at === 0")
+    for frame in range(FRAMES):
+        opened.wait(f"gpa.viewer.state().at === {frame}")
+        assert both_frames(opened) == (frame, frame)
+        page.keyboard.press(".")
+    opened.wait("gpa.viewer.state().at === 0")
+    page.keyboard.press(",")
+    opened.wait(f"gpa.viewer.state().at === {FRAMES - 1}")
+
+
+def test_it_plays_in_step(opened: Opened) -> None:
+    open_first(opened)
+    page = opened.page
+    seen = set()
+    for _ in range(12):
+        winner, loser = both_frames(opened)
+        assert winner == loser
+        seen.add(winner)
+        page.wait_for_timeout(60)
+    assert len(seen) > 1
+    page.keyboard.press(" ")
+    opened.wait("!gpa.viewer.state().playing")
+    at = opened.state()["at"]
+    page.wait_for_timeout(400)
+    assert opened.state()["at"] == at
+
+
+def test_filters_and_orders(opened: Opened) -> None:
+    page = opened.page
+    gaps = [float(text) for text in page.locator(".card footer > span:first-child b").all_text_contents()]
+    assert gaps == sorted(gaps, reverse=True)
+    page.locator("[name=order]").select_option("narrowest")
+    assert prompts(opened)[0].endswith("room 0")
+    page.locator("[name=camera]").select_option("tilt")
+    assert sorted(text[-6:] for text in prompts(opened)) == ["room 0", "room 3"]
+    page.get_by_role("button", name="Reset").click()
+    opened.wait("document.querySelectorAll('.card').length === 6")
+    page.keyboard.press("/")
+    page.keyboard.type("QUIET 2")
+    assert [text[-6:] for text in prompts(opened)] == ["room 2"]
+    assert page.locator("#pairs .tally").inner_text() == "1 of 6 pairs"
+    page.locator("[name=search]").fill("nowhere")
+    assert "No pair is left" in page.locator("#pairs .grid").inner_text()
+
+
+def test_decisions_are_kept_exported_and_applied(opened: Opened, reported: Path, tmp_path: Path) -> None:
+    page = opened.page
+    open_first(opened)
+    first = opened.state()["pair"]
+    page.keyboard.press("k")
+    opened.wait(f"gpa.viewer.state() && gpa.viewer.state().pair !== {json.dumps(first)}")
+    page.keyboard.press("s")
+    page.wait_for_timeout(200)
+    page.keyboard.press("Escape")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("d")
+    page.reload()
+    page.wait_for_selector("html[data-ready]")
+    assert page.locator("#decision-count").text_content() == "1 kept  1 swapped  1 dropped"
+    page.locator("[name=decision]").select_option("none")
+    assert page.locator(".card").count() == 3
+    with page.expect_download() as download:
+        page.evaluate("document.activeElement.blur()")
+        page.keyboard.press("e")
+    file = tmp_path / "decisions.jsonl"
+    download.value.save_as(file)
+    decided = {one["prompt_id"]: one["decision"] for one in map(json.loads, file.read_text().splitlines())}
+    # The widest gap comes first; after a decision the next pair is shown, and its card has the focus later.
+    assert decided == {"p0005": "keep", "p0004": "swap", "p0002": "drop"}
+    run = Run.open(reported)
+    settings: dict[str, Any] = {"min_gap": 0.0, "index_only": True, "out": tmp_path / "pairs"}
+    result = run_pair(run, PairSettings(**settings, decisions=file), write=False)
+    assert result.rows is not None
+    rows = {row["prompt_id"]: (row["winner_id"], row["human"]) for row in result.rows.to_pylist()}
+    assert rows["p0005"] == ("p0005-c0", "keep")
+    assert rows["p0004"] == ("p0004-c1", "swap")
+    assert "p0002" not in rows
+    assert rows["p0000"] == ("p0000-c0", None)
+
+
+def test_an_exported_file_can_be_loaded_again(opened: Opened, tmp_path: Path) -> None:
+    page = opened.page
+    file = tmp_path / "d.jsonl"
+    # Seen the other way round: the page shows it as a swap of what it shows.
+    line = {"prompt_id": "p0001", "winner_id": "p0001-c1", "loser_id": "p0001-c0", "decision": "keep"}
+    file.write_text(json.dumps(line))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Load decisions").click()
+    chooser.value.set_files(file)
+    opened.wait("document.querySelectorAll('.badge[data-decision=swap]').length === 1")
+    file.write_text('{"decision": "love"}')
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Load decisions").click()
+    chooser.value.set_files(file)
+    opened.wait("document.getElementById('toast').textContent.includes('no file of decisions')")
+
+
+def test_a_cloud_turns_with_the_pointer_and_the_keys(opened: Opened) -> None:
+    open_first(opened)
+    page = opened.page
+    page.keyboard.press(" ")
+    page.wait_for_timeout(200)
+    clouds = page.locator(".cell canvas.cloud")
+    assert clouds.count() == 2
+    looks = [page.evaluate("[...document.querySelectorAll('canvas.cloud')].map((one) => one.toDataURL())")]
+    box = clouds.first.bounding_box()
+    page.mouse.move(box["x"] + 40, box["y"] + 40)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 90, box["y"] + 60, steps=3)
+    page.mouse.up()
+    page.mouse.wheel(0, -200)
+    page.wait_for_timeout(100)
+    looks.append(
+        page.evaluate("[...document.querySelectorAll('canvas.cloud')].map((one) => one.toDataURL())")
+    )
+    assert all(before != after for before, after in zip(*looks, strict=True))
+    page.keyboard.press("r")
+    page.wait_for_timeout(100)
+    assert page.evaluate("document.querySelector('canvas.cloud').toDataURL()") == looks[0][0]
+
+
+def test_help_theme_and_links_to_a_pair(opened: Opened) -> None:
+    page = opened.page
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("Escape")
+    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    page.keyboard.press("t")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") != ground
+    open_first(opened)
+    link = page.url
+    assert "#pair=" in link
+    page.keyboard.press("Escape")
+    page.goto("about:blank")
+    page.goto(link)
+    opened.wait("gpa.viewer.state() && gpa.viewer.state().at >= 0")
+
+
+@pytest.mark.parametrize("width", [360, 768])
+def test_it_fits_small_screens(browser: Any, reported: Path, width: int) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 780}, has_touch=True, is_mobile=True)
+    opened = Opened(context.new_page(), reported / "report" / "index.html")
+    page = opened.page
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.locator(".card").first.tap()
+    opened.wait("gpa.viewer.state() && gpa.viewer.state().at >= 0")
+    assert page.evaluate("document.querySelector('.viewer').scrollWidth") <= width
+    assert page.get_by_role("button", name="Keep").is_visible()
+    opened.require_clean()
+    context.close()
