@@ -109,6 +109,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
 def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     from jobs.ablation.commands import Commands
+    from jobs.ablation.costs import require_judges
     from jobs.ablation.course import Settings
     from jobs.ablation.plan import rounds
     from jobs.ablation.trainings import Training
@@ -150,7 +151,7 @@ def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     # What the user quoted is looked at before hours of work, not after.
     commands.params("sample")
     commands.params("train-dpo")
-    commands.params("evaluate", *own)
+    require_judges(commands, own)
     return settings
 
 

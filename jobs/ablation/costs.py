@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,13 +36,10 @@ class Cost:
         """All of it."""
         return self.score + self.train + self.evaluate
 
-    def slower(self, factor: float) -> Cost:
-        """The same, every part so many times longer."""
-        return Cost(
-            score=self.score * factor,
-            train=self.train * factor,
-            evaluate=self.evaluate * factor,
-            unknown=self.unknown,
+    def slower(self, train: float, evaluate: float) -> Cost:
+        """The same, training with its scores and evaluating so many times longer."""
+        return replace(
+            self, score=self.score * train, train=self.train * train, evaluate=self.evaluate * evaluate
         )
 
     @classmethod
@@ -112,7 +109,7 @@ def _slowest_pair(folder: Path) -> float | None:
 
 
 def evaluation_settings(
-    run: Run, commands: Commands, own: Sequence[str], records: Sequence[Record]
+    commands: Commands, own: Sequence[str], records: Sequence[Record]
 ) -> EvaluateSettings:
     """How these finished trainings are evaluated; without one, the adapter is a name only.
 
@@ -121,16 +118,16 @@ def evaluation_settings(
     from jobs.evaluate import evaluate_settings
 
     params = commands.params("evaluate", *own)
-    adapters = tuple(f"{one.label}={adapter_of(run, one)}" for one in records)
+    adapters = tuple(f"{one.label}={adapter_of(commands.run, one)}" for one in records)
     chosen = {key: value for key, value in params.items() if key not in {"run", "preset", "adapters"}}
     return evaluate_settings(commands.preset, adapters or ("none=none",), chosen)
 
 
-def require_judges(run: Run, commands: Commands, own: Sequence[str]) -> None:
-    """Raise UserError or RewardError for a judge that cannot judge, such as one without weights."""
+def require_judges(commands: Commands, own: Sequence[str]) -> None:
+    """Raise UserError or RewardError for a judge that does not exist, or that lacks its weights."""
     from pipeline.sample import plan_sample
 
-    settings = evaluation_settings(run, commands, own, ())
+    settings = evaluation_settings(commands, own, ())
     tasks = plan_sample(settings.sample.with_adapter(None), None, write=False).tasks
     settings.panel([task.prompt for task in tasks])
 
@@ -155,7 +152,7 @@ def evaluation_cost(
     from pipeline.sample import plan_sample
     from pipeline.score import plan_score
 
-    settings = evaluation_settings(run, commands, own, records)
+    settings = evaluation_settings(commands, own, records)
     base = plan_sample(settings.sample.with_adapter(None), None, write=False)
     parts = list(forecast_evaluate(run, settings)) if records else []
     rates = [part.rate.seconds for part in parts]

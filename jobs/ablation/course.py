@@ -20,7 +20,6 @@ from jobs.ablation.costs import (
     evaluation_cost,
     evaluation_settings,
     minutes,
-    require_judges,
     scoring_seconds,
     training_seconds,
 )
@@ -46,6 +45,8 @@ if TYPE_CHECKING:
     from pipeline.evaluation import Evaluation
 
 Say = Callable[[str], None]
+# Seconds from which on a pace can be told from what starts and ends a command.
+_TELLING = 20.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,8 @@ class Course:
 
     def __post_init__(self) -> None:
         self._started = self.clock()
-        self._pace = 1.0
+        # How much slower than foretold training and evaluating were.
+        self._pace = (1.0, 1.0)
         self._selections: dict[str, tuple[Selection, int] | UserError | RewardError] = {}
         self.outcome = Outcome()
 
@@ -105,7 +107,6 @@ class Course:
 
         Raises UserError when there is nothing to compare at the end.
         """
-        require_judges(self.run, self.settings.commands, self.settings.evaluation)
         evaluated: list[str] | None = None
         for seed in sorted({one.seed for one in self.settings.trainings}):
             for training in (one for one in self.settings.trainings if one.seed == seed):
@@ -113,7 +114,10 @@ class Course:
             records = self._records()
             names = [one.name for one in records]
             if records and names != evaluated:
+                told, began = self.evaluation_cost().trained, self.clock()
                 self._evaluate(records)
+                if told is not None:
+                    self._pace = (self._pace[0], slowed(told, self.clock() - began))
                 evaluated = names
         if self.outcome.evaluation is None:
             reasons = {**self.outcome.failed, **self.outcome.left_out}
@@ -127,7 +131,7 @@ class Course:
             if is_trained(self.run, training.name):
                 self._known(training)
                 return
-            cost = self.cost(training, evaluation).slower(self._pace)
+            cost = self.cost(training, evaluation).slower(*self._pace)
             if cost.seconds > self.left:
                 self.outcome.left_out[training.name] = (
                     f"it would take about {minutes(cost.seconds)}, {minutes(max(0.0, self.left))} are left"
@@ -137,17 +141,14 @@ class Course:
             self.say(f"{training.name}: {describe(cost, self.left)}")
             began = self.clock()
             self._train(training)
-            self._learn(cost, self.clock() - began)
+            if not {"score", "train"} & set(cost.unknown):
+                train, evaluate = self._pace
+                self._pace = (train * slowed(cost.score + cost.train, self.clock() - began), evaluate)
         except (UserError, RewardError) as error:
             if getattr(error, "signal_name", None):
                 raise
             self.outcome.failed[training.name] = str(error)
             self.say(f"{training.name} failed: {error}")
-
-    def _learn(self, told: Cost, took: float) -> None:
-        """Have later costs follow the clock, when a training took longer than its steps were said to."""
-        if not told.unknown and told.score + told.train > 0:
-            self._pace *= max(1.0, took / (told.score + told.train))
 
     def cost(self, training: Training, owed: EvaluationCost) -> Cost:
         """What this training adds, with all that is trained and not evaluated yet."""
@@ -230,7 +231,7 @@ class Course:
         found: dict[str, Record] = {}
         for record in records:
             model = resolve_model(record.options["model"], record.options["revision"])
-            adapter = resolve_adapter(adapter_of(self.run, record), model)
+            adapter = resolve_adapter(adapter_of(self.run.path, record), model)
             first = found.setdefault(adapter.id, record)
             note = f"{record.name} has the very weights of {first.name} and is not shown"
             if first is not record and note not in self.outcome.notes:
@@ -244,10 +245,10 @@ class Course:
 
         commands, own = self.settings.commands, self.settings.evaluation
         shown = self._distinct(records)
-        adapters = tuple(f"{one.label}={adapter_of(self.run, one)}" for one in shown)
+        adapters = tuple(f"{one.label}={adapter_of(self.run.path, one)}" for one in shown)
         named = [word for adapter in adapters for word in ("--adapter", adapter)]
         self.say(f"$ {commands.line('evaluate', *own, *named)}")
-        settings = evaluation_settings(self.run, commands, own, shown)
+        settings = evaluation_settings(commands, own, shown)
         asked = commands.params("evaluate", *own) | {"adapters": list(adapters)}
         asked["judges"] = list(asked["judges"])
         self.run.record(f"evaluate {settings.name}", recordable(asked))
@@ -258,3 +259,8 @@ class Course:
         code = self.settings.commands.give(name, *own)
         if code not in (0, PARTIAL):
             raise UserError(f"gpa {name} ended with {code}: see above")
+
+
+def slowed(told: float, took: float) -> float:
+    """How many times longer something took than was told, at least once; small things say nothing."""
+    return max(1.0, took / told) if told >= _TELLING else 1.0

@@ -132,9 +132,9 @@ def is_trained(run: Run, name: str) -> bool:
     return (run.path / "train" / name / _ADAPTER).is_file()
 
 
-def adapter_of(run: Run, record: Record) -> Path:
-    """The adapter folder of a training."""
-    return run.path / "train" / record.name / _ADAPTER.parent
+def adapter_of(run: Path, record: Record) -> Path:
+    """The adapter folder of a training in a run directory."""
+    return run / "train" / record.name / _ADAPTER.parent
 
 
 def keep(run: Run, record: Record) -> None:

@@ -1,0 +1,177 @@
+"""The figures and files of an ablation against means that are taken here with NumPy."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jobs.ablation.course import Outcome
+from jobs.ablation.files import as_json, markdown, write_results
+from jobs.ablation.tables import budget_line, cell, figures
+from pipeline.evaluated import BASE
+from pipeline.evaluation import Evaluation, make_tables
+from pipeline.held_out import Header
+from pipeline.judging import Measure
+from storage.judgements import EvaluatedClip, write_clips
+from storage.run import Run
+from tests.jobs.test_ablate_course import record
+
+PROMPTS, SEEDS = 6, 3
+MEASURES = (
+    Measure(name="fault", better=-1, about="faults"),
+    Measure(name="sharpness", better=0, about="detail"),
+)
+MODELS = (BASE, "best/0", "best/1", "sft/0")
+
+
+@pytest.fixture(scope="module")
+def values() -> dict[str, dict[str, np.ndarray]]:
+    """Values [prompt, seed] by model and measure."""
+    generator = np.random.default_rng(5)
+    return {
+        model: {one.name: generator.normal(0.5 - 0.1 * place, 0.2, (PROMPTS, SEEDS)) for one in MEASURES}
+        for place, model in enumerate(MODELS)
+    }
+
+
+def outcome_of(run: Run, values: dict[str, dict[str, np.ndarray]]) -> Outcome:
+    clips = [
+        EvaluatedClip(
+            model_name=model,
+            candidate_id=f"{model}-{prompt}-{seed}",
+            prompt_id=f"p{prompt}",
+            seed=seed,
+            adapter=None if model == BASE else model,
+            adapter_weight=None,
+            judges={"referee": "1"},
+            measures={name: float(table[prompt, seed]) for name, table in measures.items()},
+        )
+        for model, measures in values.items()
+        for prompt in range(PROMPTS)
+        for seed in range(measures["fault"].shape[1])
+    ]
+    write_clips(run, clips)
+    measured: Any = {
+        model: {
+            name: {f"p{prompt}": dict(enumerate(row.tolist())) for prompt, row in enumerate(table)}
+            for name, table in measures.items()
+        }
+        for model, measures in values.items()
+    }
+    tables, filtered = make_tables(
+        measured, MEASURES, {"best": ["best/0", "best/1"], "sft": ["sft/0"]}, min_motion=0.0
+    )
+    header = Header(judges=(), geometry=None, rewarded_by=(), held_out=None, min_motion=0.0)
+    result = Evaluation(
+        directory=run.path, header=header, measures=MEASURES, tables=tables, filtered=filtered,
+        clips=len(clips), sheet=run.path / "sheet.png",
+    )  # fmt: skip
+    options = record().options | {"steps": 240}
+    records = [record(options=options), record(seed=1, options=options)]
+    records.append(record(recipe="sft", named="mine.yaml:sft", about="winners", options=options))
+    return Outcome(records=records, evaluation=result, left_out={"sft-1": "no time"})
+
+
+@pytest.fixture
+def outcome(tmp_path: Path, values: dict[str, dict[str, np.ndarray]]) -> Outcome:
+    return outcome_of(Run.create_or_open(tmp_path / "eval"), values)
+
+
+def test_a_recipe_is_the_mean_of_its_trainings_over_prompts(
+    outcome: Outcome, values: dict[str, dict[str, np.ndarray]]
+) -> None:
+    found = figures(outcome, "best")
+    base, mine = (values[BASE]["fault"], (values["best/0"]["fault"] + values["best/1"]["fault"]) / 2)
+    row = found.recipes["best"]["fault"]
+    assert (row.base, row.adapter) == pytest.approx((base.mean(), mine.mean()))
+    assert row.difference.mean == pytest.approx(mine.mean() - base.mean())
+    assert found.base["fault"] == pytest.approx(base.mean())
+    assert row.spread is not None
+    assert row.spread.trainings == 2
+    assert found.recipes["sft"]["fault"].adapter == pytest.approx(values["sft/0"]["fault"].mean())
+
+
+def test_the_first_stands_against_the_others_by_the_same_seeds_of_training(
+    outcome: Outcome, values: dict[str, dict[str, np.ndarray]]
+) -> None:
+    found = figures(outcome, "best")
+    # sft has no training 1, so that best/1 has nobody to stand against.
+    by_prompt = values["best/0"]["fault"].mean(axis=1) - values["sft/0"]["fault"].mean(axis=1)
+    row = found.against["sft"]["fault"]
+    assert found.against.keys() == {"sft"}
+    assert row.difference.mean == pytest.approx(by_prompt.mean())
+    assert row.win_rate is not None
+    assert row.win_rate.mean == pytest.approx((by_prompt < 0).mean())
+    other = figures(outcome, "sft")
+    assert other.against["best"]["fault"].difference.mean == pytest.approx(-by_prompt.mean())
+    assert figures(outcome, "unknown").first == "best"
+
+
+def test_more_clips_of_a_prompt_do_not_narrow_an_interval(
+    tmp_path: Path, values: dict[str, dict[str, np.ndarray]]
+) -> None:
+    # Every clip ten times over: as many prompts as before, and not a tenth of the doubt.
+    def width(times: int) -> float:
+        repeated = {
+            model: {name: np.repeat(table, times, axis=1) for name, table in measures.items()}
+            for model, measures in values.items()
+        }
+        run = Run.create_or_open(tmp_path / f"eval-{times}")
+        found = figures(outcome_of(run, repeated), "best")
+        return found.recipes["best"]["fault"].difference.high - found.recipes["best"]["fault"].difference.low
+
+    assert width(10) == pytest.approx(width(1))
+
+
+def test_the_files_hold_a_row_for_every_training_and_the_command(
+    outcome: Outcome, tmp_path: Path, values: dict[str, dict[str, np.ndarray]]
+) -> None:
+    found = figures(outcome, "best")
+    files = write_results(tmp_path / "docs" / "results.md", "gpa ablate RUN", outcome, found)
+    assert [path.name for path in files] == ["results.md", "results.csv", "results.json"]
+    text = files[0].read_text()
+    assert "Made by `gpa ablate RUN`" in text
+    assert "- left out: sft-1, no time" in text
+    mean = values["best/1"]["fault"].mean()
+    assert f"| best | 1 | 7 | 240 | 16 | {mean:.4g} |" in text
+    assert "**sft**: winners" in text
+    assert "min_gap 0.03" in text
+    assert text.count("**best**") == 1
+    rows = list(csv.DictReader(io.StringIO(files[1].read_text())))
+    keys = [(row["recipe"], row["seed"], row["against"], row["measure"]) for row in rows]
+    assert len(keys) == len(set(keys)) == 2 * (3 + 2 + 1)
+    line = rows[keys.index(("best", "1", "base", "fault"))]
+    assert float(line["mean"]) == pytest.approx(mean)
+    assert int(line["prompts"]) == PROMPTS
+    plain = json.loads(files[2].read_text())
+    assert plain["trainings"][1]["figures"]["fault"]["adapter"] == pytest.approx(mean)
+    assert plain["trainings"][2]["named"] == "mine.yaml:sft"
+    before = [path.read_bytes() for path in files]
+    write_results(tmp_path / "docs" / "results.md", "gpa ablate RUN", outcome, figures(outcome, "best"))
+    assert [path.read_bytes() for path in files] == before
+    assert as_json("x", outcome, found)["against"]["recipe"] == "best"
+    assert markdown("x", outcome, found).startswith("# Results")
+
+
+def test_cells_say_mean_difference_and_share(outcome: Outcome) -> None:
+    rows = figures(outcome, "best").recipes["best"]
+    mean, change, wins = cell(rows["fault"])
+    assert mean == f"{rows['fault'].adapter:.4g}"
+    assert change.startswith(f"{rows['fault'].difference.mean:+.3g} [")
+    assert wins.startswith(f"{rows['fault'].win_rate.mean:.0%} [")
+    assert len(cell(rows["sharpness"])) == 2, "nothing is better or worse"
+    assert cell(None) == [""]
+
+
+def test_another_budget_is_said() -> None:
+    usual = record().options | {"steps": 240}
+    same = [record(options=usual), record(seed=1, options=usual)]
+    assert budget_line(same) == "budget: 240 steps of 16 pairs for every training"
+    longer = record(recipe="steps-double", options=usual | {"steps": 480})
+    assert budget_line([*same, longer]).endswith("but steps-double 480 steps of 16: not the same budget")
