@@ -8,13 +8,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from jobs.main import cli
 from pipeline.doctor import weights as doctor
+from pipeline.judges.videoreward import VideoRewardJudge
 from pipeline.judging import JUDGES, ClipJudge, JudgedClip
 from rewards.errors import RewardError
 from rewards.videoreward.convert import convert
+from rewards.videoreward.weights import find_weights
 from tests.rewards.videoreward import tiny
 
 GOLDEN = Path(tiny.__file__).with_name("golden.json")
@@ -117,3 +120,15 @@ def test_the_command_converts_and_the_doctor_finds(folder: Path, tmp_path: Path)
     assert JUDGES["videoreward"].make(None).version in found.detail
     elsewhere = CliRunner().invoke(cli, [*words, str(tmp_path / "here"), "--json"])
     assert json.loads(elsewhere.stdout) == {"folder": str(tmp_path / "here")}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_published_values_too(folder: Path) -> None:
+    made = VideoRewardJudge(weights=find_weights(str(folder)))
+    made.setup("cuda")
+    rough = made.measure(clip(0))
+    assert made.measure(clip(0)) == rough
+    assert made._loaded is not None
+    made._loaded[0].float()  # in bfloat16 a network as small as this one is a matter of chance
+    vq = json.loads(GOLDEN.read_text())["1"][0]["raw"][0]
+    assert made.measure(clip(0))["videoreward_vq"] == pytest.approx((vq - 3.6757) / 2.2476, abs=5e-3)
