@@ -34,6 +34,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "doctor": ("jobs.doctor", "Check this machine, its software and the weights."),
     "demo": ("jobs.demo", "Run the whole loop on the embedded world, and print what it changed."),
     "bench": ("jobs.bench", "Measure the models and rewards that come with gpa."),
+    "convert-videoreward": ("jobs.convert_videoreward", "Make safe weights of the judge VideoReward."),
     "pretrain-world": ("jobs.pretrain_world", "Train the models of the embedded world from scratch."),
 }
 FAILED = 1

@@ -79,7 +79,7 @@ class JudgeSpec:
 
 
 # What `gpa evaluate --judge NAME[=MODEL]` can name beside the geometry backends.
-JUDGES: dict[str, JudgeSpec] = {}
+JUDGES: dict[str, JudgeSpec] = {"videoreward": JudgeSpec(module="pipeline.judges.videoreward")}
 
 
 NO_JUDGE = "none"

@@ -36,6 +36,7 @@ def examine(where: Path, needs: Needs, named: Needs, run: Path | None = None) ->
         ("LPIPS", "engines.perceptual", (needs,), bool(needs.perceptuals)),
         ("geometry models", "weights.geometry_models", (named.geometries, needs), bool(needs.geometries)),
         ("video models", "weights.video_models", (named.models, needs), bool(needs.models)),
+        ("judges", "weights.judges", (), False),
     ]
     if run is not None and run.exists():
         checks.append(("run", "checkup.opened_run", (run,), True))

@@ -45,6 +45,8 @@ PUBLISHED = {
     "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Published(parameters=11.4, license="Apache-2.0"),
 }
 
+PUBLISHED_JUDGES = {"videoreward": Published(parameters=2.28, license="Apache-2.0")}
+
 
 def video_models(names: tuple[str, ...], needs: Needs) -> Iterator[Finding]:
     """Video models by name: all files there, or what is missing and how to fetch it."""
@@ -69,6 +71,22 @@ def geometry_models(names: tuple[tuple[str, str | None], ...], needs: Needs) -> 
             warning = "; labels inherit that it bars commercial use" if found.is_noncommercial else ""
             detail = f"{found.model} at {found.revision}, {found.license}{warning}"
             yield Finding(name=title, state="ok", detail=detail)
+
+
+def judges() -> Iterator[Finding]:
+    """Judges of `gpa evaluate` with weights of their own: found, or how to get them. None is required."""
+    from pipeline.judging import JUDGES
+
+    for name, spec in JUDGES.items():
+        title, known = f"judge {name}", PUBLISHED_JUDGES.get(name)
+        try:
+            judge = spec.make(None)
+        except RewardError as error:
+            detail, _, remedy = str(error).partition("; ")
+            about = f"{detail} ({known})" if known else detail
+            yield Finding(name=title, state="missing", detail=about, remedy=remedy or detail)
+        else:
+            yield Finding(name=title, state="ok", detail=f"version {judge.version}, {judge.license}")
 
 
 def cached_snapshot(name: str, revision: str | None = None) -> Path | None:

@@ -1,0 +1,174 @@
+"""Weights of VideoReward: where they are, what licence they carry, how they are read (safetensors only)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from rewards.errors import RewardError
+from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
+from rewards.videoreward.config import VideoRewardConfig, read_config
+from rewards.videoreward.inputs import Words
+from rewards.videoreward.network import VideoRewardNetwork, build_network
+from rewards.videoreward.prompt import FETCH_PROMPT, PROMPT, read_prompt
+
+PUBLISHED = "KlingTeam/VideoReward"
+BASE = "Qwen/Qwen2-VL-2B-Instruct"
+LICENSES = {PUBLISHED: "Apache-2.0", "KwaiVGI/VideoReward": "Apache-2.0"}  # the second is its former name
+UNKNOWN = "unknown"
+WEIGHTS, SETTINGS, QWEN, TOKENIZER = "model.safetensors", "model_config.json", "config.json", "tokenizer.json"
+_FILES = (WEIGHTS, SETTINGS, QWEN, TOKENIZER, PROMPT)
+FETCH = " && ".join(
+    (
+        f"hf download {PUBLISHED}",
+        f"hf download {BASE} {QWEN} {TOKENIZER}",
+        FETCH_PROMPT,
+        "gpa convert-videoreward --prompt prompt_template.py",
+    )
+)
+LANGUAGE_HEAD = "base_model.model.lm_head.weight"
+# Names in the checkpoint (peft around the classes of transformers 4.45) and in the network, by their starts.
+_STARTS = (
+    ("base_model.model.visual.", "model.visual."),
+    ("base_model.model.model.", "model.language_model."),
+    ("base_model.model.rm_head.", "rm_head."),
+)
+EMBEDDING = "base_model.model.model.embed_tokens.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VideoRewardWeights:
+    """Weights on disk. revision is the Hub's commit, or a hash of the files of a local folder."""
+
+    model: str
+    revision: str
+    license: str
+    folder: Path
+    config: VideoRewardConfig
+
+
+def converted_folder() -> Path:
+    """Where `gpa convert-videoreward` writes and a judge without a model looks: in the Hub's assets cache."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_ASSETS_CACHE) / "gpa" / "videoreward"
+
+
+def find_weights(model: str | None) -> VideoRewardWeights:
+    """Find safetensors weights: a folder, a Hub id in the cache, or (None) what this machine has converted.
+
+    Nothing is downloaded, and no pickle is read. Raises RewardError saying what is missing and how to get it.
+    """
+    if model is None:
+        model = str(converted_folder()) if (converted_folder() / WEIGHTS).is_file() else PUBLISHED
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / WEIGHTS).is_file():
+            raise RewardError(_no_weights(str(folder), pickled(folder)))
+        return _described(folder, recorded_name(folder), None)
+    found = cached_file(model, None, WEIGHTS)
+    if found is None:
+        raise RewardError(_no_weights(model, model in LICENSES or pickled(snapshot(model))))
+    return _described(found.parent, model, found.parent.name)
+
+
+def pickled(folder: Path | None) -> Path | None:
+    """The published kind of weights in a folder: the last checkpoint's model.pth."""
+    found = [] if folder is None else [*folder.glob("checkpoint-*/model.pth"), *folder.glob("model.pth")]
+    return max(found, key=_step, default=None)
+
+
+def snapshot(name: str) -> Path | None:
+    """The folder of a Hub model in the cache that holds the settings of a VideoReward."""
+    found = cached_file(name, None, SETTINGS)
+    return None if found is None else found.parent
+
+
+def load_network(weights: VideoRewardWeights, device: str = "cpu") -> tuple[VideoRewardNetwork, Words]:
+    """The network with its weights, strictly, and the tokenizer: bfloat16 on a GPU, float32 on a CPU.
+
+    Raises RewardError naming the file and what differs from it.
+    """
+    path = weights.folder / WEIGHTS
+    prompt = read_prompt(weights.folder / PROMPT, weights.config.prompt_sha256)
+    words = Words(weights.folder / TOKENIZER, prompt)
+    try:
+        checkpoint = load_file(path, device=device)
+    except SafetensorError as error:
+        raise RewardError(f"{path} is not a readable safetensors file ({error}); convert it again") from error
+    network = fit_network(path, checkpoint, weights.config, weights.folder / QWEN, words)
+    return network.to(device, torch.float32 if device == "cpu" else torch.bfloat16), words
+
+
+def fit_network(
+    path: Path, checkpoint: Mapping[str, Tensor], config: VideoRewardConfig, qwen: Path, words: Words
+) -> VideoRewardNetwork:
+    """The network with a checkpoint's tensors. path names the checkpoint in errors, which are RewardError."""
+    if EMBEDDING not in checkpoint:
+        raise RewardError(f"{path} has no {EMBEDDING}: these are not weights of VideoReward; {_remedy()}")
+    rows = checkpoint[EMBEDDING].shape[0]
+    if rows != words.size:
+        raise RewardError(
+            f"{path} knows {rows} tokens, {TOKENIZER} with the reward tokens {words.size}; take "
+            f"{TOKENIZER} from {BASE}"
+        )
+    try:
+        network = build_network(read_json_object(qwen), config, rows, words.reward_ids)
+    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())
+        raise RewardError(f"{qwen} does not describe a Qwen2-VL ({why}); take it from {BASE}") from error
+    state = {_renamed(name): tensor for name, tensor in checkpoint.items() if name != LANGUAGE_HEAD}
+    require_same_tensors(path, state, network.state_dict())
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def _described(folder: Path, name: str, revision: str | None) -> VideoRewardWeights:
+    missing = [file for file in _FILES if not (folder / file).is_file()]
+    if missing:
+        raise RewardError(f"VideoReward in {folder} has no {missing[0]}; {_remedy()}")
+    settings = folder / SETTINGS
+    license_name = LICENSES.get(name) or str(read_json_object(settings).get("license", UNKNOWN))
+    config = read_config(settings)
+    read_prompt(folder / PROMPT, config.prompt_sha256)
+    if revision is None:
+        hashes = "".join(content_revision(folder / file) for file in _FILES)
+        revision = hashlib.sha256(hashes.encode()).hexdigest()[:32]
+    return VideoRewardWeights(
+        model=name, revision=revision, license=license_name, folder=folder, config=config
+    )
+
+
+def _no_weights(name: str, is_pickle: object) -> str:
+    if is_pickle:
+        licence = f" (licence: {LICENSES[name]})" if name in LICENSES else ""
+        return (
+            f"VideoReward {name}{licence} is a pickle, which may run code when it is read, not {WEIGHTS}; "
+            f"{_remedy()}"
+        )
+    fetch = "" if Path(name).is_dir() else f"fetch it with hf download {name}, or "
+    return f"{name} holds no {WEIGHTS} of VideoReward on this machine; {fetch}{_remedy()}"
+
+
+def _remedy() -> str:
+    return f"make safe weights once, with the prompt of the published code (MIT), by: {FETCH}"
+
+
+def _renamed(name: str) -> str:
+    for start, ours in _STARTS:
+        if name.startswith(start):
+            return ours + name.removeprefix(start)
+    return name
+
+
+def _step(path: Path) -> int:
+    number = path.parent.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else -1
