@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from jobs.ablation.commands import Commands
-from jobs.main import PARTIAL
 from pipeline.forecast import Forecast
 from pipeline.sample import SampleSettings, plan_sample, run_sample
-from storage.errors import UserError
 from storage.run import Run
 
 
@@ -32,9 +30,7 @@ def with_candidates(commands: Commands) -> Run:
     there = open_run(commands)
     settings = None if there is None else asked_of(there)
     if commands.extra.get("sample") or there is None or (settings is None and not _holds_candidates(there)):
-        code = commands.give("sample")
-        if code not in (0, PARTIAL):
-            raise UserError(f"gpa sample ended with {code}: see above")
+        commands.require("sample")
         return Run.open(commands.run)
     if settings is not None:
         from jobs.progress import ConsoleProgress

@@ -59,6 +59,15 @@ class Commands:
             )
         return code if isinstance(code, int) else 0
 
+    def require(self, name: str, *own: str) -> None:
+        """Run the command; items that fail are said by it. Raises UserError when it ends otherwise."""
+        from jobs.main import PARTIAL
+        from storage.errors import UserError
+
+        code = self.give(name, *own)
+        if code not in (0, PARTIAL):
+            raise UserError(f"gpa {name} ended with {code}: see above")
+
 
 def _command(name: str) -> click.Command:
     from jobs.main import COMMANDS

@@ -2,7 +2,7 @@
 
 Trainings go in rounds, every recipe with the first seed before any with the second, so that a budget that
 ends early leaves a table in which recipes stand side by side. After each round everything trained is
-evaluated.
+evaluated; within a budget also after the first training, to learn what an evaluation takes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from jobs.ablation.costs import (
     scoring_seconds,
     training_seconds,
 )
+from jobs.ablation.selections import Selections
 from jobs.ablation.trainings import (
     Record,
     Selection,
@@ -31,12 +32,9 @@ from jobs.ablation.trainings import (
     is_trained,
     keep,
     kept,
-    pair_words,
     record_of,
-    selection_of,
     train_words,
 )
-from jobs.main import PARTIAL
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.run import Run
@@ -91,9 +89,10 @@ class Course:
 
     def __post_init__(self) -> None:
         self._started = self.clock()
+        self._evaluated: list[str] = []
         # How much slower than foretold training and evaluating were.
         self._pace = (1.0, 1.0)
-        self._selections: dict[str, tuple[Selection, int] | UserError | RewardError] = {}
+        self._selections = Selections(run=self.run, commands=self.settings.commands)
         self.outcome = Outcome()
 
     @property
@@ -107,23 +106,30 @@ class Course:
 
         Raises UserError when there is nothing to compare at the end.
         """
-        evaluated: list[str] | None = None
         for seed in sorted({one.seed for one in self.settings.trainings}):
             for training in (one for one in self.settings.trainings if one.seed == seed):
                 self._attempt(training)
-            records = self._records()
-            names = [one.name for one in records]
-            if records and names != evaluated:
-                told, began = self.evaluation_cost().trained, self.clock()
-                self._evaluate(records)
-                if told is not None:
-                    self._pace = (self._pace[0], slowed(told, self.clock() - began))
-                evaluated = names
+                if self.settings.budget is not None and self.outcome.evaluation is None:
+                    # What an evaluation takes by the clock is known before much is owed to it.
+                    self._catch_up()
+            self._catch_up()
         if self.outcome.evaluation is None:
             reasons = {**self.outcome.failed, **self.outcome.left_out}
             said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             raise UserError(f"nothing was trained: {said}")
         return self.outcome
+
+    def _catch_up(self) -> None:
+        """Evaluate what is trained, unless the last evaluation holds all of it."""
+        records = self._records()
+        names = [one.name for one in records]
+        if not records or names == self._evaluated:
+            return
+        told, began = self.evaluation_cost().trained, self.clock()
+        self._evaluate(records)
+        self._evaluated = names
+        if told is not None:
+            self._pace = (self._pace[0], slowed(told, self.clock() - began))
 
     def _attempt(self, training: Training) -> None:
         evaluation = self.evaluation_cost()
@@ -172,54 +178,15 @@ class Course:
         selection, pairs, limit = self._pairs(training)
         commands = self.settings.commands
         keep(self.run, record_of(commands, training, selection, pairs, limit))
-        self._give("train-dpo", *train_words(training, self.run.path / selection.directory, limit))
+        commands.require("train-dpo", *train_words(training, self.run.path / selection.directory, limit))
 
     def _pairs(self, training: Training) -> tuple[Selection, int, int | None]:
-        """The pairs of a recipe, scored and written if need be, their number, and how many are taken."""
-        selection, pairs = self._selected(training)
+        """The pairs of a recipe, how many there are to take, and the bound that all recipes share."""
+        selection, pairs = self._selections.of(training)
         if not self.settings.match_pairs:
             return selection, pairs, None
-        counts = []
-        for other in self._first_trainings():
-            try:
-                counts.append(self._selected(other)[1])
-            except (UserError, RewardError) as error:
-                self.outcome.failed.setdefault(other.name, str(error))
-        return selection, pairs, min(counts)
-
-    def _first_trainings(self) -> Sequence[Training]:
-        """One training of every recipe."""
-        return list({one.recipe.name: one for one in reversed(self.settings.trainings)}.values())
-
-    def _selected(self, training: Training) -> tuple[Selection, int]:
-        name = training.recipe.name
-        if name not in self._selections:
-            try:
-                self._selections[name] = self._select(training)
-            except (UserError, RewardError) as error:
-                # It would be the same with the next seed.
-                self._selections[name] = error
-        found = self._selections[name]
-        if isinstance(found, Exception):
-            raise found
-        return found
-
-    def _select(self, training: Training) -> tuple[Selection, int]:
-        from storage.pair_dataset import PairDataset
-        from storage.shards import shard_files
-
-        commands = self.settings.commands
-        version, seconds = scoring_seconds(self.run, commands, training)
-        if seconds != 0.0:
-            self._give("score", "--recipe", training.named)
-        selection = selection_of(self.run, commands, training, version)
-        directory = self.run.path / selection.directory
-        # A name says what is in it, and training on it may be under way: it is written once.
-        if not shard_files(directory):
-            self._give("pair", *pair_words(training, selection, directory))
-        params = commands.params("train-dpo", *train_words(training, directory, None))
-        taken = len(PairDataset(directory, "train", params["max_pairs"]))
-        return selection, taken
+        first = {one.recipe.name: one for one in reversed(self.settings.trainings)}
+        return selection, pairs, self._selections.fewest(list(first.values()))
 
     def _records(self) -> list[Record]:
         return kept(self.run, self.settings.commands.preset, self.settings.recipes)
@@ -254,11 +221,6 @@ class Course:
         self.run.record(f"evaluate {settings.name}", recordable(asked))
         result = run_evaluate(self.run, settings, progress=ConsoleProgress)
         self.outcome.evaluation, self.outcome.records = result, shown
-
-    def _give(self, name: str, *own: str) -> None:
-        code = self.settings.commands.give(name, *own)
-        if code not in (0, PARTIAL):
-            raise UserError(f"gpa {name} ended with {code}: see above")
 
 
 def slowed(told: float, took: float) -> float:

@@ -1,6 +1,6 @@
 """The trainings of an ablation: a recipe with a seed, where it lies, and what is kept of it.
 
-RUN/ablate/pairs/<reward>-<hash>/     the pairs of one selection, shared by the recipes that make it
+RUN/ablate/pairs/<reward>-<hash>/     the pairs of one selection; <reward>-<hash>.json once they are whole
 RUN/ablate/trainings/<name>.json      what a training is, written before it begins
 RUN/train/<recipe>-<seed>/            the training itself
 """
@@ -17,7 +17,6 @@ from jobs.ablation.commands import Commands
 from jobs.recipes import Recipe
 from storage.atomic import write_bytes
 from storage.errors import UserError
-from storage.ids import content_id
 from storage.run import Run
 
 FOLDER = "ablate"
@@ -104,27 +103,6 @@ def train_words(training: Training, pairs_dir: Path, max_pairs: int | None) -> l
 def options_of(params: dict[str, Any]) -> dict[str, Any]:
     """What of the options of gpa train-dpo decides the numbers of a training."""
     return {name: value for name, value in sorted(params.items()) if name not in _ASIDE}
-
-
-def selection_of(run: Run, commands: Commands, training: Training, reward_version: str) -> Selection:
-    """The pairs of a recipe, named by their rules and by the candidates they are chosen from."""
-    from jobs.pair import pair_settings
-
-    params = commands.params("pair", "--recipe", training.named, "--reward-version", reward_version)
-    settings, _ = pair_settings({key: value for key, value in params.items() if key not in _OF_COMMAND})
-    rules = settings.rules(run)
-    candidates = sorted(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist())
-    plain = {name: str(value) for name, value in asdict(rules).items()}
-    name = f"{rules.reward}-{content_id(plain, candidates, str(settings.decisions))[:12]}"
-    return Selection(
-        directory=str(Path(FOLDER) / "pairs" / name),
-        reward=rules.reward,
-        reward_version=rules.reward_version,
-        rules={key: value for key, value in plain.items() if key not in {"reward", "reward_version"}},
-    )
-
-
-_OF_COMMAND = frozenset({"run", "dry_run", "as_json"})
 
 
 def is_trained(run: Run, name: str) -> bool:

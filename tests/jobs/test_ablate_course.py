@@ -37,6 +37,7 @@ class Toy(Course):
     def __init__(self, run: Run, asked: Sequence[Training], budget: float | None = None) -> None:
         self.now = 0.0
         self.done: list[str] = []
+        self.evaluation_takes = EACH
         self.evaluated: list[list[str]] = []
         self.takes: dict[str, float] = {}
         self.raises: dict[str, Exception] = {}
@@ -59,7 +60,7 @@ class Toy(Course):
 
     def _evaluate(self, records: Sequence[Any]) -> None:
         new = len(records) - len(self.evaluated[-1] if self.evaluated else [])
-        self.now += EACH * new
+        self.now += self.evaluation_takes * new
         self.evaluated.append([one.name for one in records])
         self.outcome.evaluation = SimpleNamespace()  # type: ignore[assignment]
 
@@ -82,6 +83,18 @@ def test_every_recipe_has_its_turn_before_the_next_seed(run: Run) -> None:
     toy.follow()
     assert toy.done == ["best-0", "sft-0", "best-1", "sft-1"]
     assert toy.evaluated == [["best-0", "sft-0"], ["best-0", "sft-0", "best-1", "sft-1"]]
+    toy = Toy(run, trainings(["best", "sft"], 1), budget=1000.0)
+    toy.follow()
+    assert toy.evaluated == [["best-0"], ["best-0", "sft-0"]], (
+        "within a budget the first is evaluated at once"
+    )
+
+
+def test_an_evaluation_slower_than_foretold_leaves_less_for_the_rest(run: Run) -> None:
+    toy = Toy(run, trainings(["best", "sft"], 1), budget=300.0)
+    toy.evaluation_takes = 4 * EACH
+    # 100 + 80 s are gone; by the rates 120 more would fit, by the clock it is 180.
+    assert toy.follow().left_out.keys() == {"sft-0"}
 
 
 def test_what_no_longer_fits_is_left_out_and_named(run: Run) -> None:
