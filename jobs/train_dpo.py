@@ -130,6 +130,7 @@ def command(
     from trainer.estimate import estimate
     from trainer.loop import train
 
+    _require_folder_name(name)
     opened = Run.open(run)
     config = train_config(
         opened, {**chosen, "pairs": pairs, "name": name, "model": model, "revision": revision}
@@ -167,12 +168,10 @@ def command(
 def train_config(run: Run, chosen: dict[str, Any]) -> TrainConfig:
     """The configuration of a training in `run` from the options of the command. Raises UserError."""
     from pipeline.models import resolve_model
-    from storage.errors import UserError
     from trainer.config import TrainConfig
 
     name, pairs = chosen["name"], chosen["pairs"]
-    if not _NAME.fullmatch(name):
-        raise UserError(f"--name {name!r} must be 1-64 letters, digits, - or _: it names a folder")
+    _require_folder_name(name)
     base = resolve_model(chosen["model"], chosen["revision"])
     return TrainConfig(
         model_dir=base.path,
@@ -183,6 +182,13 @@ def train_config(run: Run, chosen: dict[str, Any]) -> TrainConfig:
         # What a preset leaves open is as the training has it.
         **{key: value for key, value in chosen.items() if key not in _NOT_TRAINING and value is not None},
     )
+
+
+def _require_folder_name(name: str) -> None:
+    from storage.errors import UserError
+
+    if not _NAME.fullmatch(name):
+        raise UserError(f"--name {name!r} must be 1-64 letters, digits, - or _: it names a folder")
 
 
 def _forecast(config: TrainConfig, trainable: int) -> Forecast:

@@ -21,7 +21,9 @@ STANDINS = {
     "srun": 'for word; do shift; case "$word" in --*) ;; *) break ;; esac; done; exec "$word" "$@"',
     "hostname": "echo 10.0.0.1 fe80::1",
     "ray": '[ "$1" = start ] && exec sleep 60; exit 0',
-    "gpa": '[ "$1" = waits ] || exit 3; trap "exit 143" TERM; sleep 60 & wait',
+    # A real one works until long after both nodes have started.
+    "gpa": 'until [ "$(grep -c "^ray start" "${0%/*}/log")" -ge 2 ]; do sleep 0.05; done; '
+    '[ "$1" = waits ] || exit 3; trap "exit 143" TERM; sleep 60 & wait',
 }
 
 
