@@ -82,6 +82,6 @@ def test_many_clips_go_in_one_call_where_shapes_agree() -> None:
 
 def test_an_unknown_backend_is_named() -> None:
     with pytest.raises(
-        RewardError, match="'nerf' does not exist; choose one of: world, vggt, depth-anything"
+        RewardError, match="'nerf' does not exist; choose one of: world, world-judge, vggt, depth-anything"
     ):
         load_backend("nerf", model=None, revision=None, device="cpu")
