@@ -168,7 +168,10 @@ def print_evaluation(result: Evaluation) -> None:
     for name in result.tables:
         console.print(_table(result, name, filtered=False))
     for name in result.filtered:
-        console.print(_table(result, name, filtered=True))
+        if result.filtered[name] == result.tables[name]:
+            console.print(f"{name}: no clip stands still, so the table without such clips is the same\n")
+        else:
+            console.print(_table(result, name, filtered=True))
     for measure in result.shown():
         console.print(f"{measure.name:17s} {measure.about}", soft_wrap=True)
     for line in (*result.header.lines(), UNIT):
