@@ -164,7 +164,7 @@ def print_evaluation(result: Evaluation) -> None:
 
     from pipeline.evaluation import UNIT
 
-    console = Console(width=150, highlight=False)
+    console = Console(width=170, highlight=False)
     for name in result.tables:
         console.print(_table(result, name, filtered=False))
     for name in result.filtered:
@@ -187,7 +187,8 @@ def _table(result: Evaluation, name: str, *, filtered: bool) -> Table:
     from pipeline.evaluation import cells, title
 
     table = Table(title=title(result, name, filtered=filtered), title_justify="left", box=box.SIMPLE_HEAD)
-    rows = [cells(row, name) for row in (result.filtered if filtered else result.tables)[name]]
+    tables = result.filtered if filtered else result.tables
+    rows = [cells(row, name, result.truth) for row in tables[name]]
     for column in rows[0] if rows else ():
         table.add_column(column, justify="left" if column == "measure" else "right", no_wrap=True)
     for row in rows:

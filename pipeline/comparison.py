@@ -51,8 +51,9 @@ class Row:
 
     `win_rate` is the share of prompts whose mean over seeds is better, `clip_win_rate` the share of a
     prompt's seeds whose clip is better, meaned over prompts. Ties count as one half; both are None for a
-    measure without a better direction. `prompts` and `clips` (prompt and seed, measured on both sides) are
-    how many there are. `spread` is that of a group of trainings.
+    measure without a better direction. `share` is the adapter's mean over the base's, None where that means
+    nothing. `prompts` and `clips` (prompt and seed, measured on both sides) are how many there are. `spread`
+    is that of a group of trainings.
     """
 
     measure: str
@@ -60,6 +61,7 @@ class Row:
     base: float
     adapter: float
     difference: Interval
+    share: Interval | None
     win_rate: Interval | None
     clip_win_rate: Interval | None
     prompts: int
@@ -83,23 +85,46 @@ def bootstrap(values_P: Sequence[float] | NDArray[np.float64], seed: int = 0) ->
     values = np.asarray(values_P, dtype=np.float64)
     if not len(values):
         raise ValueError("bootstrap needs at least one prompt, got none")
-    generator = np.random.default_rng(seed)
-    means_R = values[generator.integers(0, len(values), (RESAMPLES, len(values)))].mean(axis=1)
-    low, high = np.quantile(means_R, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-    return Interval(mean=float(values.mean()), low=float(low), high=float(high))
+    means_R = values[_resampled(len(values), seed)].mean(axis=1)
+    return _interval(float(values.mean()), means_R)
 
 
-def compare(measure: str, base: Values, adapter: Values, better: int) -> Row | None:
+def bootstrap_share(
+    values_P: NDArray[np.float64], base_P: NDArray[np.float64], seed: int = 0
+) -> Interval | None:
+    """The mean of values over the mean of the base's, prompts resampled together.
+
+    None where a resample of the base could be zero or less: a share of that means nothing.
+    """
+    chosen_RP = _resampled(len(base_P), seed)
+    base_R = base_P[chosen_RP].mean(axis=1)
+    if not (base_R > 0).all() or not base_P.mean() > 0:
+        return None
+    return _interval(float(values_P.mean() / base_P.mean()), values_P[chosen_RP].mean(axis=1) / base_R)
+
+
+def _resampled(prompts: int, seed: int) -> NDArray[np.int64]:
+    return np.random.default_rng(seed).integers(0, prompts, (RESAMPLES, prompts))
+
+
+def _interval(mean: float, resampled_R: NDArray[np.float64]) -> Interval:
+    low, high = np.quantile(resampled_R, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
+    return Interval(mean=mean, low=float(low), high=float(high))
+
+
+def compare(measure: str, base: Values, adapter: Values, better: int, *, ratio: bool = True) -> Row | None:
     """Compare a measure given by prompt and seed.
 
     Prompts without a value on both sides are left out; None when no prompt is left. `better` is 1 when higher
-    is better, -1 when lower is, 0 when neither.
+    is better, -1 when lower is, 0 when neither; `ratio` is whether a share of the base means anything.
     """
     prompts = _prompts(base, adapter, better)
-    return _row(measure, better, prompts) if prompts else None
+    return _row(measure, better, prompts, ratio) if prompts else None
 
 
-def compare_group(measure: str, sides: Sequence[tuple[Values, Values]], better: int) -> Row | None:
+def compare_group(
+    measure: str, sides: Sequence[tuple[Values, Values]], better: int, *, ratio: bool = True
+) -> Row | None:
     """Compare trainings of one kind with the base: (base, adapter) of each.
 
     Each training is compared for itself, and a prompt's figures are the means over trainings; prompts that
@@ -110,10 +135,9 @@ def compare_group(measure: str, sides: Sequence[tuple[Values, Values]], better: 
     if not shared:
         return None
     each = [{prompt_id: one[prompt_id] for prompt_id in shared} for one in each]
-    row = _row(
-        measure, better, {prompt_id: _averaged([one[prompt_id] for one in each]) for prompt_id in shared}
-    )
-    rows = [_row(measure, better, one) for one in each]
+    averaged = {prompt_id: _averaged([one[prompt_id] for one in each]) for prompt_id in shared}
+    row = _row(measure, better, averaged, ratio)
+    rows = [_row(measure, better, one, ratio) for one in each]
     adapters, differences = [one.adapter for one in rows], [one.difference.mean for one in rows]
     spread = Spread(
         trainings=len(rows),
@@ -181,7 +205,7 @@ def _averaged(trainings: Sequence[_Prompt]) -> _Prompt:
     )
 
 
-def _row(measure: str, better: int, prompts: Mapping[str, _Prompt]) -> Row:
+def _row(measure: str, better: int, prompts: Mapping[str, _Prompt], ratio: bool) -> Row:
     rows = list(prompts.values())
     base_P = np.array([one.base for one in rows])
     adapter_P = np.array([one.adapter for one in rows])
@@ -192,6 +216,7 @@ def _row(measure: str, better: int, prompts: Mapping[str, _Prompt]) -> Row:
         base=float(base_P.mean()),
         adapter=float(adapter_P.mean()),
         difference=bootstrap(adapter_P - base_P),
+        share=bootstrap_share(adapter_P, base_P) if ratio else None,
         win_rate=bootstrap([one.win for one in rows]) if better else None,
         clip_win_rate=bootstrap(clip_wins) if better and clip_wins else None,
         prompts=len(rows),

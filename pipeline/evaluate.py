@@ -24,6 +24,7 @@ from pipeline.models import resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.sample import SampleSettings, plan_sample, run_sample
 from pipeline.score import ScoreSettings, run_score
+from pipeline.true_clips import true_clips, truth_means
 from storage.errors import UserError
 from storage.judgements import EvaluatedClip, write_clips
 from storage.media import read_video
@@ -109,10 +110,11 @@ def run_evaluate(
         failed += run_sample(inner, sample, progress=progress("candidates")).failed
     plan, _ = run_score(inner, settings.score, progress=progress("scores"))
     clips = _clips(inner, wanted, settings.score.reward.reward, plan.reward_version)
-    judged, summary = run_judge(inner, panel, clips, settings.score, progress=progress("clips"))
-    for clip in clips:
+    truths = true_clips(inner, clips)
+    judged, summary = run_judge(inner, panel, [*clips, *truths], settings.score, progress=progress("clips"))
+    for clip in (*clips, *truths):
         clip["measures"] = clip["scored"] | judged.get(clip["candidate_id"], {})
-    _write_rows(inner, clips, settings, panel)
+    _write_rows(inner, [*clips, *truths], settings, panel)
     sheet = inner.path / "contact-sheet.png"
     write_contact_sheet(sheet, _sheet_groups(inner, clips))
     measured = _measured(clips)
@@ -131,6 +133,7 @@ def run_evaluate(
         filtered=filtered,
         clips=len(clips),
         sheet=sheet,
+        truth=truth_means(truths),
         failed=failed + summary.failed,
     )
     write_evaluation(result)

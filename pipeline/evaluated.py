@@ -10,6 +10,7 @@ from pathlib import Path
 from storage.errors import UserError
 
 BASE = "base"
+TRUTH = "truth"
 UNNAMED = "aligned"
 _WORD = r"[A-Za-z_][\w.-]*"
 _NAME = re.compile(rf"{_WORD}(/[\w.-]+)?")
@@ -25,10 +26,10 @@ class NamedAdapter:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name) or self.name == BASE:
+        if not _NAME.fullmatch(self.name) or self.name in (BASE, TRUTH):
             raise UserError(
-                f"adapter name {self.name!r} must be a word other than {BASE!r}, or GROUP/TRAINING: "
-                "give NAME=DIR"
+                f"adapter name {self.name!r} must be a word other than {BASE!r} and {TRUTH!r}, or "
+                "GROUP/TRAINING: give NAME=DIR"
             )
 
     @classmethod

@@ -7,12 +7,12 @@ import dataclasses
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from pipeline.comparison import Interval, Row, compare, compare_group, keep_moving, only
-from pipeline.evaluated import BASE
+from pipeline.evaluated import BASE, TRUTH
 from pipeline.held_out import Header
 from pipeline.judging import Measure
 from storage.atomic import write_bytes
@@ -37,7 +37,8 @@ UNIT = (
 class Evaluation:
     """The rows by the name of adapter or group, of all clips and of those that move on both sides.
 
-    `failed` counts what this call could not sample or measure.
+    `truth` are the means of the true clips by measure, where there are such clips. `failed` counts what this
+    call could not sample or measure.
     """
 
     directory: Path
@@ -47,6 +48,7 @@ class Evaluation:
     filtered: Tables
     clips: int
     sheet: Path
+    truth: Mapping[str, float] = field(default_factory=dict)
     failed: int = 0
 
     def shown(self) -> list[Measure]:
@@ -98,7 +100,15 @@ def _tables(
         tables[name] = [
             row
             for one in in_order(measures)
-            if (row := compare(one.name, base.get(one.name, {}), adapter.get(one.name, {}), one.better))
+            if (
+                row := compare(
+                    one.name,
+                    base.get(one.name, {}),
+                    adapter.get(one.name, {}),
+                    one.better,
+                    ratio=one.ratio,
+                )
+            )
         ]
     for group, members in groups.items():
         present = [sides[name] for name in members if name in sides]
@@ -110,6 +120,7 @@ def _tables(
                     one.name,
                     [(base.get(one.name, {}), adapter.get(one.name, {})) for base, adapter in present],
                     one.better,
+                    ratio=one.ratio,
                 )
             )
         ]
@@ -123,6 +134,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
         "judged_by": dataclasses.asdict(result.header),
         "unit": UNIT,
         "measures": {one.name: {"better": one.better, "about": one.about} for one in result.shown()},
+        "truth": dict(result.truth),
         "tables": _plain(result.tables),
         "filtered": _plain(result.filtered),
         "contact_sheet": result.sheet.name,
@@ -153,22 +165,26 @@ def title(result: Evaluation, name: str, *, filtered: bool) -> str:
     )
 
 
-def cells(row: Row, name: str) -> dict[str, str]:
+def cells(row: Row, name: str, truth: Mapping[str, float]) -> dict[str, str]:
     """A row as words, by the heads of its columns; `name` is that of the adapter or group."""
     spread = row.spread
+    true = f"{truth[row.measure]:.4g}" if row.measure in truth else ""
     return {
         "measure": row.measure,
+        **({"true clips": true} if truth else {}),
         "base": f"{row.base:.4g}",
         name: f"{row.adapter:.4g}",
         **({} if spread is None else {"trainings": f"{spread.adapter_min:.4g} to {spread.adapter_max:.4g}"}),
         "difference": f"{row.difference.mean:+.3g} [{row.difference.low:+.3g}, {row.difference.high:+.3g}]",
-        "prompts better": _share(row.win_rate),
-        "clips better": _share(row.clip_win_rate),
+        "of base": percent(row.share),
+        "prompts better": percent(row.win_rate),
+        "clips better": percent(row.clip_win_rate),
         "prompts": str(row.prompts),
     }
 
 
-def _share(one: Interval | None) -> str:
+def percent(one: Interval | None) -> str:
+    """A share with its interval; nothing for none."""
     return "" if one is None else f"{one.mean:.0%} [{one.low:.0%}, {one.high:.0%}]"
 
 
@@ -178,7 +194,7 @@ def as_markdown(result: Evaluation) -> str:
     for filtered, tables in ((False, result.tables), (True, result.filtered)):
         for name, rows in tables.items():
             lines += [f"## {title(result, name, filtered=filtered)}", ""]
-            words = [cells(row, name) for row in rows]
+            words = [cells(row, name, result.truth) for row in rows]
             if words:
                 lines += [_line(list(words[0])), _line(["---"] + ["---:"] * (len(words[0]) - 1))]
             lines += [_line(list(one.values())) for one in words] or ["No clip is left."]
@@ -202,6 +218,10 @@ def as_csv(result: Evaluation) -> str:
         for table, tables in (("all", result.tables), ("moving", result.filtered))
         for name, rows in tables.items()
         for row in rows
+    ]
+    lines += [
+        {"table": "truth", "model": TRUTH, "measure": name, "adapter": mean}
+        for name, mean in result.truth.items()
     ]
     names = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(text, names, restval="", lineterminator="\n")

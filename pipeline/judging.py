@@ -19,11 +19,15 @@ from storage.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """A row of the evaluation: its name, and whether higher (1) or lower (-1) is better, or neither (0)."""
+    """A row of the evaluation: its name, and whether higher (1) or lower (-1) is better, or neither (0).
+
+    `ratio` is whether a share of the base's value means anything: not for decibels, nor for what has no zero.
+    """
 
     name: str
     better: int
     about: str
+    ratio: bool = True
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.better not in (-1, 0, 1):

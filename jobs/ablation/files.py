@@ -73,14 +73,17 @@ def _recipes(title: str, found: Figures, tables: Mapping[str, Mapping[str, Row]]
     lines = []
     if tables is found.recipes:
         # Which clips stand still depends on the recipe, so that there is not one base without them.
-        lines.append(["base", "", *(_number(found.base.get(one.name)) for one in found.measures)])
+        lines += [
+            [who, "", *(_number(means.get(one.name)) for one in found.measures)]
+            for who, means in found.references.items()
+        ]
     for name, rows in tables.items():
         trainings = next((row.spread.trainings for row in rows.values() if row.spread), 1)
         cells = ("<br>".join(cell(rows.get(one.name))) for one in found.measures)
         lines.append([name, str(trainings), *cells])
     about = (
-        "Mean; difference to the base with its 95 % interval over prompts; share of prompts that are better "
-        "than the base's, with its interval."
+        "Mean; its share of the base's, or its difference where a share means nothing, with the 95 % "
+        "interval over prompts; share of prompts that are better than the base's, with its interval."
     )
     return ["", f"## {title}", "", about, "", *_table(head, lines)]
 
@@ -95,8 +98,8 @@ def _against(found: Figures) -> list[str]:
         for name, rows in found.against.items()
     ]
     about = (
-        f"Difference of {found.first} to the other recipe, training by training of the same seed, and the "
-        f"share of prompts on which {found.first} is better."
+        f"Mean of {found.first} as a share of the other recipe's, or their difference, training by training "
+        f"of the same seed, and the share of prompts on which {found.first} is better."
     )
     return ["", f"## {found.first} against the others", "", about, "", *_table(head, lines)]
 
@@ -107,7 +110,10 @@ def _versus(row: Row | None) -> list[str]:
 
 def _trainings(records: Sequence[Record], found: Figures) -> list[str]:
     head = ["recipe", "seed", "pairs", "steps", "pairs a step", *(one.name for one in found.measures)]
-    lines = [["base", "", "", "", "", *(_number(found.base.get(one.name)) for one in found.measures)]]
+    lines = [
+        [who, "", "", "", "", *(_number(means.get(one.name)) for one in found.measures)]
+        for who, means in found.references.items()
+    ]
     for record in records:
         rows = found.trainings[record.label]
         given = [record.recipe, record.seed, record.pairs, record.options["steps"], record.pairs_per_step]
@@ -155,6 +161,7 @@ def as_json(made_by: str, outcome: Outcome, found: Figures) -> dict[str, Any]:
         "judged_by": asdict(result.header),
         "measures": {one.name: {"better": one.better, "about": one.about} for one in found.measures},
         "base": found.base,
+        "truth": dict(found.truth),
         "recipes": _plain(found.recipes),
         "moving": _plain(found.moving),
         "against": {"recipe": found.first, "others": _plain(found.against)},
@@ -192,7 +199,7 @@ def as_csv(outcome: Outcome, found: Figures) -> str:
 def _flat(against: str, row: Row) -> dict[str, Any]:
     flat: dict[str, Any] = {"against": against, "measure": row.measure, "better": row.better}
     flat |= {"against_mean": row.base, "mean": row.adapter, "prompts": row.prompts, "clips": row.clips}
-    for name in ("difference", "win_rate", "clip_win_rate"):
+    for name in ("difference", "share", "win_rate", "clip_win_rate"):
         one: Interval | None = getattr(row, name)
         if one is not None:
             flat |= {name: one.mean, f"{name}_low": one.low, f"{name}_high": one.high}

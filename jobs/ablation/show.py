@@ -30,9 +30,12 @@ def show(outcome: Outcome, found: Figures, files: Sequence[Path]) -> None:
     trainings = max((row.spread.trainings for row in rows if row.spread), default=1)
     prompts = max((row.prompts for row in rows), default=0)
     console.print(f"recipes against the base: {prompts} held-out prompts, up to {trainings} trainings each")
-    base = {name: [_number(value)] for name, value in found.base.items()}
+    references = {
+        who: {name: [_number(value)] for name, value in means.items()}
+        for who, means in found.references.items()
+    }
     against_base = {name: _cells(by_measure, cell) for name, by_measure in found.recipes.items()}
-    _print(console, "", {"base": base} | against_base, found.measures)
+    _print(console, "", references | against_base, found.measures)
     if found.against:
         console.print(f"{found.first} against the others")
         judged = [one for one in found.measures if one.better]

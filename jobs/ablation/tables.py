@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from jobs.ablation.course import Outcome
 from jobs.ablation.trainings import Record
 from pipeline.comparison import Row, compare_group
-from pipeline.evaluation import Evaluation
+from pipeline.evaluated import BASE
+from pipeline.evaluation import Evaluation, percent
 from pipeline.judging import Measure
 from storage.judgements import read_clips
 from storage.run import Run
 
+TRUE_CLIPS = "true clips"
 # By prompt and seed.
 _Values = dict[str, dict[int, float]]
 
@@ -24,7 +26,7 @@ class Figures:
     """What the tables hold: rows by measure of recipes, of single trainings, and of the first recipe against
     each other one (there the other stands for the base).
 
-    `moving` are the rows of recipes without clips that stand still.
+    `moving` are the rows of recipes without clips that stand still, `truth` the means of the true clips.
     """
 
     measures: tuple[Measure, ...]
@@ -33,12 +35,18 @@ class Figures:
     moving: dict[str, dict[str, Row]]
     against: dict[str, dict[str, Row]]
     first: str
+    truth: Mapping[str, float]
 
     @property
     def base(self) -> dict[str, float]:
         """The base model's means, by measure."""
         rows = next(iter(self.recipes.values()), {})
         return {name: row.base for name, row in rows.items()}
+
+    @property
+    def references(self) -> dict[str, Mapping[str, float]]:
+        """The means that stand above the recipes: of the true clips, if there are any, and of the base."""
+        return ({TRUE_CLIPS: self.truth} if self.truth else {}) | {BASE: self.base}
 
 
 def figures(outcome: Outcome, first: str) -> Figures:
@@ -54,6 +62,7 @@ def figures(outcome: Outcome, first: str) -> Figures:
         moving={name: _by_measure(result.filtered.get(name, [])) for name in names},
         against=_against(result, outcome.records, first),
         first=first,
+        truth=result.truth,
     )
 
 
@@ -78,7 +87,7 @@ def _against(result: Evaluation, records: Sequence[Record], first: str) -> dict[
                 (values[labels[seed]][measure.name], values[seeds[first][seed]][measure.name])
                 for seed in shared
             ]
-            row = compare_group(measure.name, sides, measure.better)
+            row = compare_group(measure.name, sides, measure.better, ratio=measure.ratio)
             if row is not None:
                 found[recipe][measure.name] = row
     return found
@@ -94,20 +103,16 @@ def _values(inner: Run) -> Mapping[str, Mapping[str, _Values]]:
 
 
 def cell(row: Row | None) -> list[str]:
-    """Mean, difference to the base with its interval, and how often a prompt is better: a line each."""
+    """Mean, how it stands to the base's, and how often a prompt is better: a line each, with intervals.
+
+    It stands by its share of the base's, or by the difference where a share means nothing.
+    """
     if row is None:
         return [""]
-    change, wins = row.difference, row.win_rate
-    lines = [f"{row.adapter:.4g}", f"{change.mean:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"]
-    if wins is not None:
-        lines.append(share(row))
-    return lines
-
-
-def share(row: Row) -> str:
-    """How often a prompt is better, with its interval; nothing for a measure without a better direction."""
-    one = row.win_rate
-    return "" if one is None else f"{one.mean:.0%} [{one.low:.0%}, {one.high:.0%}]"
+    change = row.difference
+    stands = percent(row.share) or f"{change.mean:+.3g} [{change.low:+.3g}, {change.high:+.3g}]"
+    wins = [] if row.win_rate is None else [percent(row.win_rate)]
+    return [f"{row.adapter:.4g}", stands, *wins]
 
 
 def budget_line(records: Sequence[Record]) -> str:

@@ -23,6 +23,7 @@ _PSNR = Measure(
     name="reprojection_psnr",
     better=1,
     about="PSNR of a frame's reprojection from the others in dB, by the judge",
+    ratio=False,
 )
 _SSIM = Measure(name="reprojection_ssim", better=1, about="SSIM of the same")
 _LPIPS = Measure(name="reprojection_lpips", better=-1, about="LPIPS of the same")

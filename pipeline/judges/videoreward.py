@@ -39,10 +39,15 @@ class VideoRewardJudge:
         self.license = self.weights.license
         self.measures = (
             *(
-                Measure(name=f"videoreward_{dimension.lower()}", better=1, about=f"{about}, by VideoReward")
+                Measure(
+                    name=f"videoreward_{dimension.lower()}",
+                    better=1,
+                    about=f"{about}, by VideoReward",
+                    ratio=False,
+                )
                 for dimension, about in zip(DIMENSIONS, _ABOUT, strict=True)
             ),
-            Measure(name="videoreward", better=1, about="sum of VideoReward's three"),
+            Measure(name="videoreward", better=1, about="sum of VideoReward's three", ratio=False),
         )
 
     def setup(self, device: str) -> None:

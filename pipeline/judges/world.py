@@ -23,6 +23,8 @@ from rewards.quality import psnr
 _CHECKPOINTS = Path(__file__).parent.parent / "world" / "checkpoints"
 _REFEREES = {"world-boxes": _CHECKPOINTS / "referee-boxes"}
 _CODE = "1"
+# Measures that say how far a clip is from the true one.
+AGAINST_TRUTH = frozenset({"truth_psnr", "first_frame"})
 
 
 class WorldJudge:
@@ -36,8 +38,15 @@ class WorldJudge:
     license = "Apache-2.0"
     measures: tuple[Measure, ...] = (
         Measure(name="fault", better=-1, about="probability of a geometric fault, by the referee"),
-        Measure(name="truth_psnr", better=1, about="PSNR of the later frames to the true clip in dB"),
-        Measure(name="first_frame", better=1, about="PSNR of the first frame to the one it was given in dB"),
+        Measure(
+            name="truth_psnr", better=1, about="PSNR of the later frames to the true clip in dB", ratio=False
+        ),
+        Measure(
+            name="first_frame",
+            better=1,
+            about="PSNR of the first frame to the one it was given in dB",
+            ratio=False,
+        ),
         Measure(
             name="follows", better=1, about="share of clips with the prompted camera move, by the referee"
         ),

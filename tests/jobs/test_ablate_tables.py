@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ def outcome_of(run: Run, values: dict[str, dict[str, np.ndarray]]) -> Outcome:
     header = Header(judges=(), geometry=None, rewarded_by=(), held_out=None, min_motion=0.0)
     result = Evaluation(
         directory=run.path, header=header, measures=MEASURES, tables=tables, filtered=filtered,
-        clips=len(clips), sheet=run.path / "sheet.png",
+        clips=len(clips), sheet=run.path / "sheet.png", truth={"sharpness": 0.875},
     )  # fmt: skip
     options = record().options | {"steps": 240}
     records = [record(options=options), record(seed=1, options=options)]
@@ -141,6 +142,7 @@ def test_the_files_hold_a_row_for_every_training_and_the_command(
     mean = values["best/1"]["fault"].mean()
     assert f"| best | 1 | 7 | 240 | 16 | {mean:.4g} |" in text
     assert "**sft**: winners" in text
+    assert "| true clips |  |  | 0.875 |" in text
     assert "min_gap 0.03" in text
     assert text.count("**best**") == 1
     rows = list(csv.DictReader(io.StringIO(files[1].read_text())))
@@ -159,13 +161,16 @@ def test_the_files_hold_a_row_for_every_training_and_the_command(
     assert markdown("x", outcome, found).startswith("# Results")
 
 
-def test_cells_say_mean_difference_and_share(outcome: Outcome) -> None:
+def test_cells_say_mean_share_of_the_base_and_wins(outcome: Outcome) -> None:
     rows = figures(outcome, "best").recipes["best"]
-    mean, change, wins = cell(rows["fault"])
-    assert mean == f"{rows['fault'].adapter:.4g}"
-    assert change.startswith(f"{rows['fault'].difference.mean:+.3g} [")
-    assert wins.startswith(f"{rows['fault'].win_rate.mean:.0%} [")
+    fault = rows["fault"]
+    mean, stands, wins = cell(fault)
+    assert mean == f"{fault.adapter:.4g}"
+    assert stands.startswith(f"{fault.adapter / fault.base:.0%} [")
+    assert fault.win_rate is not None
+    assert wins.startswith(f"{fault.win_rate.mean:.0%} [")
     assert len(cell(rows["sharpness"])) == 2, "nothing is better or worse"
+    assert cell(replace(fault, share=None))[1].startswith(f"{fault.difference.mean:+.3g} [")
     assert cell(None) == [""]
 
 

@@ -18,9 +18,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.main import cli
-from pipeline.evaluated import NamedAdapter
+from pipeline.evaluated import TRUTH, NamedAdapter
+from pipeline.judges.world import true_clip, world_prompt
 from pipeline.judging import JUDGES, JudgeSpec
 from pipeline.models import resolve_adapter, resolve_model
+from rewards.quality import sharpness
 from storage.judgements import EvaluatedClip, read_clips
 from storage.run import Run
 from storage.shards import shard_files
@@ -71,7 +73,7 @@ def table(folder: Path) -> dict[str, Any]:
 
 
 def test_a_row_a_clip_says_whose_it_is(evaluated: tuple[Run, Run], words: list[object]) -> None:
-    clips = read_clips(evaluated[1])
+    clips = [clip for clip in read_clips(evaluated[1]) if clip.model_name != TRUTH]
     models = {"base": None}
     for text in words[1:6:2]:
         one = NamedAdapter.parse(str(text))
@@ -115,6 +117,26 @@ def test_the_table_is_that_of_the_rows(evaluated: tuple[Run, Run]) -> None:
         means = [each[name][measure]["adapter"] for name in ("ours/0", "ours/1")]
         assert (row["spread"]["adapter_min"], row["spread"]["adapter_max"]) == (min(means), max(means))
         assert row["adapter"] == pytest.approx(sum(means) / 2, rel=1e-9)
+
+
+def test_true_clips_are_judged_beside_those_of_the_models(evaluated: tuple[Run, Run]) -> None:
+    inner = evaluated[1]
+    found, clips = table(inner.path), read_clips(inner)
+    mine = [clip for clip in clips if clip.model_name == TRUTH]
+    prompts = {row["prompt_id"]: row for row in inner.rows("prompts").to_pylist()}
+    assert {clip.prompt_id for clip in mine} == set(prompts)
+    expected = []
+    for prompt in prompts.values():
+        world = world_prompt(prompt["text"], prompt["metadata"])
+        assert world is not None
+        expected.append(sharpness(true_clip(world)))
+    # The judge sees 8 bits of a video, which is written as luma and chroma.
+    assert found["truth"]["sharpness"] == pytest.approx(statistics.fmean(expected), rel=0.01)
+    assert found["truth"]["motion"] == pytest.approx(mean(clips, TRUTH, "motion"))
+    assert not {"truth_psnr", "first_frame", "error"} & set(found["truth"])
+    text = (inner.path / "evaluation.md").read_text()
+    assert "| measure | true clips | base |" in text
+    assert f"| {found['truth']['sharpness']:.4g} |" in text
 
 
 def test_the_files_say_the_same(evaluated: tuple[Run, Run]) -> None:
@@ -172,14 +194,14 @@ def test_another_judge_and_another_adapter_only_add(
     assert done.exit_code == 0, done.output
     added = judged(inner) - before
     assert {judge for _, judge, _ in added} == {"world"}
-    assert len(added) == 16
+    assert len(added) == 16 + 2, "those of the models, and a true one a prompt"
     assert table(inner.path)["judged_by"]["held_out"] is True
     before = judged(inner)
     more = [*words, "--adapter", f"quarter={adapters[0]}@0.25", *other]
     assert gpa("evaluate", run.path, *more).exit_code == 0
     added = judged(inner) - before
     assert len({candidate for candidate, _, _ in added}) == 4
-    assert len(read_clips(inner)) == 20
+    assert len(read_clips(inner)) == 20 + 2
     # The first judge's table is there as it was, without any work.
     before = judged(inner)
     assert gpa("evaluate", run.path, *words, "--judge", "world").exit_code == 0
@@ -192,7 +214,9 @@ def test_clips_that_stand_still_on_either_side_are_left_out(
 ) -> None:
     run, inner = evaluated
     motions = {
-        (clip.model_name, clip.prompt_id, clip.seed): clip.measures["motion"] for clip in read_clips(inner)
+        (clip.model_name, clip.prompt_id, clip.seed): clip.measures["motion"]
+        for clip in read_clips(inner)
+        if clip.model_name != TRUTH
     }
     bound = sorted(value for key, value in motions.items() if value is not None)[8]
     again = [*words, "--judge", "world", "--min-motion", repr(bound)]
@@ -225,7 +249,7 @@ def test_prompts_of_no_world_have_no_truth(tmp_path: Path, adapters: list[Path])
     names = {row["measure"] for row in found["tables"]["aligned"]}
     assert {"sharpness", "saturation"} <= names
     assert not names & {"fault", "truth_psnr", "first_frame", "follows", "motion", "mvcs"}
-    assert found["filtered"] == {}
+    assert found["filtered"] == found["truth"] == {}
     assert found["judged_by"]["held_out"] is None
 
 

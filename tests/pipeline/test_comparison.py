@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.comparison import Spread, bootstrap, compare, compare_group, keep_moving, only
+from pipeline.comparison import (
+    Spread,
+    bootstrap,
+    bootstrap_share,
+    compare,
+    compare_group,
+    keep_moving,
+    only,
+)
 
 
 def test_interval_of_constant_values_is_a_point() -> None:
@@ -21,6 +29,28 @@ def test_interval_has_the_width_of_the_normal_theory() -> None:
     expected = 2 * 1.96 * values.std() / math.sqrt(len(values))
     assert interval.high - interval.low == pytest.approx(expected, rel=0.08)
     assert interval.low < interval.mean < interval.high
+
+
+def test_a_share_is_that_of_the_means_and_its_interval_has_the_width_of_the_delta_method() -> None:
+    random = np.random.default_rng(3)
+    base = random.gamma(9.0, 1.0, 500)
+    values = 0.8 * base + random.normal(0, 0.5, 500)
+    share = bootstrap_share(values, base)
+    assert share is not None
+    assert share.mean == pytest.approx(values.mean() / base.mean())
+    residual = (values - share.mean * base).std() / base.mean()
+    assert share.high - share.low == pytest.approx(2 * 1.96 * residual / math.sqrt(500), rel=0.08)
+    whole = bootstrap_share(base, base)
+    assert whole is not None
+    assert (whole.mean, whole.low, whole.high) == (1.0, 1.0, 1.0), "the doubt about the base is shared"
+
+
+def test_there_is_no_share_of_a_base_that_may_be_zero() -> None:
+    base = np.array([-1.0, 3.0, 1.0])
+    assert bootstrap_share(base, base) is None
+    row = compare("psnr", seeds(a=[20.0]), seeds(a=[22.0]), better=1, ratio=False)
+    assert row is not None
+    assert row.share is None
 
 
 def seeds(**prompts: list[float]) -> dict[str, dict[int, float]]:

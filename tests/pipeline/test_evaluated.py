@@ -82,6 +82,9 @@ def test_names_that_collide_are_refused(texts: list[str], message: str) -> None:
         require_different(adapters(*texts))
 
 
-def test_the_name_of_the_base_is_taken() -> None:
-    with pytest.raises(UserError, match="adapter name 'base' must be a word other than 'base'"):
-        NamedAdapter.parse("base=a")
+@pytest.mark.parametrize("name", ["base", "truth"])
+def test_the_names_of_base_and_true_clips_are_taken(name: str) -> None:
+    with pytest.raises(
+        UserError, match=f"adapter name '{name}' must be a word other than 'base' and 'truth'"
+    ):
+        NamedAdapter.parse(f"{name}=a")

@@ -31,17 +31,17 @@ gpa.evaluation = (host, evaluations) => {
   };
 
   const share = (interval) => (isInterval(interval) ? `${percent(interval.mean)} [${percent(interval.low)}, ${percent(interval.high)}]` : "");
-  const measured = (rows, about) => {
-    const clips = rows.some((row) => isInterval(row.clip_win_rate)), spread = rows.some((row) => isRow(row.spread));
+  const measured = (rows, about, truth) => {
+    const clips = rows.some((row) => isInterval(row.clip_win_rate)), spread = rows.some((row) => isRow(row.spread)), ofBase = rows.some((row) => isInterval(row.share));
     return h("table", { class: "measures" },
-    h("thead", {}, h("tr", {}, ["measure", "base", "adapter", "difference, 95 % interval", "", "prompts better", clips && "clips better", spread && "trainings", "prompts"].filter((name) => name !== false).map((name) => h("th", { scope: "col", class: name && name !== "measure" ? "number" : null }, name)))),
+    h("thead", {}, h("tr", {}, ["measure", truth && "true clips", "base", "adapter", "difference, 95 % interval", "", ofBase && "of base", "prompts better", clips && "clips better", spread && "trainings", "prompts"].filter((name) => typeof name === "string").map((name) => h("th", { scope: "col", class: name && name !== "measure" ? "number" : null }, name)))),
     h("tbody", {}, rows.map((row) => {
       const better = direction(row), { mean, low, high } = row.difference;
       const clear = low > 0 || high < 0;
       const verdict = !clear || !better ? "open" : Math.sign(mean) === better ? "good" : "bad";
       return h("tr", { class: verdict, title: about[row.measure] }, h("th", { scope: "row" }, row.measure, better ? h("small", {}, better > 0 ? " ↑" : " ↓") : null, about[row.measure] && h("span", { class: "about" }, about[row.measure])),
-        h("td", { class: "number" }, num(row.base, 4)), h("td", { class: "number" }, num(row.adapter, 4)),
-        h("td", { class: "number" }, `${signed(mean)} `, h("span", { class: "quiet" }, `[${signed(low)}, ${signed(high)}]`)), h("td", {}, forest(row.difference, verdict)),
+        truth && h("td", { class: "number quiet" }, row.measure in truth ? num(truth[row.measure], 4) : ""), h("td", { class: "number" }, num(row.base, 4)), h("td", { class: "number" }, num(row.adapter, 4)),
+        h("td", { class: "number" }, `${signed(mean)} `, h("span", { class: "quiet" }, `[${signed(low)}, ${signed(high)}]`)), h("td", {}, forest(row.difference, verdict)), ofBase && h("td", { class: "number" }, share(row.share)),
         h("td", { class: "number" }, share(row.win_rate)), clips && h("td", { class: "number" }, share(row.clip_win_rate)),
         spread && h("td", { class: "number quiet" }, isRow(row.spread) ? `${row.spread.trainings}: ${signed(row.spread.difference_min)} to ${signed(row.spread.difference_max)}` : ""),
         h("td", { class: "number quiet" }, gpa.count(row.prompts)));
@@ -80,9 +80,10 @@ gpa.evaluation = (host, evaluations) => {
     const all = tables(one.result).sort(([, a], [, b]) => isMeasured(b) - isMeasured(a)), results = h("div", {});
     // Tables of all clips and of those that move are two views of one thing.
     const both = all.some(([path]) => path[0] === "filtered") && all.some(([path]) => path[0] === "tables");
+    const truth = isRow(one.result.truth) && Object.keys(one.result.truth).length ? one.result.truth : null;
     const draw = (part) => results.replaceChildren(...all.filter(([path]) => !both || !["tables", "filtered"].includes(path[0]) || path[0] === part).map(([path, rows]) => h("div", { class: "result" },
       h("h4", {}, path.filter((name) => !["tables", "filtered"].includes(name)).join(" / ") || "table", isMeasured(rows) && h("small", { class: "quiet" }, " against base, the same seeds")),
-      h("div", { class: "scroll" }, isMeasured(rows) ? measured(rows, one.about) : plain(rows)))));
+      h("div", { class: "scroll" }, isMeasured(rows) ? measured(rows, one.about, truth) : plain(rows)))));
     const select = both && h("select", { "aria-label": "Clips", on: { change: () => draw(select.value) } }, h("option", { value: "tables" }, "all clips"), h("option", { value: "filtered" }, "without clips that stand still"));
     draw("tables");
     host.append(h("article", { class: "evaluation" }, h("h3", {}, one.name, select, facts && h("small", { class: "quiet" }, facts)),
