@@ -15,7 +15,7 @@ from jobs.options import dry_run_option, json_option, run_argument
 from jobs.presets import DEFAULT, preset_names
 
 if TYPE_CHECKING:
-    from jobs.ablation.course import Outcome, Settings
+    from jobs.ablation.settings import Outcome, Settings
 
 
 def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
@@ -110,8 +110,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     from jobs.ablation.commands import Commands
     from jobs.ablation.costs import require_judges
-    from jobs.ablation.course import Settings
     from jobs.ablation.plan import rounds
+    from jobs.ablation.settings import Settings
     from jobs.ablation.trainings import Training
     from jobs.recipes import BASELINES, load_recipe
     from storage.errors import UserError

@@ -13,8 +13,9 @@ from jobs.ablation import course as module
 from jobs.ablation import plan
 from jobs.ablation.commands import Commands
 from jobs.ablation.costs import Cost, EvaluationCost
-from jobs.ablation.course import Course, Settings
+from jobs.ablation.course import Course
 from jobs.ablation.plan import foretell, rounds
+from jobs.ablation.settings import Settings
 from jobs.ablation.trainings import Record, Selection, Training, keep, kept
 from jobs.recipes import load_recipe
 from storage.errors import UserError
