@@ -35,7 +35,9 @@ def trainings(recipes: Sequence[str], seeds: int) -> tuple[Training, ...]:
 class Toy(Course):
     """Trains by the clock alone; `takes` are seconds by the name of a training, `raises` what it raises."""
 
-    def __init__(self, run: Run, asked: Sequence[Training], budget: float | None = None) -> None:
+    def __init__(
+        self, run: Run, asked: Sequence[Training], budget: float | None = None, parallel: int = 1
+    ) -> None:
         self.now = 0.0
         self.done: list[str] = []
         self.evaluation_takes = EACH
@@ -44,7 +46,9 @@ class Toy(Course):
         self.raises: dict[str, Exception] = {}
         self.said: list[str] = []
         commands = Commands(run=run.path, preset="world")
-        settings = Settings(commands=commands, trainings=tuple(asked), evaluation=(), budget=budget)
+        settings = Settings(
+            commands=commands, trainings=tuple(asked), evaluation=(), budget=budget, parallel=parallel
+        )
         super().__init__(run=run, settings=settings, say=self.said.append, clock=lambda: self.now)
 
     def _train(self, training: Training) -> None:
