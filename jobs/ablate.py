@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.options import dry_run_option, json_option, run_argument
-from jobs.presets import DEFAULT, preset_names
+from jobs.presets import DEFAULT, load_preset, preset_names
 
 if TYPE_CHECKING:
-    from jobs.ablation.course import Outcome, Settings
+    from jobs.ablation.settings import Outcome, Settings
 
 
 def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
@@ -64,6 +64,15 @@ def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> 
     "--match-pairs", is_flag=True, help="Give every recipe as many pairs as the one with fewest has."
 )
 @click.option(
+    "--parallel",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Trainings at once, each a process with its share of the preset's threads, and one GPU in turn.",
+)
+@click.option("--only", is_flag=True, help="Evaluate and show no recipe of earlier calls, only RECIPES.")
+@click.option(
     "--name", default="ablate", show_default=True, metavar="NAME", help="Evaluate in RUN/eval/NAME."
 )
 @click.option("--workers", type=click.IntRange(0), metavar="N", help="Most Ray actors; 0 is in-process.")
@@ -86,11 +95,12 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
     Candidates are sampled once (by the preset, or as RUN was), scored once for every reward, and paired for
     every recipe. Trainings lie in RUN/train/RECIPE-SEED. The table has every training of RUN/ablate, also of
-    earlier calls: one results file says what was tried. A recipe is changed by giving it another name.
+    earlier calls: one results file says what was tried (--only leaves it at RECIPES). A recipe is changed by
+    giving it another name.
     The same command again does only what is missing. RECIPES are YAML as in jobs/recipes.
     """
     from jobs.ablation.candidates import with_candidates
-    from jobs.ablation.course import Course
+    from jobs.ablation.side_by_side import course_of
     from jobs.main import PARTIAL
 
     started = time.monotonic()
@@ -100,7 +110,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         return
     opened = with_candidates(settings.commands)
     with opened.lock("ablate"):
-        course = Course(run=opened, settings=_left_of(settings, time.monotonic() - started), say=_say)
+        course = course_of(opened, _left_of(settings, time.monotonic() - started), _say)
         outcome = course.follow()
         _finish(outcome, settings, chosen, as_json)
     if outcome.failed:
@@ -110,8 +120,9 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     from jobs.ablation.commands import Commands
     from jobs.ablation.costs import require_judges
-    from jobs.ablation.course import Settings
     from jobs.ablation.plan import rounds
+    from jobs.ablation.settings import Settings
+    from jobs.ablation.side_by_side import share_of_threads
     from jobs.ablation.trainings import Training
     from jobs.recipes import BASELINES, load_recipe
     from storage.errors import UserError
@@ -122,10 +133,12 @@ def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
         raise UserError(f"--recipes {chosen['recipes']!r} must name recipes once, got {twice or 'none'}")
+    threads = load_preset(chosen["preset"]).get("train-dpo", {}).get("threads")
     commands = Commands(
         run=run,
         preset=chosen["preset"],
         workers=chosen["workers"],
+        threads=None if chosen["parallel"] == 1 else share_of_threads(threads, chosen["parallel"]),
         extra={
             "sample": chosen["sample_words"],
             "train-dpo": chosen["train_words"],
@@ -147,6 +160,8 @@ def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
         evaluation=tuple(own),
         budget=None if chosen["budget"] is None else 60 * chosen["budget"],
         match_pairs=chosen["match_pairs"],
+        parallel=chosen["parallel"],
+        only=chosen["only"],
     )
     # What the user quoted is looked at before hours of work, not after.
     commands.params("sample")
@@ -202,8 +217,9 @@ def _finish(outcome: Outcome, settings: Settings, chosen: dict[str, Any], as_jso
 
 
 def _made_by(outcome: Outcome, settings: Settings, chosen: dict[str, Any]) -> str:
-    """The command that makes the results, from nothing: with the recipes of earlier calls."""
-    named = [one.named for one in settings.trainings] + [one.named for one in outcome.records]
+    """The command that makes the results, from nothing: with the recipes of earlier calls that they hold."""
+    earlier = [] if settings.only else [one.named for one in outcome.records]
+    named = [one.named for one in settings.trainings] + earlier
     words = ["gpa", "ablate", str(settings.commands.run), "--recipes", ",".join(dict.fromkeys(named))]
     for name in ("preset", "training_seeds", "num_prompts", "seeds", "name", "results"):
         if chosen[name] is not None:
@@ -211,7 +227,11 @@ def _made_by(outcome: Outcome, settings: Settings, chosen: dict[str, Any]) -> st
     for name in ("sample", "train", "evaluate"):
         if chosen[f"{name}_words"]:
             words += [f"--{name}", chosen[f"{name}_words"]]
-    return shlex.join([*words, *(["--match-pairs"] if chosen["match_pairs"] else [])])
+    if settings.parallel > 1:
+        # It decides the threads of a training, and these its last bits.
+        words += ["--parallel", str(settings.parallel)]
+    flags = [f"--{name.replace('_', '-')}" for name in ("match_pairs", "only") if chosen[name]]
+    return shlex.join([*words, *flags])
 
 
 def _say(line: str) -> None:

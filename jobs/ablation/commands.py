@@ -21,17 +21,21 @@ class Commands:
     """Words of commands on one run and preset.
 
     `extra` are options that the user gave for every sample, train-dpo or evaluate; they come last, so that
-    they hold whatever a recipe says. `workers` None leaves their number to the preset.
+    they hold whatever a recipe says. `workers` and `threads` (of a training) None leave their number to the
+    preset.
     """
 
     run: Path
     preset: str
     workers: int | None = None
+    threads: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
 
     def words(self, name: str, *own: str) -> list[str]:
         """The words of a command behind its name."""
         spread = ["--workers", str(self.workers)] if self.workers is not None and name in _SPREAD else []
+        if self.threads is not None and name == "train-dpo":
+            spread = ["--threads", str(self.threads)]
         return [str(self.run), "--preset", self.preset, *own, *spread, *shlex.split(self.extra.get(name, ""))]
 
     def line(self, name: str, *own: str) -> str:

@@ -8,11 +8,10 @@ evaluated; within a budget also after the first training, to learn what an evalu
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from jobs.ablation.commands import Commands
 from jobs.ablation.costs import (
     Cost,
     EvaluationCost,
@@ -23,7 +22,9 @@ from jobs.ablation.costs import (
     scoring_seconds,
     training_seconds,
 )
+from jobs.ablation.pace import Begun, slowed
 from jobs.ablation.selections import Selections
+from jobs.ablation.settings import Outcome, Settings
 from jobs.ablation.trainings import (
     Record,
     Selection,
@@ -39,43 +40,7 @@ from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.run import Run
 
-if TYPE_CHECKING:
-    from pipeline.evaluation import Evaluation
-
 Say = Callable[[str], None]
-# Seconds from which on a pace can be told from what starts and ends a command.
-_TELLING = 20.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What `gpa ablate` is asked for: trainings in the order of the rounds, and how all are evaluated.
-
-    `evaluation` are the words of gpa evaluate that are the ablation's own. `budget` is in seconds of this
-    call; None has no end. `match_pairs` gives every recipe as many pairs as the one with fewest has.
-    """
-
-    commands: Commands
-    trainings: tuple[Training, ...]
-    evaluation: tuple[str, ...]
-    budget: float | None = None
-    match_pairs: bool = False
-
-    @property
-    def recipes(self) -> tuple[str, ...]:
-        """The names of the recipes in order."""
-        return tuple(dict.fromkeys(one.recipe.name for one in self.trainings))
-
-
-@dataclass(kw_only=True)
-class Outcome:
-    """What came of it. `left_out` and `failed` say why by the name of the training."""
-
-    records: list[Record] = field(default_factory=list)
-    evaluation: Evaluation | None = None
-    left_out: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(kw_only=True)
@@ -107,17 +72,28 @@ class Course:
         Raises UserError when there is nothing to compare at the end.
         """
         for seed in sorted({one.seed for one in self.settings.trainings}):
-            for training in (one for one in self.settings.trainings if one.seed == seed):
-                self._attempt(training)
-                if self.settings.budget is not None and self.outcome.evaluation is None:
-                    # What an evaluation takes by the clock is known before much is owed to it.
-                    self._catch_up()
+            self._round([one for one in self.settings.trainings if one.seed == seed])
             self._catch_up()
         if self.outcome.evaluation is None:
             reasons = {**self.outcome.failed, **self.outcome.left_out}
             said = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
             raise UserError(f"nothing was trained: {said}")
         return self.outcome
+
+    @property
+    def evaluates_early(self) -> bool:
+        """Whether what is trained is evaluated before the round ends.
+
+        What an evaluation takes by the clock is then known before much is owed to it.
+        """
+        return self.settings.budget is not None and self.outcome.evaluation is None
+
+    def _round(self, trainings: Sequence[Training]) -> None:
+        """Train what fits of the trainings of one seed."""
+        for training in trainings:
+            self._attempt(training)
+            if self.evaluates_early:
+                self._catch_up()
 
     def _catch_up(self) -> None:
         """Evaluate what is trained, unless the last evaluation holds all of it."""
@@ -132,29 +108,57 @@ class Course:
             self._pace = (self._pace[0], slowed(told, self.clock() - began))
 
     def _attempt(self, training: Training) -> None:
-        evaluation = self.evaluation_cost()
+        owed = self.evaluation_cost()
+        with self._failing_alone(training):
+            begun = self._admitted(training, owed)
+            if begun is not None:
+                self._begin(training, begun)
+
+    @contextmanager
+    def _failing_alone(self, training: Training) -> Iterator[None]:
+        """What fails inside stops this training and no other; a signal stops all."""
         try:
-            if is_trained(self.run, training.name):
-                self._known(training)
-                return
-            cost = self.cost(training, evaluation).slower(*self._pace)
-            if cost.seconds > self.left:
-                self.outcome.left_out[training.name] = (
-                    f"it would take about {minutes(cost.seconds)}, {minutes(max(0.0, self.left))} are left"
-                )
-                self.say(f"{training.name} left out: {self.outcome.left_out[training.name]}")
-                return
-            self.say(f"{training.name}: {describe(cost, self.left)}")
-            began = self.clock()
-            self._train(training)
-            if not {"score", "train"} & set(cost.unknown):
-                train, evaluate = self._pace
-                self._pace = (train * slowed(cost.score + cost.train, self.clock() - began), evaluate)
+            yield
         except (UserError, RewardError) as error:
             if getattr(error, "signal_name", None):
                 raise
-            self.outcome.failed[training.name] = str(error)
-            self.say(f"{training.name} failed: {error}")
+            self._fail(training.name, str(error))
+
+    def _fail(self, name: str, reason: str) -> None:
+        self.outcome.failed[name] = reason
+        self.say(f"{name} failed: {reason}")
+
+    def _admitted(self, training: Training, owed: EvaluationCost) -> Begun | None:
+        """The beginning of a training; None when it is trained already or would not fit."""
+        if is_trained(self.run, training.name):
+            self._known(training)
+            return None
+        cost = self.cost(training, owed).slower(*self._pace)
+        needed = self.needed(cost)
+        if needed > self.left:
+            self.outcome.left_out[training.name] = (
+                f"it would take about {minutes(needed)}, {minutes(max(0.0, self.left))} are left"
+            )
+            self.say(f"{training.name} left out: {self.outcome.left_out[training.name]}")
+            return None
+        self.say(f"{training.name}: {describe(cost, self.left)}")
+        return Begun(cost=cost, at=self.clock(), pace=self._pace[0])
+
+    def needed(self, cost: Cost) -> float:
+        """Seconds from now until a training of this cost is evaluated with all that is owed."""
+        return cost.seconds
+
+    def _begin(self, training: Training, begun: Begun) -> None:
+        self._train(training)
+        self._learn(begun, self.clock())
+
+    def _learn(self, begun: Begun, ended: float) -> None:
+        """Believe the clock where it is slower than what was foretold."""
+        if {"score", "train"} & set(begun.cost.unknown):
+            return
+        train, evaluate = self._pace
+        # Counted from the pace that was foretold by: another training may have changed it meanwhile.
+        self._pace = (max(train, begun.pace * slowed(begun.told, ended - begun.at)), evaluate)
 
     def cost(self, training: Training, owed: EvaluationCost) -> Cost:
         """What this training adds, with all that is trained and not evaluated yet."""
@@ -175,10 +179,13 @@ class Course:
         keep(self.run, record_of(self.settings.commands, training, selection, pairs, limit))
 
     def _train(self, training: Training) -> None:
+        self.settings.commands.require("train-dpo", *self._prepared(training))
+
+    def _prepared(self, training: Training) -> list[str]:
+        """Score, choose pairs and write the record; returns the words of gpa train-dpo."""
         selection, pairs, limit = self._pairs(training)
-        commands = self.settings.commands
-        keep(self.run, record_of(commands, training, selection, pairs, limit))
-        commands.require("train-dpo", *train_words(training, self.run.path / selection.directory, limit))
+        keep(self.run, record_of(self.settings.commands, training, selection, pairs, limit))
+        return train_words(training, self.run.path / selection.directory, limit)
 
     def _pairs(self, training: Training) -> tuple[Selection, int, int | None]:
         """The pairs of a recipe, how many there are to take, and the bound that all recipes share."""
@@ -189,7 +196,9 @@ class Course:
         return selection, pairs, self._selections.fewest(list(first.values()))
 
     def _records(self) -> list[Record]:
-        return kept(self.run, self.settings.commands.preset, self.settings.recipes)
+        """The finished trainings that are compared."""
+        found = kept(self.run, self.settings.commands.preset, self.settings.recipes)
+        return [one for one in found if not self.settings.only or one.recipe in self.settings.recipes]
 
     def _distinct(self, records: Sequence[Record]) -> list[Record]:
         """Without trainings that gave the very weights of one before: an evaluation names each once."""
@@ -221,8 +230,3 @@ class Course:
         self.run.record(f"evaluate {settings.name}", recordable(asked))
         result = run_evaluate(self.run, settings, progress=ConsoleProgress)
         self.outcome.evaluation, self.outcome.records = result, shown
-
-
-def slowed(told: float, took: float) -> float:
-    """How many times longer something took than was told, at least once; small things say nothing."""
-    return max(1.0, took / told) if told >= _TELLING else 1.0

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.ablation.course import Outcome
+from jobs.ablation.settings import Outcome
 from jobs.ablation.tables import Figures, budget_line, cell
 from jobs.ablation.trainings import Record
 from pipeline.comparison import Interval, Row

@@ -10,9 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.ablation.costs import describe
-from jobs.ablation.course import Course, Outcome
+from jobs.ablation.course import Course
 from jobs.ablation.files import notes
 from jobs.ablation.plan import foretell
+from jobs.ablation.settings import Outcome
 from jobs.ablation.tables import Figures, cell
 from pipeline.comparison import Row
 from pipeline.judging import Measure

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobs.ablation.course import Outcome
+from jobs.ablation.settings import Outcome
 from jobs.ablation.trainings import Record
 from pipeline.comparison import Row, compare_group
 from pipeline.evaluated import BASE

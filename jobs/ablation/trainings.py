@@ -2,6 +2,7 @@
 
 RUN/ablate/pairs/<reward>-<hash>/     the pairs of one selection; <reward>-<hash>.json once they are whole
 RUN/ablate/trainings/<name>.json      what a training is, written before it begins
+RUN/ablate/logs/<name>.txt            what it printed last, when it ran beside others
 RUN/train/<recipe>-<seed>/            the training itself
 """
 

@@ -13,8 +13,9 @@ from jobs.ablation import course as module
 from jobs.ablation import plan
 from jobs.ablation.commands import Commands
 from jobs.ablation.costs import Cost, EvaluationCost
-from jobs.ablation.course import Course, Settings
+from jobs.ablation.course import Course
 from jobs.ablation.plan import foretell, rounds
+from jobs.ablation.settings import Settings
 from jobs.ablation.trainings import Record, Selection, Training, keep, kept
 from jobs.recipes import load_recipe
 from storage.errors import UserError
@@ -34,7 +35,9 @@ def trainings(recipes: Sequence[str], seeds: int) -> tuple[Training, ...]:
 class Toy(Course):
     """Trains by the clock alone; `takes` are seconds by the name of a training, `raises` what it raises."""
 
-    def __init__(self, run: Run, asked: Sequence[Training], budget: float | None = None) -> None:
+    def __init__(
+        self, run: Run, asked: Sequence[Training], budget: float | None = None, parallel: int = 1
+    ) -> None:
         self.now = 0.0
         self.done: list[str] = []
         self.evaluation_takes = EACH
@@ -43,7 +46,9 @@ class Toy(Course):
         self.raises: dict[str, Exception] = {}
         self.said: list[str] = []
         commands = Commands(run=run.path, preset="world")
-        settings = Settings(commands=commands, trainings=tuple(asked), evaluation=(), budget=budget)
+        settings = Settings(
+            commands=commands, trainings=tuple(asked), evaluation=(), budget=budget, parallel=parallel
+        )
         super().__init__(run=run, settings=settings, say=self.said.append, clock=lambda: self.now)
 
     def _train(self, training: Training) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.ablation.course import Outcome
 from jobs.ablation.files import as_json, markdown, write_results
+from jobs.ablation.settings import Outcome
 from jobs.ablation.tables import budget_line, cell, figures
 from pipeline.evaluated import BASE
 from pipeline.evaluation import Evaluation, make_tables
