@@ -102,6 +102,7 @@ def with_evaluation(run: Run, name: str = "heldout") -> None:
         "base": 0.5,
         "adapter": 0.4,
         "difference": change,
+        "share": {"mean": 0.8, "low": 0.6, "high": 0.9},
         "win_rate": wins,
         "prompts": 2,
     }
@@ -109,6 +110,7 @@ def with_evaluation(run: Run, name: str = "heldout") -> None:
     inner = run_to_report(run.path / "eval" / name, 2, hostile=False)
     result = {
         "clips": 4,
+        "truth": {"fault": 0.0625},
         "tables": {"aligned": [row]},
         "filtered": {"aligned": [row]},
         "later": {"rows": [strange]},

@@ -53,7 +53,11 @@ def test_it_opens_with_every_part_and_strings_stay_text(opened: Opened) -> None:
     page.locator("#evaluation .measures").first.wait_for()
     assert page.locator("#evaluation .measures").count() == 2
     assert page.locator("#training figure").count() == 3
-    assert "fault" in page.locator("#evaluation").inner_text()
+    written = page.locator("#evaluation .measures").first
+    heads = written.locator("th[scope=col]").all_text_contents()
+    row = dict(zip(heads, ["", *written.locator("tbody td").all_text_contents()], strict=True))
+    assert "fault" in written.inner_text()
+    assert (row["true clips"], row["base"], row["of base"]) == ("0.06250", "0.5000", "80% [60%, 90%]")
     page.locator("#evaluation select").select_option("filtered")
     assert page.locator("#evaluation .measures").count() == 2
     page.locator("#evaluation .together").first.focus()
