@@ -108,6 +108,10 @@ class Course:
             self._pace = (self._pace[0], slowed(told, self.clock() - began))
 
     def _attempt(self, training: Training) -> None:
+        if is_trained(self.run, training.name):
+            with self._failing_alone(training):
+                self._known(training)
+            return
         owed = self.evaluation_cost()
         with self._failing_alone(training):
             begun = self._admitted(training, owed)
@@ -129,10 +133,7 @@ class Course:
         self.say(f"{name} failed: {reason}")
 
     def _admitted(self, training: Training, owed: EvaluationCost) -> Begun | None:
-        """The beginning of a training; None when it is trained already or would not fit."""
-        if is_trained(self.run, training.name):
-            self._known(training)
-            return None
+        """The beginning of a training; None when it would not fit."""
         cost = self.cost(training, owed).slower(*self._pace)
         needed = self.needed(cost)
         if needed > self.left:
