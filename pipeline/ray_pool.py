@@ -224,8 +224,8 @@ class Pool:
             self._placed = now
             needs, has = self._stage.resources, self._ray.cluster_resources()
             log.warning(
-                "%s: no worker could be placed for %.0f s; each needs %g CPUs and %g GPUs, the cluster has "
-                "%g and %g in all",
+                "%s: no worker has answered for %.0f s; each needs %g CPUs and %g GPUs, the cluster has "
+                "%g and %g in all, and perhaps other work on them",
                 self._stage.name, _PLACE_WARNING_SECONDS, needs.cpus, needs.gpus,
                 has.get("CPU", 0), has.get("GPU", 0),
             )  # fmt: skip

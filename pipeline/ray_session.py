@@ -19,6 +19,7 @@ from storage.errors import UserError
 log = logging.getLogger(__name__)
 
 _START_ATTEMPTS = 2
+_NICENESS = "RAY_worker_niceness"  # the name that Ray reads
 _OBJECT_STORE_BYTES = 100 * 2**20
 
 
@@ -48,6 +49,8 @@ def local_environment() -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        # Ray's own is 15, with which workers stand still beside any other program that computes.
+        _NICENESS: os.environ.get(_NICENESS, "0"),
         "PYTHONPATH": _python_path(),
     }
 

@@ -1,4 +1,7 @@
-"""What gpa starts listens on the loopback interface alone; TensorBoard is written, never served."""
+"""What gpa starts listens on the loopback interface alone; TensorBoard is written, never served.
+
+Its workers compute with the priority of the command.
+"""
 
 from __future__ import annotations
 
@@ -52,20 +55,34 @@ def test_a_local_ray_listens_on_loopback_only(tiny_model: Path, tmp_path: Path) 
         process = psutil.Process(command.pid)
         seen: set[tuple[str, str, int]] = set()
         commands: set[str] = set()
+        priorities: set[int] = set()
         while command.poll() is None:
             seen.update(listening(process))
             commands.update(" ".join(one.cmdline()) for one in _living(process))
+            priorities.update(_priorities(process, "ray::RayWorker"))
             time.sleep(0.3)
         assert command.stderr is not None
         assert command.returncode == 0, command.stderr.read()
     # The worker was there, and so was Ray's control service: otherwise this test looks at nothing.
     assert any("gcs_server" in name for name, _, _ in seen)
     assert any("raylet" in one for one in commands)
+    assert priorities == {psutil.Process().nice()}, "workers starve beside other work"
     assert [one for one in sorted(seen) if not is_loopback(one[1])] == []
     # Without the dashboard Ray still starts its process, which then serves nothing.
     heads = [one for one in commands if "dashboard/dashboard.py" in one]
     assert [one for one in heads if "--disable-frontend" not in one or "--minimal" not in one] == []
     assert [one for one in seen if "dashboard/dashboard.py" in one[0]] == []
+
+
+def _priorities(process: psutil.Process, name: str) -> set[int]:
+    found = set()
+    for one in process.children(recursive=True):
+        try:
+            if any(name in word for word in one.cmdline()):
+                found.add(one.nice())
+        except psutil.Error:
+            continue
+    return found
 
 
 def _living(process: psutil.Process) -> list[psutil.Process]:
