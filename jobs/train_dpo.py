@@ -48,6 +48,12 @@ _NOT_TRAINING = frozenset(
     help="Weight of a term that keeps the winner at least as likely as it was; 0 is none.",
 )
 @option(
+    "--winner-weight",
+    type=float,
+    metavar="X",
+    help="Weight of supervised training on the winner beside the preference; 0 is none.",
+)
+@option(
     "--first-frame-weight",
     type=float,
     metavar="W",

@@ -57,12 +57,12 @@ class TrainConfig:
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
     have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all;
     `max_pairs` at most so many of them, the first by their ids, which are hashes.
-    `objective` and `winner_anchor` are those of objectives.py. `first_frame_weight` W is how much an element
-    of the first latent frame counts in the mean of an error, where the others count 1: an image-to-video
-    model is given that frame, 0 leaves it out, above 1 guards it. `cache_reference` K > 0 draws noise and
-    timestep of a pair from K fixed draws, so that the reference's errors are computed once; 0 draws anew
-    every time. `forward` says whether winner and loser share a forward pass or take less memory apart;
-    with `gradient_checkpointing` it is chosen from free memory when it says auto.
+    `objective`, `winner_anchor` and `winner_weight` are those of objectives.py. `first_frame_weight` W is how
+    much an element of the first latent frame counts in the mean of an error, where the others count 1: an
+    image-to-video model is given that frame, 0 leaves it out, above 1 guards it. `cache_reference` K > 0
+    draws noise and timestep of a pair from K fixed draws, so that the reference's errors are computed once; 0
+    draws anew every time. `forward` says whether winner and loser share a forward pass or take less memory
+    apart; with `gradient_checkpointing` it is chosen from free memory when it says auto.
 
     `shard` spreads the weights over the processes of a launcher instead of repeating them in each.
     A step takes batch_size * grad_accum pairs per process. Timesteps are drawn uniformly from min_timestep
@@ -83,6 +83,7 @@ class TrainConfig:
     objective: Objective = "dpo"
     beta: float = 500.0
     winner_anchor: float = 0.0
+    winner_weight: float = 0.0
     first_frame_weight: float = 1.0
     cache_reference: int = 0
     rank: int = 64
@@ -121,9 +122,9 @@ class TrainConfig:
         self._check_numbers()
         if self.max_timestep is not None and self.max_timestep < self.min_timestep:
             raise _bad("max_timestep", f"must be >= min_timestep ({self.min_timestep})", self.max_timestep)
-        if self.objective == "sft" and (self.winner_anchor or self.cache_reference):
-            name = "winner_anchor" if self.winner_anchor else "cache_reference"
-            raise _bad(name, "must be 0 with objective sft, which has no reference", getattr(self, name))
+        for name in ("winner_anchor", "winner_weight", "cache_reference"):
+            if self.objective == "sft" and getattr(self, name):
+                raise _bad(name, "must be 0 with objective sft, which has no reference", getattr(self, name))
         if self.validate_every and self.split in (None, self.validate_split):
             rule = f"must not be trained on (split is {self.split or 'all of them'}), with validate_every"
             raise _bad("validate_split", rule, self.validate_split)
@@ -170,7 +171,7 @@ class TrainConfig:
                 _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
         for name in ("beta", "lr", "max_grad_norm"):
             _require_number(name, getattr(self, name), positive=True)
-        for name in ("weight_decay", "winner_anchor", "first_frame_weight"):
+        for name in ("weight_decay", "winner_anchor", "winner_weight", "first_frame_weight"):
             _require_number(name, getattr(self, name), positive=False)
         if self.seed >= MAX_SEED:
             raise _bad("seed", "must be < 2**62", self.seed)

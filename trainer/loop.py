@@ -132,6 +132,7 @@ class Trainer:
                 objective=config.objective,
                 beta=config.beta,
                 winner_anchor=config.winner_anchor,
+                winner_weight=config.winner_weight,
                 counted_X=self.family.counted(self.loader.shapes, config.first_frame_weight),
                 together=self.plan.together,
             ),

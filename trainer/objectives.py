@@ -54,14 +54,21 @@ class PairErrors:
 
 
 def preference_loss(
-    objective: str, errors: PairErrors, beta: float, winner_anchor: float = 0.0
+    objective: str,
+    errors: PairErrors,
+    beta: float,
+    winner_anchor: float = 0.0,
+    winner_weight: float = 0.0,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The mean loss over pairs, and detached scalars that describe it.
 
     `dpo` (Wallace et al. 2023, eq. 14): -log sigmoid(logit). `ipo` (Azar et al. 2023, eq. 17):
     (logit - 1/2)^2, which is least at a margin of 1 / (2 beta) and goes no further, where the sigmoid's loss
     has no end. `winner_anchor` adds so many times relu(-beta * winner advantage): it costs when the winner
-    becomes less likely than it was, which both allow as long as the loser falls faster.
+    becomes less likely than it was, which both allow as long as the loser falls faster. `winner_weight` adds
+    so many times -beta * winner advantage, which is supervised training on the winner beside the preference
+    (Liu et al. 2024, arXiv 2405.16436, for language models): what is learned from the winner then outweighs
+    what is learned from pushing the loser away.
 
     Scalars: `margin` (without beta), `accuracy` (share of pairs with a positive margin; a tie counts one
     half, so an untrained policy starts at 0.5), `winner_advantage`, `loser_advantage`, `winner_error`,
@@ -76,6 +83,8 @@ def preference_loss(
         raise ValueError(f"a preference objective is one of {', '.join(PREFERENCES)}, got {objective!r}")
     if winner_anchor:
         loss_B = loss_B + winner_anchor * F.relu(-beta * errors.winner_advantage_B)
+    if winner_weight:
+        loss_B = loss_B - winner_weight * beta * errors.winner_advantage_B
     with torch.no_grad():
         metrics = {
             "margin": errors.margin_B.mean(),

@@ -78,6 +78,7 @@ class Step:
     objective: str
     beta: float
     winner_anchor: float = 0.0
+    winner_weight: float = 0.0
     counted_X: Tensor | None = None
     together: bool = True
 
@@ -130,7 +131,7 @@ class Step:
             reference_win_B=reference_win_B,
             reference_lose_B=reference_lose_B,
         )
-        return preference_loss(self.objective, pairs, self.beta, self.winner_anchor)
+        return preference_loss(self.objective, pairs, self.beta, self.winner_anchor, self.winner_weight)
 
     def _apart(self, inputs: Inputs, reference_N: Tensor, backward: Backward, exchange: Exchange) -> None:
         """Never both graphs alive: the loser's error without a graph gives the loss and its own gradient."""

@@ -128,7 +128,8 @@ def keep(run: Run, record: Record) -> None:
         write_bytes(path, json.dumps(asdict(record), indent=2, default=str).encode())
         return
     now = _plain(record)
-    for name in sorted(before.options.keys() | now.options.keys()):
+    # An option that came with a later gpa is not in the record.
+    for name in sorted(before.options):
         if before.options.get(name) != now.options.get(name):
             raise UserError(
                 f"{record.name} was trained with {name} {before.options.get(name)!r}, recipe {record.recipe} "

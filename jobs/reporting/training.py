@@ -25,6 +25,7 @@ _SETTINGS = (
     "batch_size",
     "grad_accum",
     "winner_anchor",
+    "winner_weight",
     "cache_reference",
     "precision",
     "split",

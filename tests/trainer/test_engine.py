@@ -195,6 +195,7 @@ def test_supervised_training_lowers_the_winners_error_and_needs_no_loser(
     [
         ({"objective": "sft", "cache_reference": 2}, "cache_reference must be 0 with objective sft"),
         ({"objective": "sft", "winner_anchor": 1.0}, "winner_anchor must be 0 with objective sft"),
+        ({"objective": "sft", "winner_weight": 1.0}, "winner_weight must be 0 with objective sft"),
         ({"forward": "both"}, "forward must be one of auto, together, apart"),
         ({"optimizer": "sgd"}, "optimizer must be one of adamw, adamw8bit"),
     ],

@@ -131,6 +131,18 @@ def test_an_anchor_costs_only_winners_that_became_worse() -> None:
     assert metrics["accuracy"].item() == 1.0
 
 
+def test_a_weight_on_winners_is_supervised_training_beside_the_preference() -> None:
+    policy_win = torch.tensor([0.12, 0.09], dtype=torch.float64, requires_grad=True)
+    others = [torch.full((2,), value, dtype=torch.float64) for value in (0.3, 0.1, 0.3)]
+    plain, _ = dpo_loss(policy_win, *others, beta=500.0)
+    (alone,) = torch.autograd.grad(plain, policy_win)
+    both, _ = dpo_loss(policy_win, *others, beta=500.0, winner_weight=0.5)
+    (together,) = torch.autograd.grad(both, policy_win)
+    supervised, _ = supervised_loss(policy_win)
+    (winners,) = torch.autograd.grad(supervised, policy_win)
+    torch.testing.assert_close(together, alone + 0.5 * 500.0 * winners)
+
+
 def test_gradients_of_ipo_and_the_anchor_against_finite_differences() -> None:
     errors = tuple(torch.rand(3, dtype=torch.float64) for _ in range(4))
     for tensor in errors:
