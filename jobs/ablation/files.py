@@ -69,6 +69,8 @@ def markdown(made_by: str, outcome: Outcome, found: Figures) -> str:
 def _recipes(title: str, found: Figures, tables: Mapping[str, Mapping[str, Row]]) -> list[str]:
     if not any(tables.values()):
         return []
+    if tables is found.moving and tables == found.recipes:
+        return ["", f"## {title}", "", "No clip stands still: the table is the same."]
     head = ["recipe", "trainings", *(one.name for one in found.measures)]
     lines = []
     if tables is found.recipes:

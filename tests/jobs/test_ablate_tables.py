@@ -161,6 +161,19 @@ def test_the_files_hold_a_row_for_every_training_and_the_command(
     assert markdown("x", outcome, found).startswith("# Results")
 
 
+def test_a_table_without_still_clips_is_shown_where_it_differs(outcome: Outcome) -> None:
+    found = figures(outcome, "best")
+    heading, same = "## The same without clips that stand still", "No clip stands still"
+    assert heading not in markdown("x", outcome, found), "nothing was measured of motion"
+    equal = markdown("x", outcome, replace(found, moving=found.recipes))
+    assert heading in equal
+    assert same in equal
+    fewer = {"best": {"fault": replace(found.recipes["best"]["fault"], prompts=2)}}
+    other = markdown("x", outcome, replace(found, moving=fewer))
+    assert heading in other
+    assert same not in other
+
+
 def test_cells_say_mean_share_of_the_base_and_wins(outcome: Outcome) -> None:
     rows = figures(outcome, "best").recipes["best"]
     fault = rows["fault"]
