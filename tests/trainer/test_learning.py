@@ -37,14 +37,7 @@ def learned(config: TrainConfig, pairs: Any) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    "objective",
-    [
-        {},
-        {"winner_anchor": 1.0},
-        {"winner_weight": 1.0},
-        {"objective": "ipo", "beta": 20.0},
-        {"cache_reference": 16},
-    ],
+    "objective", [{}, {"winner_anchor": 1.0}, {"objective": "ipo", "beta": 20.0}, {"cache_reference": 16}]
 )
 def test_overfitting_eight_pairs_and_their_opposite(
     objective: dict[str, Any], make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
