@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from jobs.options import dry_run_option, json_option, option, print_result, recordable, run_argument
 from jobs.presets import PresetCommand, load_preset, preset_option, recipe_option
@@ -29,6 +30,12 @@ _NOT_TRAINING = frozenset(
 )
 
 
+def _of_preferences(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
+    """Supervised training leaves out what a preset sets for preferences; what is typed is refused later."""
+    typed = ctx.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
+    return 0 if ctx.params.get("objective") == "sft" and not typed else value
+
+
 @click.command("train-dpo", cls=PresetCommand)
 @run_argument
 @preset_option
@@ -45,12 +52,14 @@ _NOT_TRAINING = frozenset(
     "--winner-anchor",
     type=float,
     metavar="X",
+    callback=_of_preferences,
     help="Weight of a term that keeps the winner at least as likely as it was; 0 is none.",
 )
 @option(
     "--winner-weight",
     type=float,
     metavar="X",
+    callback=_of_preferences,
     help="Weight of supervised training on the winner beside the preference; 0 is none.",
 )
 @option(
@@ -64,6 +73,7 @@ _NOT_TRAINING = frozenset(
     "--cache-reference",
     type=int,
     metavar="K",
+    callback=_of_preferences,
     help="Compute the reference's errors once, for K fixed draws per pair; 0 draws anew every step.",
 )
 @option(

@@ -92,6 +92,15 @@ def test_baselines_have_the_budget_of_the_best() -> None:
             assert changed <= asked_about.get(name, set()), (preset, name)
 
 
+def test_supervised_training_leaves_out_what_a_preset_sets_for_preferences(tmp_path: Path) -> None:
+    assert parsed("train-dpo")["winner_weight"] == load_preset("world")["train-dpo"]["winner_weight"] > 0
+    assert parsed("train-dpo", "--objective", "sft")["winner_weight"] == 0
+    file = written(tmp_path, "mine: {train-dpo: {objective: sft}}")
+    assert parsed("train-dpo", "--recipe", f"{file}:mine")["winner_weight"] == 0
+    typed = parsed("train-dpo", "--winner-weight", "0.25", "--objective", "sft")
+    assert typed["winner_weight"] == 0.25, "refused by the training, not forgotten"
+
+
 def test_a_command_takes_a_recipe_and_its_options_override_it() -> None:
     assert parsed("train-dpo", "--recipe", "sft")["objective"] == "sft"
     assert parsed("train-dpo", "--recipe=beta-100")["beta"] == 100
