@@ -75,10 +75,7 @@ def _recipes(title: str, found: Figures, tables: Mapping[str, Mapping[str, Row]]
     lines = []
     if tables is found.recipes:
         # Which clips stand still depends on the recipe, so that there is not one base without them.
-        lines += [
-            [who, "", *(_number(means.get(one.name)) for one in found.measures)]
-            for who, means in found.references.items()
-        ]
+        lines += _references(found, 1)
     for name, rows in tables.items():
         trainings = next((row.spread.trainings for row in rows.values() if row.spread), 1)
         cells = ("<br>".join(cell(rows.get(one.name))) for one in found.measures)
@@ -88,6 +85,14 @@ def _recipes(title: str, found: Figures, tables: Mapping[str, Mapping[str, Row]]
         "interval over prompts; share of prompts that are better than the base's, with its interval."
     )
     return ["", f"## {title}", "", about, "", *_table(head, lines)]
+
+
+def _references(found: Figures, blanks: int) -> list[list[str]]:
+    """The rows of true clips and base, empty in as many columns behind the name."""
+    return [
+        [who, *[""] * blanks, *(_number(means.get(one.name)) for one in found.measures)]
+        for who, means in found.references.items()
+    ]
 
 
 def _against(found: Figures) -> list[str]:
@@ -112,10 +117,7 @@ def _versus(row: Row | None) -> list[str]:
 
 def _trainings(records: Sequence[Record], found: Figures) -> list[str]:
     head = ["recipe", "seed", "pairs", "steps", "pairs a step", *(one.name for one in found.measures)]
-    lines = [
-        [who, "", "", "", "", *(_number(means.get(one.name)) for one in found.measures)]
-        for who, means in found.references.items()
-    ]
+    lines = _references(found, 4)
     for record in records:
         rows = found.trainings[record.label]
         given = [record.recipe, record.seed, record.pairs, record.options["steps"], record.pairs_per_step]
