@@ -139,6 +139,12 @@ class EvaluationCost:
     trained: float | None
     each: float | None
 
+    def with_more(self, adapters: int) -> EvaluationCost:
+        """The same, with so many more adapters trained."""
+        if self.trained is None or self.each is None:
+            return self
+        return replace(self, trained=self.trained + self.each * adapters)
+
 
 def evaluation_cost(
     run: Run, commands: Commands, own: Sequence[str], records: Sequence[Record]

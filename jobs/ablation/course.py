@@ -55,6 +55,8 @@ class Course:
     def __post_init__(self) -> None:
         self._started = self.clock()
         self._evaluated: list[str] = []
+        # What an evaluation took when it was counted, and of how many trainings.
+        self._owed: tuple[EvaluationCost, int] | None = None
         # How much slower than foretold training and evaluating were.
         self._pace = (1.0, 1.0)
         self._selections = Selections(run=self.run, commands=self.settings.commands)
@@ -103,7 +105,7 @@ class Course:
             return
         told, began = self.evaluation_cost().trained, self.clock()
         self._evaluate(records)
-        self._evaluated = names
+        self._evaluated, self._owed = names, None
         if told is not None:
             self._pace = (self._pace[0], slowed(told, self.clock() - began))
 
@@ -169,10 +171,22 @@ class Course:
         return Cost.of(score=score, train=training_seconds(self.run, commands, training), evaluate=evaluate)
 
     def evaluation_cost(self) -> EvaluationCost:
-        """What an evaluation of all that is trained lacks, and what one more training adds."""
-        return evaluation_cost(
-            self.run, self.settings.commands, self.settings.evaluation, self._distinct(self._records())
-        )
+        """What an evaluation of all that is trained lacks, and what one more training adds.
+
+        Between two evaluations the run is read once: a training adds what each adds.
+        """
+        records = self._records()
+        if self._owed is None:
+            cost = self._count_evaluation(records)
+            if cost.trained is None:
+                return cost
+            self._owed = (cost, len(records))
+        cost, counted = self._owed
+        return cost.with_more(len(records) - counted)
+
+    def _count_evaluation(self, records: Sequence[Record]) -> EvaluationCost:
+        settings = self.settings
+        return evaluation_cost(self.run, settings.commands, settings.evaluation, self._distinct(records))
 
     def _known(self, training: Training) -> None:
         """Check that a finished training is that of the recipe as it is now."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jobs.ablation.children import Children, last_words
@@ -32,10 +31,7 @@ class SideBySide(Course):
 
     def evaluation_cost(self) -> EvaluationCost:
         """What an evaluation of all that is trained or running lacks, and what one more training adds."""
-        owed = super().evaluation_cost()
-        if owed.trained is None or owed.each is None:
-            return owed
-        return replace(owed, trained=owed.trained + owed.each * len(self._begun))
+        return super().evaluation_cost().with_more(len(self._begun))
 
     def needed(self, cost: Cost) -> float:
         """Seconds until a training of this cost and those that run have ended and are evaluated."""

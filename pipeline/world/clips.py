@@ -70,14 +70,16 @@ def scene_ids(split: str, count: int) -> tuple[str, ...]:
 
 def world_prompts(split: str, count: int, start: int = 0) -> list[WorldPrompt]:
     """`count` prompts of a split from position `start`: a new scene each, the moves in turn."""
-    prompts = []
-    for position, scene_id in enumerate(scene_ids(split, start + count)[start:], start):
-        move = MOVES[position % len(MOVES)].name
-        text = prompt_text(make_scene(scene_id), move)
-        prompts.append(
-            WorldPrompt(scene_id=scene_id, move=move, text=text, seed=stable_seed("prompt", scene_id) % 2**31)
-        )
-    return prompts
+    ids = enumerate(scene_ids(split, start + count)[start:], start)
+    return [_prompt_of(scene_id, MOVES[position % len(MOVES)].name) for position, scene_id in ids]
+
+
+# Planning asks for the same prompts and first frames once for every model of an evaluation, and making them
+# costs a hundred times what the rest of a plan does.
+@lru_cache(maxsize=4096)
+def _prompt_of(scene_id: str, move: str) -> WorldPrompt:
+    text = prompt_text(make_scene(scene_id), move)
+    return WorldPrompt(scene_id=scene_id, move=move, text=text, seed=stable_seed("prompt", scene_id) % 2**31)
 
 
 def render_prompt(prompt: WorldPrompt, size: int = 64) -> Clip:
@@ -88,6 +90,11 @@ def render_prompt(prompt: WorldPrompt, size: int = 64) -> Clip:
 
 def first_frame(prompt: WorldPrompt, size: int = 64) -> Tensor:
     """The first frame of the true clip, uint8 [H, W, 3]: the same for every move of the scene."""
+    return _first_frame(prompt, size).clone()
+
+
+@lru_cache(maxsize=1024)
+def _first_frame(prompt: WorldPrompt, size: int) -> Tensor:
     scene = make_scene(prompt.scene_id)
     frames = render(scene, camera_path(scene, prompt.move, prompt.seed, frames=2)[:1], size).frames_THW3
     return (frames[0] * 255).round().to(torch.uint8)

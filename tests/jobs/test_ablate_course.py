@@ -40,6 +40,7 @@ class Toy(Course):
     ) -> None:
         self.now = 0.0
         self.done: list[str] = []
+        self.counted = 0
         self.evaluation_takes = EACH
         self.evaluated: list[list[str]] = []
         self.takes: dict[str, float] = {}
@@ -69,8 +70,9 @@ class Toy(Course):
         self.evaluated.append([one.name for one in records])
         self.outcome.evaluation = SimpleNamespace()  # type: ignore[assignment]
 
-    def evaluation_cost(self) -> EvaluationCost:
-        owed = len(self.done) - len(self.evaluated[-1] if self.evaluated else [])
+    def _count_evaluation(self, records: Sequence[Any]) -> EvaluationCost:
+        self.counted += 1
+        owed = len(records) - len(self.evaluated[-1] if self.evaluated else [])
         return EvaluationCost(trained=EACH * owed, each=EACH)
 
 
@@ -100,6 +102,16 @@ def test_an_evaluation_slower_than_foretold_leaves_less_for_the_rest(run: Run) -
     toy.evaluation_takes = 4 * EACH
     # 100 + 80 s are gone; by the rates 120 more would fit, by the clock it is 180.
     assert toy.follow().left_out.keys() == {"sft-0"}
+
+
+def test_what_an_evaluation_takes_is_counted_once_between_evaluations(run: Run) -> None:
+    toy = Toy(run, trainings(["best", "sft", "top-2"], 2))
+    toy.follow()
+    assert toy.counted == 2
+    toy = Toy(run, trainings(["best", "sft", "top-2"], 1))
+    assert toy.evaluation_cost() == EvaluationCost(trained=0.0, each=EACH)
+    toy.done += ["best-0", "sft-0"]
+    assert toy.evaluation_cost() == EvaluationCost(trained=2 * EACH, each=EACH)
 
 
 def test_what_no_longer_fits_is_left_out_and_named(run: Run) -> None:
