@@ -25,7 +25,6 @@ help:
 
 install: $(INSTALLED)
 
-# Without --no-compile, pip compiles 320 MB of sources, of which a command imports a few percent.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11: run make PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
@@ -33,7 +32,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  $(PYTHON) -m venv --clear --without-pip $(VENV) && \
 	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/pip install --disable-pip-version-check --quiet --constraint constraints.txt --no-deps depth-anything-3
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --no-deps depth-anything-3
+	@# pip would compile these 320 MB of sources on one core. A package may hold files of another Python: they are left.
+	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
