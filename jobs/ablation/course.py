@@ -55,7 +55,7 @@ class Course:
     def __post_init__(self) -> None:
         self._started = self.clock()
         self._evaluated: list[str] = []
-        # What an evaluation took when it was counted, and of how many trainings.
+        # What an evaluation lacked when it was last counted, and how many trainings there were then.
         self._owed: tuple[EvaluationCost, int] | None = None
         # How much slower than foretold training and evaluating were.
         self._pace = (1.0, 1.0)
