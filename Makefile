@@ -8,7 +8,7 @@ DEMO_ARGS ?=
 TEST_ARGS ?=
 
 # Named after the contents that decide an installation: a new pin reinstalls, a checkout that touches times does not.
-KEY := $(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
+KEY := $(shell cat pyproject.toml constraints.txt requirements-pytorch3d.txt | cksum | tr ' ' '-')
 INSTALLED := $(VENV)/.installed-$(KEY)
 
 .PHONY: help install demo test browser quality format clean
@@ -25,7 +25,7 @@ help:
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt requirements-pytorch3d.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than 3.11: run make PYTHON=/path/to/python3.11 or newer" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) 2>/dev/null || { \
@@ -33,6 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  $(PYTHON) -m pip --python $(BIN)/python install --quiet pip; }
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --no-deps depth-anything-3
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-compile --no-deps --require-hashes --requirement requirements-pytorch3d.txt
 	@# pip would compile these 320 MB of sources on one core. A package may hold files of another Python: they are left.
 	@$(BIN)/python -m compileall -qq -j 0 -x '/tests?/' $(VENV)/lib || true
 	@rm -f $(VENV)/.installed-*
