@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,3 +184,34 @@ def test_an_archive_or_a_pickle_is_no_tensor_file_whatever_its_name(tmp_path: Pa
     path.write_bytes(start + b"x" * 200)
     with pytest.raises(UserError, match=f"{path} cannot be read as safetensors"):
         read_tensors(path)
+
+
+ENCODE = """
+import hashlib, io
+from fractions import Fraction
+import numpy as np
+from storage.media import encode
+
+yy, xx = np.mgrid[:64, :64]
+frames = [np.stack([(xx * 7 + 3 * t) % 256, (yy * 5 + xx * t) % 256, (xx * yy) % 256], -1) for t in range(9)]
+encoded = io.BytesIO()
+encode(encoded, np.stack(frames).astype(np.uint8), Fraction(8))
+print(hashlib.sha256(encoded.getvalue()).hexdigest())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="MALLOC_PERTURB_ is glibc's")
+def test_equal_frames_give_equal_bytes_whatever_the_memory_held_before() -> None:
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", ENCODE],
+            cwd=Path(__file__).resolve().parents[2],
+            env=os.environ | {"MALLOC_PERTURB_": fill},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        ).stdout
+        for fill in ("0", "85", "165")
+    }
+    assert len(digests) == 1
