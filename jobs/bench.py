@@ -53,8 +53,8 @@ def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chos
     import torch
 
     from jobs.progress import ConsoleProgress
-    from pipeline.world.figures import HeldOut, measure
-    from pipeline.world.figures.held_out import CHECKPOINTS
+    from pipeline.world.figures import measure
+    from pipeline.world.figures.held_out import CHECKPOINTS, HeldOut
 
     torch.set_num_threads(1)
     held_out = HeldOut(checkpoints=checkpoints or CHECKPOINTS, progress=ConsoleProgress("items"), **chosen)

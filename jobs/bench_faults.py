@@ -15,7 +15,7 @@ from jobs.bench_tables import print_tables
 from jobs.options import counts, finish, json_option, option, print_result, run_argument, worker_options
 
 if TYPE_CHECKING:
-    from pipeline.benchmarks.faults import Trial
+    from pipeline.benchmarks.faults.drill import Trial
 
 FAULTS: Final = (
     "driver killed",
@@ -77,7 +77,7 @@ def faults(
     done again more than once. Needs no GPU; a full and a read-only disk are small file systems where
     mounting is permitted, else limits and permissions.
     """
-    from pipeline.benchmarks.faults import run_drill
+    from pipeline.benchmarks.faults.drill import run_drill
 
     command = (sys.executable, "-m", "jobs.main", "bench", "simulate")
     found = []

@@ -13,7 +13,7 @@ from jobs.options import json_option, option
 from jobs.presets import load_preset
 
 if TYPE_CHECKING:
-    from pipeline.world.figures import FigureTable
+    from pipeline.world.figures.table import FigureTable
 
 SUBJECTS: Final = ("faults", "ranking")
 GUARDS: Final = ("min_motion", "min_image_motion", "min_sharpness", "min_coverage")
@@ -54,8 +54,8 @@ def command(
     import torch
 
     from jobs.progress import ConsoleProgress
-    from pipeline.world.figures import HeldOut, measure
-    from pipeline.world.figures.held_out import CHECKPOINTS
+    from pipeline.world.figures import measure
+    from pipeline.world.figures.held_out import CHECKPOINTS, HeldOut
 
     torch.set_num_threads(1)
     pairing = load_preset("world")["pair"]

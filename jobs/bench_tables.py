@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.world.figures import FigureTable
+    from pipeline.world.figures.table import FigureTable
 
 
 def print_tables(tables: Sequence[FigureTable]) -> None:

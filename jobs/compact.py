@@ -12,7 +12,7 @@ import click
 from jobs.options import dry_run_option, json_option, option, run_argument
 
 if TYPE_CHECKING:
-    from storage.compact import Compacted
+    from storage.upkeep.compact import Compacted
 
 _IN_USE = "{kept} shards of {table} are being read and were kept: the same command removes them later"
 
@@ -30,10 +30,10 @@ def command(run: Path, only: tuple[str, ...], memory: str, wait: float, dry_run:
     No row is lost and no answer changes; it may be stopped at any time, and others may read and add rows
     meanwhile. Pairs with tensors keep their small row groups.
     """
-    from storage.compact import compact_table
     from storage.run import Run
-    from storage.schemas import TABLES
-    from storage.views import Limits
+    from storage.sql.views import Limits
+    from storage.tables.schemas import TABLES
+    from storage.upkeep.compact import compact_table
 
     unknown = [name for name in only if name not in TABLES]
     if unknown:

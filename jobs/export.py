@@ -26,7 +26,7 @@ def command(run: Path, destination: Path, pairs: Path | None, as_json: bool) -> 
     Parquet shards by split, and a dataset card that names the reward, the geometry model and the licence of
     the labels. Upload it with `hf upload NAME DEST --repo-type dataset`.
     """
-    from storage.export import export_pairs
+    from storage.hub.export import export_pairs
     from storage.run import Run
 
     done = export_pairs(Run.open(run), destination, pairs)

@@ -121,9 +121,10 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 def import_settings(chosen: dict[str, Any]) -> ImportSettings:
     """The settings of an import from the options of the command."""
     from pipeline.import_videos import ImportSettings
-    from pipeline.samplers import Execution, SamplerSettings
+    from pipeline.samplers.base import SamplerSettings
+    from pipeline.samplers.execution import Execution
     from storage.errors import UserError
-    from storage.foreign import VideoLimits
+    from storage.media.external_video import VideoLimits
 
     rest = {name: value for name, value in chosen.items() if name != "preset"}
     limits = VideoLimits(**{name: rest.pop(name) for name in VideoLimits.__dataclass_fields__})

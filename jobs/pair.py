@@ -13,9 +13,9 @@ from jobs.presets import PresetCommand, preset_option, recipe_option
 if TYPE_CHECKING:
     from pipeline.forecast import Forecast
     from pipeline.pair import PairResult, PairSettings
-    from storage.mining_decisions import Applied
+    from storage.mining.mining import Applied
     from storage.run import Run
-    from storage.views import Limits
+    from storage.sql.views import Limits
 
 
 @click.command("pair", cls=PresetCommand)
@@ -121,7 +121,7 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
 def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
     """What the options of the command say of the pairs, and what ranking them may take."""
     from pipeline.pair import PairSettings
-    from storage.views import Limits
+    from storage.sql.views import Limits
 
     rules = {name: value for name, value in chosen.items() if name not in ("preset", "memory", "threads")}
     rules["split"] = None if rules["split"] == "all" else rules["split"]

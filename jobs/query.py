@@ -37,9 +37,9 @@ def command(run: Path, sql: str, form: str | None, limit: int, memory: str, thre
       gpa query RUN "SUMMARIZE pairs"
       gpa query RUN --csv - < question.sql
     """
-    from storage.asking import asked
     from storage.run import Run
-    from storage.views import Limits
+    from storage.sql.sql_query import asked
+    from storage.sql.views import Limits
 
     text = sys.stdin.read() if sql == "-" else sql
     with asked(Run.open(run), text, Limits(memory=memory, threads=threads)) as answer:

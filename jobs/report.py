@@ -64,7 +64,7 @@ def command(
     from jobs.progress import ConsoleProgress
     from jobs.reporting.build import ReportSettings, build_report, plan_report
     from storage.run import Run
-    from storage.views import Limits
+    from storage.sql.views import Limits
 
     opened = Run.open(run)
     settings = ReportSettings(**chosen)

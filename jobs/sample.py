@@ -110,7 +110,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
     """The settings of a sampling from the options of the command, or from a section of a preset."""
     from pipeline.sample import SampleSettings
-    from pipeline.samplers import Execution, SamplerSettings
+    from pipeline.samplers.base import SamplerSettings
+    from pipeline.samplers.execution import Execution
     from storage.errors import UserError
 
     rest = {name: value for name, value in chosen.items() if name != "preset"}

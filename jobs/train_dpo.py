@@ -141,7 +141,7 @@ def command(
     Held-out pairs are those that gpa pair --split all writes of other splits than train.
     """
     from jobs.progress import ConsoleProgress
-    from storage.provenance import pair_provenance
+    from storage.hub.provenance import pair_provenance
     from storage.run import Run
     from trainer.estimate import estimate
     from trainer.loop import train

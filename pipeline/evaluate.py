@@ -26,10 +26,10 @@ from pipeline.sample import SampleSettings, plan_sample, run_sample
 from pipeline.score import ScoreSettings, run_score
 from pipeline.true_clips import true_clips, truth_means
 from storage.errors import UserError
-from storage.judgements import EvaluatedClip, write_clips
-from storage.media import read_video
-from storage.records import Prompt
+from storage.media.video import read_video
 from storage.run import Run
+from storage.tables.judgements import EvaluatedClip, write_clips
+from storage.tables.records import Prompt
 
 _SHEET_PROMPTS = 6
 Clips = Sequence[dict[str, Any]]

@@ -16,7 +16,7 @@ from pipeline.evaluated import BASE, TRUTH
 from pipeline.held_out import Header
 from pipeline.judging import Measure
 from storage.atomic import write_bytes
-from storage.clip_measures import CLIP_MEASURES
+from storage.tables.records import CLIP_MEASURES
 
 # By model, measure, prompt and seed.
 Measured: TypeAlias = dict[str, dict[str, dict[str, dict[int, float]]]]

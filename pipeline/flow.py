@@ -22,9 +22,9 @@ from pipeline.stages.base import TaskOutcome, attempt
 from pipeline.stages.sample import SampleStage
 from pipeline.stages.score import ScoreStage, ScoreTask
 from storage.errors import UserError
-from storage.queries import scored_ids
-from storage.repair import MEDIA_FOLDERS, sweep_leftovers
 from storage.run import Run
+from storage.sql.views import scored_ids
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 
 SAMPLE, SCORE = "sample", "score"
 Stream = Generator[tuple[str, TaskOutcome], None, None]

@@ -17,14 +17,14 @@ from pipeline.forecast import Footprint, Forecast, Rate
 from pipeline.models import ModelRef
 from pipeline.pair import PairResult
 from pipeline.sample import SamplePlan, SampleSettings, plan_sample
-from pipeline.samplers import SamplerSettings
+from pipeline.samplers.base import SamplerSettings
 from pipeline.score import ScorePlan, ScoreSettings
 from storage.errors import UserError
-from storage.ids import canonical_json
-from storage.judgements import judging_seconds, read_judgements
-from storage.queries import scored_ids
 from storage.run import Run
-from storage.shards import read_rows, shard_files
+from storage.sql.views import scored_ids
+from storage.tables.ids import canonical_json
+from storage.tables.judgements import judging_seconds, read_judgements
+from storage.tables.shards import read_rows, shard_files
 
 # A row of scores with its shard's share of a footer, without what every frame adds.
 _SCORE_BYTES, _SCORE_FRAME_BYTES = 3000, 100

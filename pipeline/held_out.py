@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.judge import Panel
 from rewards.geometry import GeometryInfo
-from storage.provenance import pair_provenance
+from storage.hub.provenance import pair_provenance
 from storage.run import Run
 
 

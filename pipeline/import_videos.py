@@ -12,14 +12,15 @@ from pipeline.importing.plan import ImportPlan, plan_import
 from pipeline.models import resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.runners import Summary, execute, make_runner
-from pipeline.samplers import Execution, SamplerSettings
+from pipeline.samplers.base import SamplerSettings
+from pipeline.samplers.execution import Execution
 from pipeline.stages.base import Resources
 from pipeline.stages.import_video import Encoding, ImportStage
 from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
-from storage.foreign import VideoLimits
+from storage.media.external_video import VideoLimits
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 
 
 @dataclass(frozen=True, kw_only=True)

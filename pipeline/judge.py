@@ -19,9 +19,9 @@ from pipeline.stages.base import Resources
 from pipeline.stages.judge import JudgeItem, JudgeStage, JudgeTask
 from pipeline.worker_settings import WorkerSettings
 from rewards.errors import RewardError
-from storage.judgements import read_judgements
-from storage.repair import sweep_leftovers
 from storage.run import Run
+from storage.tables.judgements import read_judgements
+from storage.upkeep.repair import sweep_leftovers
 
 _BATCH = 8  # clips a task: what a kill can lose
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection
 
-from storage.integrity import is_whole
-from storage.repair import drop_rows, set_aside_unreadable, unreadable_shards
+from storage.media.video import is_whole
 from storage.run import Run
+from storage.upkeep.repair import drop_rows, set_aside_unreadable, unreadable_shards
 
 log = logging.getLogger(__name__)
 

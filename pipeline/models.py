@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from storage.errors import UserError
-from storage.ids import content_id
+from storage.tables.ids import content_id
 
 if TYPE_CHECKING:
     import torch

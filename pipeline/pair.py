@@ -10,18 +10,15 @@ from pathlib import Path
 import pyarrow as pa
 
 from pipeline.mending import mend_tables
-from storage.decisions import read_decisions
 from storage.errors import UserError
-from storage.mining import Mining, mining
-from storage.mining_decisions import Applied
-from storage.pairs import write_pair_shards
-from storage.queries import reward_versions
-from storage.rules import CANDIDATE_RULES, DROPPED, FunnelStep, PairRules, Strategy
+from storage.mining.decisions import read_decisions
+from storage.mining.mining import Applied, Mining, mining
+from storage.mining.rules import CANDIDATE_RULES, DROPPED, FunnelStep, PairRules, Strategy
+from storage.pairs.writer import write_pair_shards
 from storage.run import Run
-from storage.schemas import open_shard
-from storage.shard_stream import write_shards
-from storage.shards import remove, shard_files
-from storage.views import Limits
+from storage.sql.views import Limits, reward_versions
+from storage.tables.schemas import open_shard
+from storage.tables.shards import remove, shard_files, write_shards
 
 _REMEDIES = {
     "sampling-failed": "see the reason column of its candidates",
@@ -46,7 +43,7 @@ class PairSettings:
     """What `gpa pair` is asked for: the rules, and where the pairs go (None: the run's own).
 
     `reward_version` None means the only one there is. `decisions` is a file of what a person decided about
-    pairs (storage/decisions.py).
+    pairs (storage/mining/decisions.py).
     """
 
     reward: str = "reprojection"

@@ -20,9 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import UserError
-from storage.ids import Split, canonical_json, content_id, split_of
-from storage.media import read_image
-from storage.records import Prompt
+from storage.media.video import read_image
+from storage.tables.ids import Split, canonical_json, content_id, split_of
+from storage.tables.records import Prompt
 
 _FIELDS: dict[str, type] = {
     "text": str,

@@ -16,9 +16,9 @@ from pipeline.progress import Progress
 from pipeline.stages.base import DISK, ERROR, Stage, Task, TaskOutcome, attempt
 from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
-from storage.records import Reject
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.records import Reject
+from storage.tables.shards import write_shard
 
 # When nothing but errors comes back, the cause is not in the tasks.
 _HOPELESS = 5

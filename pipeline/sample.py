@@ -12,18 +12,19 @@ from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.progress import Progress, Silent
 from pipeline.prompts import PromptItem, read_prompts, world_items
 from pipeline.runners import Summary, execute, make_runner
-from pipeline.samplers import Execution, SamplerSettings, first_frame
+from pipeline.samplers import first_frame
+from pipeline.samplers.base import SamplerSettings
+from pipeline.samplers.execution import Execution
 from pipeline.stages.base import Resources
 from pipeline.stages.sample import SampleStage, SampleTask
 from pipeline.worker_settings import WorkerSettings
 from storage.errors import UserError
-from storage.ids import candidate_seed, content_id
-from storage.integrity import is_whole
-from storage.media import write_image
-from storage.records import Prompt
-from storage.repair import MEDIA_FOLDERS, sweep_leftovers
+from storage.media.video import is_whole, write_image
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.ids import candidate_seed, content_id
+from storage.tables.records import Prompt
+from storage.tables.shards import write_shard
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from pipeline.sample import SampleSettings, plan_sample, run_sample
 from rewards.quality import image_motion, sharpness
 from storage.atomic import write_bytes
 from storage.errors import UserError
-from storage.media import read_video
+from storage.media.video import read_video
 from storage.run import Run
 
 PROMPTS_NAME = "prompts.jsonl"

@@ -17,9 +17,9 @@ from pipeline.stages.score import ScoreStage, ScoreTask
 from pipeline.worker_settings import WorkerSettings
 from rewards.geometry import GeometryInfo
 from storage.errors import UserError
-from storage.queries import scored_ids
-from storage.repair import sweep_leftovers
 from storage.run import Run
+from storage.sql.views import scored_ids
+from storage.upkeep.repair import sweep_leftovers
 
 
 @dataclass(frozen=True, kw_only=True)

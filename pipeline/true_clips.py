@@ -13,8 +13,7 @@ from typing import Any
 
 from pipeline.evaluated import TRUTH
 from pipeline.judges.world import AGAINST_TRUTH, true_clip, world_prompt
-from storage.integrity import is_whole
-from storage.media import write_video
+from storage.media.video import is_whole, write_video
 from storage.run import Run
 
 

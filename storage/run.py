@@ -14,11 +14,11 @@ import pyarrow as pa
 from storage import locks
 from storage.atomic import write_error
 from storage.errors import UserError
-from storage.records import utc_now
 from storage.run_file import RUN_FILE, holds_shards, new_header, read_header, would_be_run, write_header
-from storage.schemas import SCHEMA_VERSION, table_schema
-from storage.shards import read_rows
-from storage.versions import git_revision, versions
+from storage.tables.records import utc_now
+from storage.tables.schemas import SCHEMA_VERSION, table_schema
+from storage.tables.shards import read_rows
+from storage.tables.versions import git_revision, versions
 
 _PAIRS_KEPT = "pairs-kept"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")

@@ -10,11 +10,10 @@ import yaml
 from storage.atomic import TEMP_SUFFIX, write_bytes
 from storage.errors import UserError
 from storage.locks import FOLDER as LOCK_FOLDER
-from storage.migrations import require_readable
-from storage.records import utc_now
-from storage.schemas import SCHEMA_VERSION, TABLES, open_shard
-from storage.shards import shard_files
-from storage.versions import gpa_version
+from storage.tables.records import utc_now
+from storage.tables.schemas import SCHEMA_VERSION, TABLES, open_shard
+from storage.tables.shards import shard_files
+from storage.tables.versions import gpa_version, require_readable
 
 FORMAT = "gpa-run"
 RUN_FILE = "run.yaml"

@@ -99,7 +99,7 @@ def test_the_check_sees_a_wrong_import(package: str, source: str) -> None:
     ("package", "source"),
     [
         ("jobs", "import trainer.step"),
-        ("trainer", "from storage.pairs import PairDataset"),
+        ("trainer", "from storage.pairs.writer import PairDataset"),
         ("storage", "import av"),
     ],
 )

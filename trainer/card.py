@@ -12,7 +12,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
 from storage.atomic import write_bytes
-from storage.provenance import Provenance
+from storage.hub.provenance import Provenance
 from trainer.config import TrainConfig
 
 CARD_NAME = "README.md"

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 
 from trainer.config import TrainConfig
 from trainer.data import PairLoader, PairSource
-from trainer.families import PairShapes
+from trainer.families.base import PairShapes
 from trainer.metrics import HELD_OUT
 from trainer.sampled import OnSample, SampledValidation
 from trainer.signals import StopRequest

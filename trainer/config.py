@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from storage.errors import UserError
-from storage.ids import SPLITS, Split
+from storage.tables.ids import SPLITS, Split
 
 Objective = Literal["dpo", "ipo", "sft"]
 Forward = Literal["auto", "together", "apart"]

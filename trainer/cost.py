@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from trainer.data import PairBatch
-from trainer.families import Condition, Family, PairShapes
+from trainer.families.base import Condition, Family, PairShapes
 from trainer.inputs import Inputs
 from trainer.lora import attach_lora, lora_parameters
 from trainer.step import Step

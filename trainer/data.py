@@ -14,16 +14,16 @@ import torch
 from torch import Tensor
 
 from storage.errors import UserError
-from storage.ids import content_id
-from storage.pair_dataset import PairDataset
-from storage.schemas import PAIR_TENSORS
+from storage.pairs.dataset import PairDataset
+from storage.tables.ids import content_id
+from storage.tables.schemas import PAIR_TENSORS
 from trainer.families.base import Condition, PairShapes
 
 CACHE_BYTES = 512 * 2**20
 
 
 class PairSource(Protocol):
-    """What the trainer needs of a set of pairs; `storage.pair_dataset.PairDataset` is the real one."""
+    """What the trainer needs of a set of pairs; `storage.pairs.dataset.PairDataset` is the real one."""
 
     model: str
     """Name of the base model that the pairs were sampled from."""
@@ -35,7 +35,7 @@ class PairSource(Protocol):
         """Number of pairs."""
 
     def read(self, index: int) -> Any:
-        """A row as `storage.pair_dataset.PairRow` has it."""
+        """A row as `storage.pairs.dataset.PairRow` has it."""
 
 
 @dataclass(frozen=True, kw_only=True)

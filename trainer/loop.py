@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
 
 from storage.errors import UserError
-from storage.provenance import Provenance
+from storage.hub.provenance import Provenance
 from trainer.card import CardFacts, write_card
 from trainer.checkpoint import (
     Checkpoint,

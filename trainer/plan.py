@@ -12,7 +12,7 @@ import torch
 
 from trainer.config import TrainConfig
 from trainer.cost import HEADROOM, CostSettings, StepCost, step_cost
-from trainer.families import Family, PairShapes
+from trainer.families.base import Family, PairShapes
 from trainer.files import write_json
 
 logger = logging.getLogger(__name__)

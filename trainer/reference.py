@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from storage.ids import content_id
+from storage.tables.ids import content_id
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
 from trainer.files import write_tensors

@@ -13,7 +13,8 @@ from torch import nn
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
-from trainer.families import Family, load_family
+from trainer.families import load_family
+from trainer.families.base import Family
 from trainer.lora import attach_lora
 from trainer.plan import DTYPES, Plan, choose_plan
 

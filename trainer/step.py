@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer.families import Condition, Family
+from trainer.families.base import Condition, Family
 from trainer.inputs import Inputs
 from trainer.lora import adapter_disabled
 from trainer.objectives import PairErrors, preference_loss, supervised_loss

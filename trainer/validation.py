@@ -20,7 +20,7 @@ from torch import Tensor
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import PairLoader, PairSource, derived_seed, open_pairs, require_same_model
-from trainer.families import PairShapes
+from trainer.families.base import PairShapes
 from trainer.inputs import Inputs
 from trainer.signals import StopRequest
 from trainer.step import Step

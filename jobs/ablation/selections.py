@@ -13,8 +13,8 @@ from jobs.ablation.trainings import FOLDER, Selection, Training, pair_words, tra
 from rewards.errors import RewardError
 from storage.atomic import write_bytes
 from storage.errors import UserError
-from storage.ids import content_id
 from storage.run import Run
+from storage.tables.ids import content_id
 
 _OF_COMMAND = frozenset({"run", "dry_run", "as_json"})
 
@@ -57,7 +57,7 @@ class Selections:
         return min(counts)
 
     def _select(self, training: Training) -> tuple[Selection, int]:
-        from storage.pair_dataset import PairDataset
+        from storage.pairs.dataset import PairDataset
 
         version, seconds = scoring_seconds(self.run, self.commands, training)
         if seconds != 0.0:

@@ -13,8 +13,8 @@ from pipeline.comparison import Row, compare_group
 from pipeline.evaluated import BASE
 from pipeline.evaluation import Evaluation, percent
 from pipeline.judging import Measure
-from storage.judgements import read_clips
 from storage.run import Run
+from storage.tables.judgements import read_clips
 
 TRUE_CLIPS = "true clips"
 # By prompt and seed.

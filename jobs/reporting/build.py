@@ -16,11 +16,11 @@ from pipeline.progress import Progress, Silent
 from pipeline.rewarding import RewardSettings
 from rewards.errors import RewardError
 from storage.errors import UserError
-from storage.ids import content_id
-from storage.report_queries import CHOICES, Choice, Row, shown_pairs
-from storage.report_queries import overview as count
 from storage.run import Run
-from storage.views import Limits
+from storage.sql.report_queries import CHOICES, Choice, Row, shown_pairs
+from storage.sql.report_queries import overview as count
+from storage.sql.views import Limits
+from storage.tables.ids import content_id
 
 _CHOSEN = {
     "spread": "at equal distances over the ranks of the gap",

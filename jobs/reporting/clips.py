@@ -13,8 +13,8 @@ from urllib.parse import quote
 from jobs.reporting.folder import ReportFolder
 from jobs.reporting.plain import file_key
 from pipeline.progress import Progress
-from storage.browser_video import plays_in_browsers, video_and_still
 from storage.errors import UserError
+from storage.media.browser_video import plays_in_browsers, video_and_still
 from storage.run import Run
 
 # A thread holds the frames of one clip.

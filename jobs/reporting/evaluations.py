@@ -17,11 +17,11 @@ from jobs.reporting.plain import number, plain
 from pipeline import judging
 from pipeline.progress import Progress
 from pipeline.world.clips import WorldPrompt, render_prompt
-from storage.browser_video import browser_video, still
 from storage.errors import UserError
+from storage.media.browser_video import browser_video, still
 from storage.run import Run
 from storage.run_file import RUN_FILE
-from storage.shards import shard_files
+from storage.tables.shards import shard_files
 
 BASE, TRUTH = "base", "ground truth"
 _TABLES = "evaluation.json"

@@ -8,7 +8,7 @@ from typing import Any
 
 from jobs.reporting.clips import Clip
 from jobs.reporting.plain import number, numbers, plain
-from storage.report_queries import MEASURES
+from storage.sql.report_queries import MEASURES
 
 PER_CHUNK = 50
 _OF_CANDIDATE = ("value", "motion", "image_motion", "sharpness", "coverage")

@@ -9,10 +9,10 @@ from jobs.reporting.plain import number, plain
 from pipeline.pair import PairSettings
 from rewards.errors import RewardError
 from storage.errors import UserError
-from storage.mining import mining
-from storage.report_queries import BINS, Row, distribution
+from storage.mining.mining import mining
 from storage.run import Run
-from storage.views import Limits
+from storage.sql.report_queries import BINS, Row, distribution
+from storage.sql.views import Limits
 
 POINTS = 2000
 _DIGITS = 5
@@ -49,7 +49,7 @@ def funnel(run: Run, paired_by: list[Row], limits: Limits | None) -> dict[str, A
         settings, note = _pair_settings(run)
         if settings is None:
             return {"steps": [], "note": note}
-        from storage.decisions import read_decisions
+        from storage.mining.decisions import read_decisions
 
         decisions = None if settings.decisions is None else read_decisions(settings.decisions)
         rules = settings.rules(run)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from storage.ids import content_id
+from storage.tables.ids import content_id
 
 _SAFE = re.compile(r"[A-Za-z0-9_-]{1,128}")
 

@@ -29,7 +29,7 @@ from rewards.geometry import GeometryBackend, Reconstruction
 from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 from rewards.scoring import unusable
 from storage.errors import UserError
-from storage.media import read_video
+from storage.media.video import read_video
 from storage.run import Run
 
 MAX_POINTS = 16_000

@@ -19,7 +19,7 @@ from rewards.backends import load_backend
 from rewards.errors import RewardError
 from rewards.geometry import GeometryBackend, Reconstruction
 from rewards.perceptual import BACKBONES, Perceptual, load_perceptual
-from storage.media import write_video
+from storage.media.video import write_video
 
 RANDOM = "random"
 _FPS = 8
@@ -98,9 +98,9 @@ class RandomGeometry:
 
 def random_vggt(device: str, config: Any = None) -> RandomGeometry:
     """VGGT (1B unless a smaller VGGTConfig is given) at random weights."""
-    from rewards.vggt import VGGT
     from rewards.vggt.backend import VGGTBackend
     from rewards.vggt.config import VGGTConfig
+    from rewards.vggt.model import VGGT
     from rewards.vggt.weights import VGGTWeights
 
     config = config or VGGTConfig(track=False)

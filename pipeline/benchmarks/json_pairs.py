@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.run import Run
-from storage.schemas import default_columns
+from storage.tables.schemas import default_columns
 
 # What pairing needs of the tables, and nothing else.
 NEEDED = {

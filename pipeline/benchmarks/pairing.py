@@ -15,7 +15,7 @@ from pipeline.benchmarks.json_pairs import write_json
 from pipeline.benchmarks.scored_run import REWARD, ScoredRun
 from storage.errors import UserError
 from storage.run import Run
-from storage.shards import shard_files
+from storage.tables.shards import shard_files
 
 SQL = "gpa pair --index-only"
 JSON_ALL = "Python over JSON lines, the same rows"

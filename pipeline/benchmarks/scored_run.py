@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from storage.ids import canonical_json, content_id, split_of
 from storage.run import Run
-from storage.schemas import TABLES
-from storage.shards import write_shard
+from storage.tables.ids import canonical_json, content_id, split_of
+from storage.tables.schemas import TABLES
+from storage.tables.shards import write_shard
 
 REWARD, VERSION = "reprojection", "bench"
 PER_PROMPT = 4

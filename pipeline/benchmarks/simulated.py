@@ -23,12 +23,12 @@ from pipeline.stages.base import Resources, TaskOutcome
 from pipeline.worker_settings import WorkerSettings
 from storage.atomic import write_bytes
 from storage.errors import UserError
-from storage.ids import content_id
-from storage.integrity import is_whole
-from storage.records import Candidate, utc_now
-from storage.repair import MEDIA_FOLDERS, sweep_leftovers
+from storage.media.video import is_whole
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.ids import content_id
+from storage.tables.records import Candidate, utc_now
+from storage.tables.shards import write_shard
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 
 OF_PROMPT = 4
 JOURNAL = "journal"
@@ -161,7 +161,7 @@ def simulated_id(number: int) -> str:
 
 def make_journal(journal: Path) -> None:
     """Make the folder of a journal, with the clip. Imports the video library, and torch with it."""
-    from storage.media import write_video
+    from storage.media.video import write_video
 
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
     write_video(journal / CLIP, frames, 8)

@@ -32,7 +32,7 @@ from rewards.perceptual import Perceptual
 from rewards.rasterisers import find_rasteriser
 from rewards.table import Reward, load_reward
 from storage.errors import UserError
-from storage.media import read_video
+from storage.media.video import read_video
 
 WHOLE = "end to end"
 REST = "rest"

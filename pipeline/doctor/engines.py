@@ -11,7 +11,7 @@ import numpy as np
 from pipeline.doctor.finding import Finding, Needs
 
 _SIDE, _FRAMES = 64, 9
-# What write_video promises (storage/media.py).
+# What write_video promises (storage/media/video.py).
 _LEAST_DB = 40.0
 _PERCEPTUAL = ("lpips-vgg", "lpips-alex")
 
@@ -20,7 +20,7 @@ def video() -> Iterator[Finding]:
     """A clip written as H.264 and read again."""
     import av
 
-    from storage.media import read_video, write_video
+    from storage.media.video import read_video, write_video
 
     frames_THW3 = _clip()
     with tempfile.TemporaryDirectory() as folder:

@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from pipeline.doctor.finding import Finding, Needs
-from storage.versions import DISTRIBUTION, git_revision, gpa_version
+from storage.tables.versions import DISTRIBUTION, git_revision, gpa_version
 
 _ROOT = Path(__file__).resolve().parents[2]
 _PYTHON = ">=3.11"

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from storage.ids import SPLITS, Split, canonical_json
-from storage.intake import show
-from storage.records import Reject
-from storage.refusals import Refused
+from storage.media.external_video import Refused
+from storage.media.ingest import show
+from storage.tables.ids import SPLITS, Split, canonical_json
+from storage.tables.records import Reject
 
 STAGE = "import"
 MAX_TEXT = 20_000

@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from storage.errors import UserError
-from storage.foreign import VideoFacts
-from storage.refusals import Refused
+from storage.media.external_video import Refused, VideoFacts
 
 Fit: TypeAlias = Literal["exact", "crop", "resize"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pipeline.importing.entries import MAX_TEXT, Entry, entry, reject, text_of
 from storage.errors import UserError
-from storage.intake import confined, show
-from storage.records import Reject
-from storage.refusals import Refused
+from storage.media.external_video import Refused
+from storage.media.ingest import confined, show
+from storage.tables.records import Reject
 
 VIDEOS = (".mp4", ".m4v", ".mov")
 OTHER_VIDEOS = (".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")

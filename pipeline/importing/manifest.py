@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from pipeline.importing.entries import Entry, entry, reject
 from storage.errors import UserError
-from storage.intake import confined, show
-from storage.records import Reject
-from storage.refusals import Refused
+from storage.media.external_video import Refused
+from storage.media.ingest import confined, show
+from storage.tables.records import Reject
 
 REQUIRED = ("prompt", "seed", "path")
 COLUMNS = (*REQUIRED, "first_frame", "scene_id", "split", "metadata")

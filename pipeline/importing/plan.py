@@ -14,12 +14,11 @@ from pipeline.sample import require_same_conditions
 from pipeline.samplers import first_frame
 from pipeline.stages.import_video import NO_MODEL, NO_REVISION, Encoding, ImportItem, ImportTask
 from storage.errors import UserError
-from storage.foreign import VideoFacts, VideoLimits, inspect_video
-from storage.ids import content_id
-from storage.intake import file_sha256, show
-from storage.records import Prompt, Reject
-from storage.refusals import Refused
+from storage.media.external_video import Refused, VideoFacts, VideoLimits, inspect_video
+from storage.media.ingest import file_sha256, show
 from storage.run import Run
+from storage.tables.ids import content_id
+from storage.tables.records import Prompt, Reject
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 from pipeline.importing.entries import Entry
 from pipeline.prompts import PromptItem
 from storage.errors import UserError
-from storage.foreign import VideoLimits
-from storage.media import read_image, write_image
-from storage.records import Prompt
-from storage.refusals import Refused
+from storage.media.external_video import Refused, VideoLimits
+from storage.media.video import read_image, write_image
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.records import Prompt
+from storage.tables.shards import write_shard
 
 
 @dataclass(kw_only=True)

@@ -17,17 +17,18 @@ from pipeline.importing.entries import STAGE
 from pipeline.importing.fit import Target
 from pipeline.models import ModelRef, pick_device
 from pipeline.pulse import beat
-from pipeline.samplers import Condition, Execution, Sampler, SamplerSettings, make_sampler
-from pipeline.samplers.base import nonfinite_reason
+from pipeline.samplers import make_sampler
+from pipeline.samplers.base import Condition, Sampler, SamplerSettings, nonfinite_reason
+from pipeline.samplers.execution import Execution
 from pipeline.stages.base import Failure, Resources, TaskOutcome
-from storage.foreign import VideoFacts, VideoLimits, decode_video
-from storage.ids import canonical_json
-from storage.intake import copy_file, file_sha256, link_file, show
-from storage.media import read_image, write_tensors, write_video
-from storage.records import Candidate, Prompt, utc_now
-from storage.refusals import Refused
+from storage.media.external_video import Refused, VideoFacts, VideoLimits, decode_video
+from storage.media.ingest import copy_file, file_sha256, link_file, show
+from storage.media.tensors import write_tensors
+from storage.media.video import read_image, write_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.ids import canonical_json
+from storage.tables.records import Candidate, Prompt, utc_now
+from storage.tables.shards import write_shard
 
 # What the rows of videos without latents name as their model.
 NO_MODEL, NO_REVISION = "imported", "none"

@@ -12,9 +12,9 @@ from pipeline.models import pick_device
 from pipeline.pulse import beat
 from pipeline.stages.base import UNREADABLE, Failure, Resources, TaskOutcome
 from storage.errors import UserError
-from storage.judgements import Judgement, write_judgements
-from storage.media import read_video
+from storage.media.video import read_video
 from storage.run import Run
+from storage.tables.judgements import Judgement, write_judgements
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,14 +13,16 @@ import torch
 
 from pipeline.models import AdapterRef, ModelRef, pick_device
 from pipeline.pulse import beat
-from pipeline.samplers import Condition, Execution, Sample, Sampler, SamplerSettings, make_sampler
+from pipeline.samplers import make_sampler
+from pipeline.samplers.base import Condition, Sample, Sampler, SamplerSettings
+from pipeline.samplers.execution import Execution
 from pipeline.stages.base import ROW_FAILED, Failure, Resources, TaskOutcome
-from storage.ids import canonical_json
-from storage.integrity import is_whole
-from storage.media import read_image, write_tensors, write_video
-from storage.records import Candidate, Prompt, utc_now
+from storage.media.tensors import write_tensors
+from storage.media.video import is_whole, read_image, write_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.ids import canonical_json
+from storage.tables.records import Candidate, Prompt, utc_now
+from storage.tables.shards import write_shard
 
 
 @dataclass(frozen=True, kw_only=True)

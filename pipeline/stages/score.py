@@ -19,10 +19,10 @@ from pipeline.rewarding import RewardSettings
 from pipeline.stages.base import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome
 from rewards.scoring import RewardResult
 from storage.errors import UserError
-from storage.media import read_video
-from storage.records import Score
+from storage.media.video import read_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.records import Score
+from storage.tables.shards import write_shard
 
 
 @dataclass(frozen=True, kw_only=True)

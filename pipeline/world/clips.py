@@ -15,7 +15,7 @@ from pipeline.world.render import Clip, render
 from pipeline.world.scenes import Scene, make_scene
 from pipeline.world.seeding import stable_seed
 from pipeline.world.textures import COLOURS, PATTERNS
-from storage.ids import split_of
+from storage.tables.ids import split_of
 
 SPLITS: Final = ("train", "val", "test")
 _COUNTS: Final = {3: "three", 4: "four"}

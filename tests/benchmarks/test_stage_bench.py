@@ -26,7 +26,7 @@ from rewards.errors import RewardError
 from rewards.geometry import Reconstruction
 from rewards.reprojection import ReprojectionOptions, reprojection_error
 from storage.errors import UserError
-from storage.media import read_video
+from storage.media.video import read_video
 from tests.rewards.vggt_seed import SMALL
 
 CLOUD = ["--frames", 2, "--views", 3, "--height", 20, "--width", 30, "--repetitions", 1]

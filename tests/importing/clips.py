@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.import_videos import ImportSettings
-from pipeline.samplers import SamplerSettings
-from storage.foreign import VideoLimits
-from storage.media import write_image, write_video
+from pipeline.samplers.base import SamplerSettings
+from storage.media.external_video import VideoLimits
+from storage.media.video import write_image, write_video
 from storage.run import Run
 from tests.pipeline.tiny import SAMPLER
 

@@ -12,11 +12,13 @@ import torch
 
 from pipeline.import_videos import dry_run, run_import
 from pipeline.models import resolve_model
-from pipeline.samplers import SamplerSettings, make_sampler
+from pipeline.samplers import make_sampler
+from pipeline.samplers.base import SamplerSettings
 from storage.errors import UserError
-from storage.ids import split_of
-from storage.media import read_tensors, read_video
+from storage.media.tensors import read_tensors
+from storage.media.video import read_video
 from storage.run import Run
+from storage.tables.ids import split_of
 from tests.importing.clips import clip, folder, frames, rejected, rows, settings
 from tests.pipeline.tiny import SAMPLER
 
@@ -78,7 +80,7 @@ def test_latents_come_later_and_scores_stay(run: Run, source: Path, tiny_model: 
     assert {row["candidate_id"] for row in after} == before
     assert all(row["model"] == "tiny" and row["latent_uri"] for row in after)
     assert times == {path: path.stat().st_mtime_ns for path in (run.path / "media/videos").iterdir()}
-    from storage.views import fetch, session
+    from storage.sql.views import fetch, session
 
     with session(run, "candidates") as connection:
         found = fetch(connection, "SELECT count(*), count(latent_uri), min(model) FROM candidates")

@@ -49,7 +49,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
     monkeypatch.setattr(module, "scoring_seconds", lambda *_: ("v1", 0.0))
     monkeypatch.setattr(module, "selection_of", choose)
-    monkeypatch.setattr("storage.pair_dataset.PairDataset", Counted)
+    monkeypatch.setattr("storage.pairs.dataset.PairDataset", Counted)
     monkeypatch.setattr(Recorded, "given", [])
     monkeypatch.setattr(Recorded, "stops", [])
     return Recorded(run=tmp_path / "run", preset="world")

@@ -19,8 +19,8 @@ from pipeline.evaluated import BASE
 from pipeline.evaluation import Evaluation, make_tables
 from pipeline.held_out import Header
 from pipeline.judging import Measure
-from storage.judgements import EvaluatedClip, write_clips
 from storage.run import Run
+from storage.tables.judgements import EvaluatedClip, write_clips
 from tests.jobs.test_ablate_course import record
 
 PROMPTS, SEEDS = 6, 3

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from jobs.main import COMMANDS, cli
 from jobs.presets import load_preset, preset_names
 from storage.errors import UserError
-from storage.integrity import is_whole
+from storage.media.video import is_whole
 from storage.run import Run
 from tests.pipeline.tiny import SAMPLER
 
@@ -165,7 +165,7 @@ def test_from_prompts_to_an_adapter(
 
 
 def _sample_with_adapter(run: Path, adapter: Path, options: list[Any]) -> None:
-    from storage.media import read_tensors
+    from storage.media.tensors import read_tensors
 
     aligned = run.parent / "aligned"
     assert gpa("sample", aligned, *options, "--adapter", adapter).exit_code == 0

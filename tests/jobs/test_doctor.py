@@ -279,7 +279,7 @@ def test_a_place_without_locks_or_without_leave_to_write(
 
 
 def test_a_codec_that_blurs_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.media.read_video", lambda _: 255 - engines._clip())
+    monkeypatch.setattr("storage.media.video.read_video", lambda _: 255 - engines._clip())
     (line,) = engines.video()
     assert line.breaks
     assert "rewards would measure the codec" in (line.remedy or "")

@@ -122,7 +122,7 @@ def test_an_evaluation_is_foretold(tmp_path: Path) -> None:
 def test_an_import_is_foretold(tmp_path: Path, link: bool) -> None:
     import numpy as np
 
-    from storage.media import write_video
+    from storage.media.video import write_video
 
     generator = np.random.default_rng(0)
     for seed in range(3):

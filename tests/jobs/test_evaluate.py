@@ -23,9 +23,9 @@ from pipeline.judges.world import true_clip, world_prompt
 from pipeline.judging import JUDGES, JudgeSpec
 from pipeline.models import resolve_adapter, resolve_model
 from rewards.quality import sharpness
-from storage.judgements import EvaluatedClip, read_clips
 from storage.run import Run
-from storage.shards import shard_files
+from storage.tables.judgements import EvaluatedClip, read_clips
+from storage.tables.shards import shard_files
 from tests.conftest import write_prompts
 from tests.pipeline.tiny_adapter import random_adapter
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from jobs.main import cli
-from storage.media import read_tensors, read_video
+from storage.media.tensors import read_tensors
+from storage.media.video import read_video
 from storage.run import Run
 from tests import tiny_wan
 from tests.pipeline import tiny

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from jobs.bench_faults import FAULTS as NAMES
-from pipeline.benchmarks.faults import FAULTS, Trial, run_drill
+from pipeline.benchmarks.faults.drill import FAULTS, Trial, run_drill
 
 COMMAND = (sys.executable, "-m", "jobs.main", "bench", "simulate")
 

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.main import cli
-from storage.ids import split_of
-from storage.media import write_image
+from storage.media.video import write_image
 from storage.run import Run
+from storage.tables.ids import split_of
 from tests import tiny_wan
 from tests.importing.clips import clip, frames
 from tests.pipeline import tiny

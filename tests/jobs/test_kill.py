@@ -15,9 +15,10 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from storage.media import read_tensors, read_video, write_video
+from storage.media.tensors import read_tensors
+from storage.media.video import read_video, write_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 from tests.conftest import write_prompts
 from tests.jobs.test_cli import geometry_options, tiny_options
 from tests.storage.builders import candidate, prompt, run_with_pairs

@@ -25,7 +25,20 @@ SAME_ARITHMETIC = (
 SAMPLE = ["--num-prompts", 3, "--candidates", 3, "--batch", 3, "--steps", 4, "--workers", 0]
 PAIR = ["--min-gap", 0, "--min-image-motion", 0, "--min-sharpness", 0, "--min-coverage", 0]
 PAIR += ["--max-motion-ratio", "inf"]
-TRAIN = ["--steps", 10, "--batch-size", 1, "--threads", 1, "--warmup", 2, "--rank", 4, "--checkpoint-every", 5]
+TRAIN = [
+    "--steps",
+    10,
+    "--batch-size",
+    1,
+    "--threads",
+    1,
+    "--warmup",
+    2,
+    "--rank",
+    4,
+    "--checkpoint-every",
+    5,
+]
 
 
 @pytest.fixture

@@ -23,9 +23,9 @@ from jobs.pair import pair_settings
 from jobs.presets import load_preset, preset_names
 from jobs.sample import sample_settings
 from jobs.score import score_settings
-from storage.rules import PairRules
+from storage.mining.rules import PairRules
 from trainer.config import TrainConfig
-from trainer.families import PairShapes
+from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 
 # Options that name what only the user knows, or that follow from others when they are not given.

@@ -16,7 +16,7 @@ from jobs.recipes import BASELINES, SECTIONS, about, load_recipe, recipe_names
 from jobs.score import score_settings
 from pipeline.pair import PairSettings
 from storage.errors import UserError
-from storage.rules import PairRules
+from storage.mining.rules import PairRules
 from trainer.config import TrainConfig
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from storage.ids import split_of
-from storage.media import write_image
+from storage.media.video import write_image
 from storage.run import Run
+from storage.tables.ids import split_of
 from tests.jobs.test_cli import ANY_GAP, geometry_options, gpa, tiny_options
 from trainer.metrics import read_log
 

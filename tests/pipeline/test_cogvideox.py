@@ -15,10 +15,12 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models import resolve_model
-from pipeline.samplers import Sampler, SamplerSettings, make_sampler
+from pipeline.samplers import make_sampler
+from pipeline.samplers.base import Sampler, SamplerSettings
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build
-from trainer.families import Condition, PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import Condition, PairShapes
 
 TEXT = "a quiet hall"
 

@@ -26,8 +26,8 @@ from rewards.backends import load_backend
 from rewards.errors import RewardError
 from rewards.metrics import consistency_3d
 from rewards.reprojection import ReprojectionOptions
-from storage.clip_measures import CLIP_MEASURES
 from storage.errors import UserError
+from storage.tables.records import CLIP_MEASURES
 
 
 # An orbit uncovers much: there the flow back from later frames, which is what is known, is not the way forth.

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from pipeline.sample import run_sample
-from storage.media import read_tensors, read_video
-from storage.pair_dataset import PairDataset
+from storage.media.tensors import read_tensors
+from storage.media.video import read_video
+from storage.pairs.dataset import PairDataset
 from storage.run import Run
 from tests.conftest import write_prompts
 from tests.jobs.test_cli import ANY_GAP, geometry_options, gpa, tiny_options

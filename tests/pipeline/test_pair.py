@@ -10,12 +10,12 @@ import torch
 
 from pipeline.pair import PairSettings, run_pair
 from storage.errors import UserError
-from storage.ids import split_of
-from storage.pairs import PairDataset
+from storage.media.tensors import read_tensors
+from storage.pairs.dataset import PairDataset
 from storage.run import Run
-from storage.shards import write_shard
-from storage.tensors import read_tensors
-from storage.views import fetch, session
+from storage.sql.views import fetch, session
+from storage.tables.ids import split_of
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, run_with_pairs, score
 
 PROMPTS = 6
@@ -138,7 +138,7 @@ def test_pairing_keeps_the_rejects_that_a_scoring_writes_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from pipeline import pair
-    from storage.records import Reject
+    from storage.tables.records import Reject
 
     run = scored_run(tmp_path / "run", -0.1, -0.3, None)
     run_pair(run, settings(index_only=True))

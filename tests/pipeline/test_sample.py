@@ -12,9 +12,10 @@ from pipeline.sample import SampleSettings, plan_sample, run_sample
 from pipeline.samplers.base import SamplerSettings
 from pipeline.samplers.cogvideox import CogVideoXImageToVideo
 from storage.errors import UserError
-from storage.ids import candidate_seed
-from storage.media import read_tensors, read_video
+from storage.media.tensors import read_tensors
+from storage.media.video import read_video
 from storage.run import Run
+from storage.tables.ids import candidate_seed
 from tests.conftest import PROMPTS
 from tests.pipeline.tiny import SAMPLER
 

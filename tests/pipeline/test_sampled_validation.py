@@ -15,11 +15,11 @@ from pipeline.sample import SampleSettings
 from pipeline.sampled_validation import SampledValidation, sampled_validation
 from pipeline.samplers.base import SamplerSettings
 from storage.errors import UserError
-from storage.ids import split_of
-from storage.media import read_video, write_image
-from storage.records import Prompt
+from storage.media.video import read_video, write_image
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.ids import split_of
+from storage.tables.records import Prompt
+from storage.tables.shards import write_shard
 from tests.pipeline.tiny import SAMPLER
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.models import ModelRef
 from pipeline.sample import candidate_id
-from pipeline.samplers import Execution, SamplerSettings
+from pipeline.samplers.base import SamplerSettings
+from pipeline.samplers.execution import Execution
 from tests.pipeline.tiny import SAMPLER
 
 MODEL = ModelRef(name="world", revision="r1", path=Path("x"), family="f")

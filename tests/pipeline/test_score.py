@@ -13,9 +13,9 @@ from pipeline.rewarding import RewardSettings
 from pipeline.score import ScoreSettings, plan_score, run_score
 from rewards.errors import RewardError
 from storage.errors import UserError
-from storage.media import write_video
+from storage.media.video import write_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt
 
 CANDIDATES = 5

@@ -18,8 +18,8 @@ from pipeline.benchmarks.simulated import (
     simulated_id,
 )
 from storage.run import Run
-from storage.schemas import VOLATILE
-from storage.shards import read_shard, shard_files
+from storage.tables.schemas import VOLATILE
+from storage.tables.shards import read_shard, shard_files
 
 
 class Stopped(BaseException):

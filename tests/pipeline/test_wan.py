@@ -18,11 +18,13 @@ from torch import Tensor
 
 from pipeline.models import resolve_model
 from pipeline.sample import SampleSettings, plan_sample
-from pipeline.samplers import SamplerSettings, make_sampler
+from pipeline.samplers import make_sampler
+from pipeline.samplers.base import SamplerSettings
 from storage.errors import UserError
 from tests.conftest import write_prompts
 from tests.tiny_wan import FRAMES, KINDS, TOKENS, Kind, build, latent_shape, record_calls, size
-from trainer.families import Condition, PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import Condition, PairShapes
 
 TEXT = "a quiet hall"
 # Kind of model, whether it starts from a first frame, and its scheduler.

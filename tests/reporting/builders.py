@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.pair import PairSettings, run_pair
-from storage.media import write_video
+from storage.media.video import write_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
 
 FRAMES, SIZE = 5, 32

@@ -22,12 +22,12 @@ from pipeline.pair import PairSettings, run_pair
 from pipeline.rewarding import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt
 from rewards.backproject import backproject
-from storage.browser_video import browser_video, plays_in_browsers
 from storage.errors import UserError
-from storage.media import read_video, write_video
-from storage.report_queries import shown_pairs
+from storage.media.browser_video import browser_video, plays_in_browsers
+from storage.media.video import read_video, write_video
 from storage.run import Run
-from storage.shards import write_shard
+from storage.sql.report_queries import shown_pairs
+from storage.tables.shards import write_shard
 from tests.reporting.builders import HOSTILE, clip, run_to_report, with_evaluation, with_training
 from tests.storage.builders import candidate, prompt, score
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rewards.vggt import VGGT, VGGTConfig
+from rewards.vggt.config import VGGTConfig
+from rewards.vggt.model import VGGT
 from tests.rewards.vggt_seed import SMALL, seed_weights, seeded_images
 
 HERE = Path(__file__).parent

@@ -15,9 +15,9 @@ from rewards.backends import describe_backend, load_backend
 from rewards.errors import RewardError
 from rewards.geometry import BatchedGeometryBackend, GeometryBackend, GeometryInfo, reconstruct_many
 from rewards.table import REWARDS, load_reward, reward_version
-from rewards.vggt import VGGT
 from rewards.vggt.backend import resize_frames
 from rewards.vggt.cameras import decode_cameras
+from rewards.vggt.model import VGGT
 from rewards.vggt.weights import save_vggt
 from tests.rewards.vggt_seed import SMALL, seed_weights
 

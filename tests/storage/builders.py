@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from storage.ids import split_of
-from storage.records import Candidate, Prompt, Score
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.ids import split_of
+from storage.tables.records import Candidate, Prompt, Score
+from storage.tables.shards import write_shard
 
 
 def prompt(prompt_id: str = "p0", scene_id: str | None = None, **changes: Any) -> Prompt:
@@ -60,7 +60,7 @@ def run_with_pairs(path: Path, prompts: int = 3, per_prompt: int = 2) -> Run:
     """A run whose prompts each have candidates of falling value, with latents and conditions on disk."""
     import torch  # here, so that the processes of crash drills start fast
 
-    from storage.tensors import write_tensors
+    from storage.media.tensors import write_tensors
 
     run = Run.create_or_open(path)
     generator = torch.Generator().manual_seed(0)

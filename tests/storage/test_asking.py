@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from storage.asking import asked
 from storage.errors import UserError
-from storage.mining import mine_pairs
-from storage.pairs import write_pair_shards
-from storage.rules import PairRules
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import PairRules
+from storage.pairs.writer import write_pair_shards
 from storage.run import Run
-from storage.schemas import TABLES
-from storage.shards import shard_files, write_shard
-from storage.views import Limits
+from storage.sql.sql_query import asked
+from storage.sql.views import Limits
+from storage.tables.schemas import TABLES
+from storage.tables.shards import shard_files, write_shard
 from tests.storage.builders import candidate, run_with_pairs
 
 SECRET = "c4f1e6-secret"

@@ -16,14 +16,14 @@ import pytest
 from storage import atomic
 from storage.atomic import atomic_writer, sweep_stale, write_bytes
 from storage.errors import UserError
-from storage.shards import read_rows, write_shard
+from storage.tables.shards import read_rows, write_shard
 from tests.storage.builders import candidate
 
 KILLED_WRITER = """
 import os, signal, sys
 from pathlib import Path
 from storage import atomic
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate
 
 calls = {"replace": os.replace, "fsync": os.fsync}
@@ -105,7 +105,7 @@ def test_a_refusing_disk_is_named_and_nothing_stays(
 
 def test_a_disk_that_fills_up_within_a_shard_is_named(tmp_path: Path) -> None:
     code = (
-        "import resource, signal; from pathlib import Path; from storage.shards import write_shard\n"
+        "import resource, signal; from pathlib import Path; from storage.tables.shards import write_shard\n"
         "from tests.storage.builders import candidate; from storage.errors import UserError\n"
         "rows = [candidate(f'c{i}') for i in range(500)]\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"

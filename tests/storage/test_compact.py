@@ -17,16 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.pair import PairSettings, run_pair
-from storage.compact import Compacted, compact_table
 from storage.errors import UserError
-from storage.mining import mine_pairs
-from storage.pair_dataset import PairDataset
-from storage.records import Record, Reject
-from storage.rules import PairRules
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import PairRules
+from storage.pairs.dataset import PairDataset
 from storage.run import Run
-from storage.schemas import KEYS, TABLES
-from storage.shards import shard_files, write_shard
-from storage.views import fetch, session
+from storage.sql.views import fetch, session
+from storage.tables.records import Record, Reject
+from storage.tables.schemas import KEYS, TABLES
+from storage.tables.shards import shard_files, write_shard
+from storage.upkeep.compact import Compacted, compact_table
 from tests.storage.builders import candidate, prompt, run_with_pairs, score
 
 RULES = PairRules(reward="reprojection", reward_version="v1", min_gap=0.0)
@@ -97,8 +97,8 @@ def test_no_answer_changes(
         write_shard(run.shard_dir(table), table, records)
     before = answers(run), mined(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.compact.ROWS_PER_SHARD", per_shard)
-        patch.setattr("storage.shard_stream.write_shards.__defaults__", (per_shard,))
+        patch.setattr("storage.upkeep.compact.ROWS_PER_SHARD", per_shard)
+        patch.setattr("storage.tables.shards.write_shards.__defaults__", (per_shard,))
         planned = compact(run, write=False)
         found = compact(run)
         assert (answers(run), mined(run)) == before
@@ -196,8 +196,8 @@ def test_readers_see_every_row_once_meanwhile(tmp_path: Path) -> None:
 def paired(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run whose pairs are in shards of 4, in groups of 2."""
     run = run_with_pairs(path, 14)
-    monkeypatch.setattr("storage.pairs.ROWS_PER_SHARD", 4)
-    monkeypatch.setattr("storage.pairs.ROWS_PER_GROUP", 2)
+    monkeypatch.setattr("storage.pairs.writer.ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("storage.pairs.writer.ROWS_PER_GROUP", 2)
     run_pair(run, PairSettings(min_gap=0.0))
     return run
 
@@ -291,7 +291,7 @@ def test_rows_that_come_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.Monke
         write_shard(run.shard_dir("candidates"), "candidates", [candidate("late", "p0")])
         return plain(*given, **named)
 
-    monkeypatch.setattr("storage.compact.write_shards", late)
+    monkeypatch.setattr("storage.upkeep.compact.write_shards", late)
     compact_table(run, "candidates")
     assert "late" in run.rows("candidates")["candidate_id"].to_pylist()
     assert run.rows("candidates").num_rows == 13

@@ -12,12 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.decisions import WORDS, read_decisions
 from storage.errors import UserError
-from storage.mining import mine_pairs
-from storage.rules import DROPPED, MinedPairs, PairRules
+from storage.mining.decisions import WORDS, read_decisions
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import DROPPED, MinedPairs, PairRules
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
 
 PROMPTS, CANDIDATES = 3, 4
@@ -133,7 +133,7 @@ def check_funnel(
 
 
 def test_what_was_decided_is_counted(tmp_path: Path) -> None:
-    from storage.mining import mining
+    from storage.mining.mining import mining
 
     run = stored(tmp_path / "run")
     entries = [

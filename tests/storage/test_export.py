@@ -14,12 +14,12 @@ import yaml
 
 from pipeline.pair import PairSettings, run_pair
 from storage.errors import UserError
-from storage.export import export_pairs
-from storage.pair_dataset import PairDataset
-from storage.records import Candidate
+from storage.hub.export import export_pairs
+from storage.pairs.dataset import PairDataset
 from storage.run import Run
-from storage.schemas import TABLES, default_columns
-from storage.shards import shard_files, write_shard
+from storage.tables.records import Candidate
+from storage.tables.schemas import TABLES, default_columns
+from storage.tables.shards import shard_files, write_shard
 from tests.storage.builders import run_with_pairs, score
 
 
@@ -45,7 +45,7 @@ def paired(
     ]
     write_shard(run.shard_dir("scores"), "scores", scores)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.pairs.ROWS_PER_SHARD", 5)
+        patch.setattr("storage.pairs.writer.ROWS_PER_SHARD", 5)
         run_pair(run, PairSettings(min_gap=0.0, index_only=index_only))
     return run
 

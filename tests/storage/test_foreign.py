@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from storage.errors import UserError
-from storage.foreign import VideoFacts, VideoLimits, decode_video, inspect_video
-from storage.media import read_video, write_video
-from storage.refusals import Refused
+from storage.media.external_video import Refused, VideoFacts, VideoLimits, decode_video, inspect_video
+from storage.media.video import read_video, write_video
 
 LIMITS = VideoLimits(max_pixels=64 * 64, max_frames=16, max_seconds=4)
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.ids import candidate_seed, canonical_json, content_id, split_of
+from storage.tables.ids import candidate_seed, canonical_json, content_id, split_of
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -71,9 +71,8 @@ def test_ids_tell_types_and_boundaries_apart(left: tuple[Any, ...], right: tuple
 
 
 def test_ids_are_the_same_in_another_process() -> None:
-    code = (
-        "from storage.ids import *; print(content_id('a', {'b': [1, 2.5]}, b'x'), candidate_seed(3, 'p', 4))"
-    )
+    code = "from storage.tables.ids import candidate_seed, content_id\n"
+    code += "print(content_id('a', {'b': [1, 2.5]}, b'x'), candidate_seed(3, 'p', 4))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [
         content_id("a", {"b": [1, 2.5]}, b"x"),

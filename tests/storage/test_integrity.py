@@ -8,8 +8,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from storage.integrity import is_whole
-from storage.media import write_image, write_tensors, write_video
+from storage.media.tensors import write_tensors
+from storage.media.video import is_whole, write_image, write_video
 
 _FRAMES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 

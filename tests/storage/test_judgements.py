@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.clip_measures import CLIP_MEASURES
-from storage.judgements import (
+from storage.run import Run
+from storage.sql.views import fetch, session
+from storage.tables.judgements import (
     EvaluatedClip,
     Judgement,
     read_clips,
@@ -19,9 +20,8 @@ from storage.judgements import (
     write_clips,
     write_judgements,
 )
-from storage.run import Run
-from storage.shards import shard_files
-from storage.views import fetch, session
+from storage.tables.records import CLIP_MEASURES
+from storage.tables.shards import shard_files
 
 WORDS = st.text("abcdefgh_", min_size=1, max_size=6)
 VALUES = st.dictionaries(

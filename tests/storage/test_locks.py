@@ -18,8 +18,8 @@ from storage import locks
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.run import Run
-from storage.schemas import Vanished, open_shard
-from storage.shards import keep_only, read_rows, shard_files, write_shard
+from storage.tables.schemas import Vanished, open_shard
+from storage.tables.shards import keep_only, read_rows, shard_files, write_shard
 from tests.storage.builders import candidate
 
 

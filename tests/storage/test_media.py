@@ -16,17 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from storage import tensors
 from storage.errors import UserError
-from storage.media import (
-    read_image,
-    read_tensors,
-    read_tensors_and_metadata,
-    read_video,
-    write_image,
-    write_tensors,
-    write_video,
-)
+from storage.media import tensors
+from storage.media.tensors import read_tensors, read_tensors_and_metadata, write_tensors
+from storage.media.video import read_image, read_video, write_image, write_video
 
 
 def textured_clip(frames: int, height: int, width: int, blur: int) -> np.ndarray:
@@ -190,7 +183,7 @@ ENCODE = """
 import hashlib, io
 from fractions import Fraction
 import numpy as np
-from storage.media import encode
+from storage.media.video import encode
 
 yy, xx = np.mgrid[:64, :64]
 frames = [np.stack([(xx * 7 + 3 * t) % 256, (yy * 5 + xx * t) % 256, (xx * yy) % 256], -1) for t in range(9)]

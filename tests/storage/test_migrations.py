@@ -10,18 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import migrations
 from storage.errors import UserError
-from storage.migrations import ColumnRule, sources
-from storage.mining import mine_pairs
-from storage.pair_dataset import PairDataset
-from storage.pairs import write_pair_shards
-from storage.queries import existing_ids
-from storage.rules import PairRules
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import PairRules
+from storage.pairs.dataset import PairDataset
+from storage.pairs.writer import write_pair_shards
 from storage.run import Run
-from storage.schemas import SCHEMA_VERSION, TABLE_KEY, TABLES, VERSION_KEY, WRITER_KEY, open_shard
-from storage.shards import read_rows, shard_files, write_shard
-from storage.views import fetch, session
+from storage.sql.views import existing_ids, fetch, session
+from storage.tables import versions as migrations
+from storage.tables.schemas import SCHEMA_VERSION, TABLE_KEY, TABLES, VERSION_KEY, WRITER_KEY, open_shard
+from storage.tables.shards import read_rows, shard_files, write_shard
+from storage.tables.versions import ColumnRule, sources
 from tests.storage.builders import candidate, run_with_pairs, score
 
 # A version 0 that never was: other names, another type, a column that came with a value of its own, and one
@@ -152,7 +151,7 @@ def test_an_old_shard_is_checked_like_a_new_one(tmp_path: Path) -> None:
 
 
 def test_every_shard_says_which_gpa_wrote_it(tmp_path: Path) -> None:
-    from storage.versions import gpa_version
+    from storage.tables.versions import gpa_version
 
     path = write_shard(tmp_path, "candidates", [candidate()])
     assert pq.read_metadata(path).metadata[WRITER_KEY].decode() == gpa_version()

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from storage.errors import UserError
-from storage.mining import mine_pairs
-from storage.pair_dataset import PairDataset, PairRow
-from storage.pair_shard import PairShard
-from storage.pairs import write_pair_shards
-from storage.rules import PairRules
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import PairRules
+from storage.pairs.dataset import PairDataset, PairRow
+from storage.pairs.shard import PairShard
+from storage.pairs.writer import write_pair_shards
 from storage.run import Run
 from tests.storage.builders import run_with_pairs
 
@@ -22,7 +22,7 @@ TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents")
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     # A row group for every pair, as large models have.
-    monkeypatch.setattr("storage.pairs.GROUP_BYTES", 1)
+    monkeypatch.setattr("storage.pairs.writer.GROUP_BYTES", 1)
     run: Run = run_with_pairs(tmp_path / "run", prompts=5)
     rules = PairRules(reward="reprojection", reward_version="v1", min_gap=0.01, split=None)
     write_pair_shards(run, mine_pairs(run, rules).rows)
@@ -49,7 +49,7 @@ def test_later_reads_are_the_first_and_can_be_written_to(directory: Path) -> Non
 def test_groups_of_several_rows_are_decoded_every_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.pairs.GROUP_BYTES", 2**30)
+    monkeypatch.setattr("storage.pairs.writer.GROUP_BYTES", 2**30)
     run = run_with_pairs(tmp_path / "other", prompts=4)
     rules = PairRules(reward="reprojection", reward_version="v1", min_gap=0.01, split=None)
     write_pair_shards(run, mine_pairs(run, rules).rows)
@@ -71,7 +71,7 @@ def test_closed_files_are_opened_again(directory: Path) -> None:
 def test_a_place_that_does_not_hold_the_bytes_is_not_kept(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.tensor_places.os.pread", lambda _, size, __: bytes(size))
+    monkeypatch.setattr("storage.pairs.shard.os.pread", lambda _, size, __: bytes(size))
     dataset = PairDataset(directory)
     first = list(dataset)
     assert not any(shard._known for shard in dataset._shards)

@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import UserError
-from storage.ids import split_of
-from storage.mining import mine_pairs
-from storage.queries import existing_ids, reward_versions, scored_ids
-from storage.records import Candidate, Score
-from storage.rules import CANDIDATE_RULES, PAIR_RULES, MinedPairs, PairRules
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import CANDIDATE_RULES, PAIR_RULES, MinedPairs, PairRules
 from storage.run import Run
-from storage.schemas import ADDED, TABLES, default_columns, stamped
-from storage.shards import write_shard
+from storage.sql.views import existing_ids, reward_versions, scored_ids
+from storage.tables.ids import split_of
+from storage.tables.records import Candidate, Score
+from storage.tables.schemas import ADDED, TABLES, default_columns, stamped
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
 
 # Coarse grids make ties and values exactly at a bound common.

@@ -10,16 +10,17 @@ import pytest
 import torch
 
 from storage.errors import UserError
-from storage.ids import split_of
-from storage.mining import mine_pairs
-from storage.pairs import PairDataset, write_pair_shards
-from storage.records import Candidate
-from storage.rules import PairRules
+from storage.media.tensors import read_tensors, write_tensors
+from storage.mining.mining import mine_pairs
+from storage.mining.rules import PairRules
+from storage.pairs.dataset import PairDataset
+from storage.pairs.writer import write_pair_shards
 from storage.run import Run
-from storage.schemas import TABLES, default_columns
-from storage.shards import read_rows, shard_files, write_shard
-from storage.tensors import read_tensors, write_tensors
-from storage.views import connect
+from storage.sql.views import connect
+from storage.tables.ids import split_of
+from storage.tables.records import Candidate
+from storage.tables.schemas import TABLES, default_columns
+from storage.tables.shards import read_rows, shard_files, write_shard
 from tests.storage.builders import run_with_pairs
 
 RULES = PairRules(reward="reprojection", reward_version="v1")
@@ -54,7 +55,7 @@ def test_a_pair_is_what_the_sampler_left(run: Run) -> None:
 def test_shards_have_small_groups_and_the_run_is_not_needed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.pairs.ROWS_PER_SHARD", 8)
+    monkeypatch.setattr("storage.pairs.writer.ROWS_PER_SHARD", 8)
     paths = written(run)
     sizes = [
         [shard.row_group(i).num_rows for i in range(shard.num_row_groups)]
@@ -84,7 +85,7 @@ def test_writing_again_changes_nothing_and_another_selection_replaces(run: Run) 
 def test_a_stopped_writer_leaves_whole_shards_and_is_finished(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.pairs.ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("storage.pairs.writer.ROWS_PER_SHARD", 4)
     rows = mine_pairs(run, RULES).rows
     victim = run.resolve(run.latent_uri(rows["winner_id"][9].as_py()))
     kept = victim.read_bytes()

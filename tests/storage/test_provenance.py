@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from storage.errors import UserError
-from storage.provenance import GeometrySource, pair_provenance
-from storage.records import Pair
+from storage.hub.provenance import GeometrySource, pair_provenance
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.records import Pair
+from storage.tables.shards import write_shard
 from tests.storage.builders import score
 
 

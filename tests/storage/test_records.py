@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from storage.records import Pair, Prompt, Reject, TensorBlob
+from storage.tables.records import Pair, Prompt, Reject, TensorBlob
 from tests.storage.builders import candidate, prompt, score
 
 

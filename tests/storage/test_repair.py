@@ -8,10 +8,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import UserError
-from storage.repair import drop_rows, set_aside_unreadable
 from storage.run import Run
-from storage.schemas import VERSION_KEY
-from storage.shards import shard_files, write_shard
+from storage.tables.schemas import VERSION_KEY
+from storage.tables.shards import shard_files, write_shard
+from storage.upkeep.repair import drop_rows, set_aside_unreadable
 from tests.storage.builders import candidate
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from storage.errors import UserError
 from storage.run import Run
-from storage.shards import write_shard
+from storage.tables.shards import write_shard
 from tests.storage.builders import candidate
 
 

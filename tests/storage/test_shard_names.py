@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.records import Reject
-from storage.schemas import TABLES
-from storage.shard_names import shard_key
-from storage.shard_stream import in_tables, write_shards
-from storage.shards import read_rows, shard_files
+from storage.tables.records import Reject
+from storage.tables.schemas import TABLES
+from storage.tables.shards import in_tables, read_rows, shard_files, shard_key, write_shards
 from tests.storage.builders import score
 
 SCHEMA = pa.schema(

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import UserError
-from storage.records import Candidate, Pair, Prompt, Record, Reject, Score
-from storage.schemas import KEYS, TABLES, stamped
-from storage.shards import keep_only, one_per_key, read_rows, read_shard, shard_files, write_shard
+from storage.tables.records import Candidate, Pair, Prompt, Record, Reject, Score
+from storage.tables.schemas import KEYS, TABLES, stamped
+from storage.tables.shards import keep_only, one_per_key, read_rows, read_shard, shard_files, write_shard
 from tests.storage.builders import candidate, prompt, score
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -203,7 +203,7 @@ def test_a_plain_parquet_reader_sees_the_contract(tmp_path: Path) -> None:
 @pytest.mark.parametrize("latents_first", [True, False])
 def test_a_candidate_that_got_latents_later_has_them(tmp_path: Path, latents_first: bool) -> None:
     from storage.run import Run
-    from storage.views import fetch, session
+    from storage.sql.views import fetch, session
 
     run = Run.create_or_open(tmp_path / "run")
     bare = [candidate(f"c{number}", latent_uri=None, model="imported", status="ok") for number in range(3)]

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from storage.provenance import GeometrySource, Provenance
+from storage.hub.provenance import GeometrySource, Provenance
 from trainer.card import CardFacts, base_terms, write_card
 from trainer.config import TrainConfig
 from trainer.loop import train

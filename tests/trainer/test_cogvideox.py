@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.trainer.cogvideox_kinds import CHANNELS, KINDS, make_scheduler, run_pipeline
-from trainer.families import Condition, PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import Condition, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 
 # Height and width in pixels, guidance, frames: 9 frames are 3 latent ones, which version 1.5 pads to 4.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from storage.errors import UserError
 from tests.trainer.cogvideox_kinds import KINDS, make_scheduler, run_pipeline
-from trainer.families import Condition, PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import Condition, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.loop import train
 from trainer.step import Noised, errors

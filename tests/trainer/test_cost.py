@@ -13,7 +13,7 @@ import torch
 from trainer import cost, plan
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
-from trainer.families import Family, PairShapes
+from trainer.families.base import Family, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.loop import Trainer
 from trainer.plan import Plan, candidates, choose_plan

@@ -16,7 +16,8 @@ from tests.tiny_wan import CHANNELS, TOKENS, build, latent_shape
 from tests.trainer.cogvideox_kinds import KINDS, make_scheduler
 from trainer.config import TrainConfig
 from trainer.estimate import estimate
-from trainer.families import PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.inputs import InputSource
 from trainer.loop import Trainer, train

@@ -27,7 +27,8 @@ from tests.tiny_wan import (
     size,
 )
 from trainer.export import export_adapter
-from trainer.families import Condition, PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import Condition, PairShapes
 from trainer.lora import attach_lora, lora_parameters, lora_state
 from trainer.step import Noised, errors
 

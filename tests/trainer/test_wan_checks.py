@@ -12,7 +12,8 @@ import torch
 from storage.errors import UserError
 from tests.tiny_wan import KINDS, TOKENS, Kind, build, latent_shape
 from trainer.cost import CostSettings, step_cost
-from trainer.families import PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import PairShapes
 from trainer.families.wan import WanFamily
 
 PROMPT = (TOKENS, 16)

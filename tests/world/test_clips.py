@@ -7,7 +7,7 @@ import torch
 
 from pipeline.world.clips import first_frame, render_prompt, split_words, vocabulary, world_prompts
 from pipeline.world.scenes import make_scene
-from storage.ids import split_of
+from storage.tables.ids import split_of
 
 
 def test_splits_are_disjoint_and_agree_with_the_hash_of_the_scene() -> None:

@@ -10,11 +10,13 @@ import torch
 
 from pipeline.world.clips import render_prompt, scene_ids, world_prompts
 from pipeline.world.corruptions import corrupt
-from pipeline.world.figures import SUBJECTS, FigureTable, HeldOut, measure
+from pipeline.world.figures import SUBJECTS, measure
 from pipeline.world.figures.chart import colour, write_chart
 from pipeline.world.figures.faults import separation, true_reconstruction
+from pipeline.world.figures.held_out import HeldOut
 from pipeline.world.figures.ranking import agreement
 from pipeline.world.figures.statistics import ranks, spearman, win_rate
+from pipeline.world.figures.table import FigureTable
 from pipeline.world.figures.variants import CONTROL, DEFAULT, SAMPSON, Study, passes
 from pipeline.world.scenes import make_scene
 from rewards.scoring import RewardResult

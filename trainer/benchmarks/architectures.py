@@ -13,7 +13,7 @@ import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXTransformer3DModel, WanTransformer3DModel
 
 from storage.errors import UserError
-from trainer.families import Family, PairShapes
+from trainer.families.base import Family, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.families.wan import WanFamily
 

@@ -18,14 +18,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from storage.pair_dataset import PairDataset
-from storage.pairs import write_pair_shards
-from storage.records import Candidate, Pair, utc_now
+from storage.media.tensors import write_tensors
+from storage.pairs.dataset import PairDataset
+from storage.pairs.writer import write_pair_shards
 from storage.run import Run
-from storage.schemas import TABLES, default_columns
-from storage.shards import write_shard
-from storage.tensors import write_tensors
-from trainer.families import PairShapes
+from storage.tables.records import Candidate, Pair, utc_now
+from storage.tables.schemas import TABLES, default_columns
+from storage.tables.shards import write_shard
+from trainer.families.base import PairShapes
 
 SHARDS, AGAIN, FILES = "shards, first epoch", "shards, later epochs", "a file a tensor, torch.load"
 Read = Callable[[int], Any]

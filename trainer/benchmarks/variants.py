@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from storage.errors import UserError
 from trainer.benchmarks.architectures import architecture
 from trainer.data import PairBatch
-from trainer.families import Condition, Family, PairShapes, load_family
+from trainer.families import load_family
+from trainer.families.base import Condition, Family, PairShapes
 from trainer.inputs import Inputs, draw_from
 from trainer.lora import attach_lora, lora_parameters
 from trainer.objectives import PairErrors, preference_loss

@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from pipeline.benchmarks.simulated import JOURNAL, make_journal, simulated_id
 from storage.errors import UserError
-from storage.integrity import is_whole
-from storage.media import read_tensors, read_video
+from storage.media.tensors import read_tensors
+from storage.media.video import is_whole, read_video
 from storage.run import Run
-from storage.shards import shard_files
+from storage.tables.shards import shard_files
 
 _PATIENCE_SECONDS = 300.0
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipeline.world.figures.table import Cell, FigureTable
-from storage.media import write_image
+from storage.media.video import write_image
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _CELL: Final = (86, 26)

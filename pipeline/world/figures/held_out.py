@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.models import resolve_model
 from pipeline.progress import Progress, Silent
-from pipeline.samplers import SamplerSettings, make_sampler
+from pipeline.samplers import make_sampler
+from pipeline.samplers.base import SamplerSettings
 from pipeline.world.cameras import FRAMES
 from pipeline.world.clips import SPLITS, WorldPrompt, first_frame, world_prompts
 from pipeline.world.codec import MotionCodec
@@ -24,7 +25,7 @@ from pipeline.world.generator import SIZE, TEXT_LENGTH
 from pipeline.world.referee import Referee
 from rewards.world_backend import WorldGeometryBackend, load_backend
 from storage.errors import UserError
-from storage.ids import candidate_seed
+from storage.tables.ids import candidate_seed
 
 CHECKPOINTS: Final = Path(__file__).parent.parent / "checkpoints"
 # What the fault of a base model is, and the ending of its checkpoint and its referee's.

@@ -1,0 +1,258 @@
+"""The Arrow schema of every table, and the check that a Parquet file has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import UserError
+from storage.tables.records import CLIP_MEASURES
+from storage.tables.versions import OlderShard, Source, gpa_version, require_readable, sources
+
+SCHEMA_VERSION = 1
+VERSION_KEY = b"gpa.schema_version"
+TABLE_KEY = b"gpa.table"
+WRITER_KEY = b"gpa.version"
+
+TENSOR_TYPE = pa.struct(
+    [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
+)
+PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents", "image_embeds")
+
+_text = pa.string()
+_number = pa.float64()
+
+
+def _schema(required: dict[str, pa.DataType], optional: dict[str, pa.DataType]) -> pa.Schema:
+    fields = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema(fields + [pa.field(name, kind) for name, kind in optional.items()])
+
+
+TABLES: dict[str, pa.Schema] = {
+    "prompts": _schema(
+        {
+            "prompt_id": _text,
+            "scene_id": _text,
+            "split": _text,
+            "text": _text,
+            "camera_motion": pa.list_(_text),
+        },
+        {"image_uri": _text, "metadata": _text},
+    ),
+    "candidates": pa.schema(
+        [
+            pa.field("candidate_id", _text, nullable=False),
+            pa.field("prompt_id", _text, nullable=False),
+            pa.field("seed", pa.int64(), nullable=False),
+            pa.field("model", _text, nullable=False),
+            pa.field("revision", _text, nullable=False),
+            pa.field("adapter", _text),
+            pa.field("sampler", _text, nullable=False),
+            pa.field("num_frames", pa.int32(), nullable=False),
+            pa.field("height", pa.int32(), nullable=False),
+            pa.field("width", pa.int32(), nullable=False),
+            pa.field("fps", _number, nullable=False),
+            pa.field("video_uri", _text),
+            pa.field("latent_uri", _text),
+            pa.field("status", _text, nullable=False),
+            pa.field("reason", _text),
+            pa.field("seconds", _number),
+            pa.field("created_at", _text, nullable=False),
+        ]
+    ),
+    "scores": _schema(
+        {"candidate_id": _text, "reward": _text, "reward_version": _text},
+        {
+            "value": _number,
+            "reason": _text,
+            "geometry_model": _text,
+            "geometry_revision": _text,
+            "geometry_license": _text,
+            "mse": _number,
+            "lpips": _number,
+            "perceptual": _text,
+            "coverage": _number,
+            "motion": _number,
+            "frame_indices": pa.list_(pa.int32()),
+            "frame_errors": pa.list_(pa.float32()),
+            "w2c": pa.list_(pa.float32()),
+            "intrinsics": pa.list_(pa.float32()),
+            "seconds": _number,
+            "image_motion": _number,
+            "sharpness": _number,
+            "psnr": _number,
+            "ssim": _number,
+            "mvcs": _number,
+            "sampson": _number,
+            "measured_pairs": pa.int32(),
+        },
+    ),
+    "pairs": _schema(
+        {
+            "pair_id": _text,
+            "prompt_id": _text,
+            "scene_id": _text,
+            "split": _text,
+            "text": _text,
+            "winner_id": _text,
+            "loser_id": _text,
+            "winner_value": _number,
+            "loser_value": _number,
+            "gap": _number,
+            "reward": _text,
+            "reward_version": _text,
+        },
+        {
+            "winner_motion": _number,
+            "loser_motion": _number,
+            "model": _text,
+            "revision": _text,
+            "num_frames": pa.int32(),
+            "human": _text,
+            **dict.fromkeys(PAIR_TENSORS, TENSOR_TYPE),
+        },
+    ),
+    "rejects": _schema({"stage": _text, "id": _text, "rule": _text}, {"detail": _text}),
+    "judgements": _schema(
+        {"candidate_id": _text, "judge": _text, "judge_version": _text},
+        {
+            "judge_license": _text,
+            "names": pa.list_(_text),
+            "values": pa.list_(_number),
+            "seconds": _number,
+        },
+    ),
+    "clips": _schema(
+        {"model_name": _text, "candidate_id": _text, "prompt_id": _text, "seed": pa.int64()},
+        {
+            "adapter": _text,
+            "adapter_weight": _number,
+            "judges": _text,
+            **dict.fromkeys(CLIP_MEASURES, _number),
+            "more": _text,
+        },
+    ),
+}
+
+# Columns that came after the first shards of their table: a shard without them is read with nulls there.
+ADDED: dict[str, tuple[str, ...]] = {
+    "scores": ("image_motion", "sharpness", "psnr", "ssim", "mvcs", "sampson", "measured_pairs"),
+    "pairs": ("num_frames", "image_embeds", "human"),
+}
+
+# What makes a row itself. Two rows with equal keys are the same row written twice.
+KEYS: dict[str, tuple[str, ...]] = {
+    "prompts": ("prompt_id",),
+    "candidates": ("candidate_id",),
+    "scores": ("candidate_id", "reward", "reward_version"),
+    "pairs": ("pair_id",),
+    "rejects": ("stage", "id", "rule"),
+    "judgements": ("candidate_id", "judge", "judge_version"),
+    "clips": ("model_name", "candidate_id"),
+}
+
+# What differs when the same work is done again: it names no content.
+VOLATILE: dict[str, tuple[str, ...]] = {
+    "candidates": ("seconds", "created_at"),
+    "scores": ("seconds",),
+    "judgements": ("seconds",),
+}
+
+
+def table_schema(table: str) -> pa.Schema:
+    """The schema of `table`. Raises KeyError naming the known tables."""
+    if table not in TABLES:
+        raise KeyError(f"unknown table {table!r}: known are {', '.join(TABLES)}")
+    return TABLES[table]
+
+
+def default_columns(table: str) -> list[str]:
+    """Every column but the tensors of pairs, which are read only where they are asked for by name."""
+    return [name for name in table_schema(table).names if table != "pairs" or name not in PAIR_TENSORS]
+
+
+def stamped(schema: pa.Schema, table: str) -> pa.Schema:
+    """`schema` with the table's name, the schema version and this gpa's version in its metadata."""
+    stamp = {TABLE_KEY: table.encode(), VERSION_KEY: str(SCHEMA_VERSION).encode()}
+    writer = gpa_version()
+    return schema.with_metadata(stamp if writer is None else stamp | {WRITER_KEY: writer.encode()})
+
+
+class Vanished(UserError):
+    """A shard that was listed a moment ago is gone: another command put others in its place."""
+
+
+def open_shard(path: Path, table: str, columns: list[str] | None = None) -> pq.ParquetFile:
+    """Open a Parquet file that must hold `table` with `columns` (default: all but tensors).
+
+    A file of an older schema version that rules lead from reads as one of today. Raises Vanished for a file
+    that is gone, and UserError naming the file and the remedy for a truncated, foreign, other-version or
+    other-table file, and for a missing or differently typed column.
+    """
+    try:
+        shard = pq.ParquetFile(path, page_checksum_verification=True)
+    except FileNotFoundError as error:
+        raise Vanished(
+            f"{path} is gone: another command replaced the files of its folder; run the same command again"
+        ) from error
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path) from error
+    found = shard.schema_arrow
+    version = _check_stamp(path, table, found.metadata or {})
+    places = sources(table, version, SCHEMA_VERSION, table_schema(table).names)
+    _check_columns(path, table, found, columns or default_columns(table), places)
+    if version == SCHEMA_VERSION:
+        return shard
+    shard.close()
+    return OlderShard(path, table_schema(table), places, page_checksum_verification=True)
+
+
+class UnreadableShardError(UserError):
+    """The bytes of a shard are not what was written."""
+
+
+def unreadable(path: Path) -> UnreadableShardError:
+    """The error for a file whose bytes cannot be read as Parquet."""
+    return UnreadableShardError(
+        f"{path} is not a readable Parquet file (truncated or foreign): "
+        "delete it and run the command that wrote it again; it redoes only the missing rows"
+    )
+
+
+def _check_stamp(path: Path, table: str, metadata: dict[bytes, bytes]) -> int:
+    """The schema version of a shard that holds this table."""
+    version = metadata.get(VERSION_KEY)
+    if version is None:
+        raise UserError(f"{path} was not written by gpa (no schema version inside): move it out of the run")
+    writer = metadata.get(WRITER_KEY)
+    number = require_readable(
+        path,
+        version.decode(errors="replace"),
+        SCHEMA_VERSION,
+        None if writer is None else writer.decode(errors="replace"),
+    )
+    held = metadata.get(TABLE_KEY, b"").decode(errors="replace")
+    if held != table:
+        raise UserError(f"{path} holds the table {held!r}, not {table!r}: move it to the folder {held}/")
+    return number
+
+
+def _check_columns(
+    path: Path, table: str, found: pa.Schema, columns: list[str], places: dict[str, Source]
+) -> None:
+    wanted = table_schema(table)
+    for name in columns:
+        place = places[name]
+        if place.column is None or found.get_field_index(place.column) < 0:
+            if name in ADDED.get(table, ()) or place.fill is not None:
+                continue
+            why = " (an index has no tensors)" if name in PAIR_TENSORS else ""
+            raise UserError(f"{path} has no column {name!r}{why}: delete it and run the same command again")
+        got, expected = found.field(place.column).type, wanted.field(name).type
+        if got != expected and not place.changed:
+            raise UserError(
+                f"{path} has column {name!r} of type {got}, expected {expected}: "
+                "delete it and run the command that wrote it again"
+            )

@@ -1,0 +1,1 @@
+"""Keeping a run in order: small shards are merged, damage is put aside."""
