@@ -38,9 +38,8 @@ def command(folder: Path | None, checkpoint: str, base: str, prompt: Path | None
       git clone --depth 1 https://github.com/KwaiVGI/VideoAlign
       gpa convert-videoreward --prompt VideoAlign/prompt_template.py
     """
-    from rewards.videoreward.convert import convert
-    from rewards.videoreward.prompt import FETCH_PROMPT
-    from rewards.videoreward.weights import converted_folder
+    from rewards.videoreward.settings import FETCH_PROMPT
+    from rewards.videoreward.weights import convert, converted_folder
 
     if prompt is None:
         raise click.UsageError(

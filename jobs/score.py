@@ -25,7 +25,7 @@ from jobs.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.score import ScorePlan, ScoreSettings
-    from rewards.geometry import GeometryInfo
+    from rewards.geometry.reconstruction import GeometryInfo
     from storage.run import Run
 
 _REWARD_OPTIONS = (

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pipeline.judge import Panel
-from rewards.geometry import GeometryInfo
+from rewards.geometry.reconstruction import GeometryInfo
 from storage.hub.provenance import pair_provenance
 from storage.run import Run
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from rewards.backends import BACKENDS
+from rewards.geometry.backends import BACKENDS
 from storage.errors import UserError
 
 

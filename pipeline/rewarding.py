@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rewards.backends import describe_backend, load_backend
 from rewards.errors import RewardError
-from rewards.geometry import GeometryInfo
-from rewards.perceptual import require_backbone
+from rewards.geometry.backends import describe_backend, load_backend
+from rewards.geometry.reconstruction import GeometryInfo
+from rewards.measures.perceptual import require_backbone
 from rewards.table import REWARDS, Reward, load_reward, reward_version
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.judging import as_floats
 from pipeline.sample import SampleSettings, plan_sample, run_sample
-from rewards.quality import image_motion, sharpness
+from rewards.measures.quality import image_motion, sharpness
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.media.video import read_video

@@ -15,7 +15,7 @@ from pipeline.runners import Summary, execute, make_runner
 from pipeline.stages.base import Resources
 from pipeline.stages.score import ScoreStage, ScoreTask
 from pipeline.worker_settings import WorkerSettings
-from rewards.geometry import GeometryInfo
+from rewards.geometry.reconstruction import GeometryInfo
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids

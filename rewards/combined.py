@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from rewards.dense_flow import dense_matches, require_opencv
-from rewards.geometry import Reconstruction
-from rewards.quality import image_motion
+from rewards.geometry.reconstruction import Reconstruction
+from rewards.matching.epipolar_geometry import epipolar_distance
+from rewards.matching.matches import dense_matches, require_opencv
+from rewards.measures.quality import image_motion
 from rewards.reprojection import ReprojectionOptions
-from rewards.sampson import epipolar_distance
 from rewards.scoring import ReprojectionReward, RewardResult
 
 MIN_MATCHES = 20
@@ -29,7 +29,8 @@ class CombinedOptions(ReprojectionOptions):
 
     pairs: "half" matches every frame with the one half a clip later, "first" with the first one, which asks
     the end of a clip to still show what the beginning did. min_image_motion: a clip whose pixels
-    move less (see `rewards.quality.image_motion`) has no value: it stands still, and nothing can be measured.
+    move less (see `rewards.measures.quality.image_motion`) has no value: it stands still, and nothing can be
+    measured.
     """
 
     photometric: str = "l1"

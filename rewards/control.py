@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rewards.geometry import Reconstruction
+from rewards.geometry.reconstruction import Reconstruction
 from rewards.scoring import ReprojectionReward, RewardResult
 
 

@@ -18,11 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rewards.frames import select_frames
-from rewards.fundamental import estimate_fundamental
-from rewards.geometry import GeometryBackend, check_frames
-from rewards.matching import MATCHERS, Matcher, Matches, load_matcher
-from rewards.sampson import sampson_distance
+from rewards.geometry.reconstruction import GeometryBackend, check_frames, select_frames
+from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_distance
+from rewards.matching.matches import Matcher, Matches
+from rewards.matching.matching import MATCHERS, load_matcher
 from rewards.scoring import RewardResult, options_version, unusable, with_picture
 
 PAIRS = ("adjacent", "half", "first")
@@ -34,9 +33,9 @@ class EpipolarOptions:
     """How frames are matched and what counts. The paper's: pairs "adjacent", mutual False, truncate 0.
 
     pairs: "adjacent" frames, every frame with the one "half" a clip later, or all with the "first"; most
-    faults grow with time and hide between neighbours. matcher: see `rewards.matching`; ratio and mutual are
-    SIFT's, matcher_weights a folder with the files of a learned one (None: torch's cache). min_matches:
-    below, a pair is not measured (the paper's 20). min_share: of the pairs must be measured.
+    faults grow with time and hide between neighbours. matcher: see `rewards.matching.matching`; ratio and
+    mutual are SIFT's, matcher_weights a folder with the files of a learned one (None: torch's cache).
+    min_matches: below, a pair is not measured (the paper's 20). min_share: of the pairs must be measured.
     min_displacement: in pixels; a pair whose median match moves less stands still. threshold: in pixels of
     the frame that was searched, for what the matrix must fit. truncate: distances above count as this many
     pixels of a frame with a short side of 256, so that a wrong match cannot outweigh the rest; 0 takes the

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewards.backproject import backproject
-from rewards.geometry import Reconstruction
-from rewards.motion import camera_motion
-from rewards.perceptual import PERCEPTUAL, Perceptual
-from rewards.rasterisers import RASTERISERS, find_rasteriser
+from rewards.geometry.reconstruction import Reconstruction
+from rewards.measures.perceptual import PERCEPTUAL, Perceptual
+from rewards.measures.quality import camera_motion
+from rewards.rasterise.rasterisers import RASTERISERS, find_rasteriser
+from rewards.rasterise.zbuffer import backproject
 
 
 @dataclass(frozen=True, kw_only=True)

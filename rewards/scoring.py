@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from rewards.frames import select_frames
-from rewards.geometry import (
+from rewards.geometry.reconstruction import (
     GeometryBackend,
     GeometryInfo,
     Reconstruction,
     check_frames,
     reconstruct_many,
+    select_frames,
 )
-from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
-from rewards.perceptual import load_perceptual
-from rewards.quality import image_motion, sharpness
+from rewards.measures.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
+from rewards.measures.perceptual import load_perceptual
+from rewards.measures.quality import image_motion, sharpness
 from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
@@ -35,10 +35,10 @@ _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
 class RewardResult:
     """A score. value is higher-is-better, or None with a reason; the rest as far as it could be computed.
 
-    image_motion and sharpness are those of `rewards.quality`, of the frames used: whatever the reward, a
-    clip that stands still or is soft can be left out by them. sampson is in pixels, over measured_pairs
-    pairs of frames; psnr (dB), ssim and mvcs are those of `rewards.metrics`. w2c (K*12)
-    and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW are the
+    image_motion and sharpness are those of `rewards.measures.quality`, of the frames used: whatever the
+    reward, a clip that stands still or is soft can be left out by them. sampson is in pixels, over
+    measured_pairs pairs of frames; psnr (dB), ssim and mvcs are those of `rewards.measures.metrics`. w2c
+    (K*12) and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW are the
     reprojections and the squared error per pixel, for whoever wants to look.
     """
 

@@ -13,7 +13,7 @@ from rewards.combined import CombinedOptions, CombinedReward
 from rewards.control import RandomReward
 from rewards.epipolar import EpipolarOptions, EpipolarReward
 from rewards.errors import RewardError
-from rewards.geometry import GeometryBackend, GeometryInfo
+from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
 from rewards.reprojection import ReprojectionOptions
 from rewards.scoring import ReprojectionReward, RewardResult, options_version
 

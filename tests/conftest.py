@@ -24,7 +24,7 @@ def tiny_geometry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a small geometry network for 32x32 pixels, of random weights."""
     import torch
 
-    from rewards.world_geometry import WorldGeometry, WorldGeometryConfig
+    from rewards.geometry.world.network import WorldGeometry, WorldGeometryConfig
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("geometry") / "world"

@@ -83,7 +83,7 @@ def test_a_package_imports_only_those_below_it(package: str) -> None:
 @pytest.mark.parametrize(
     ("package", "source"),
     [
-        ("storage", "import rewards.rasterise"),
+        ("storage", "import rewards.rasterise.zbuffer"),
         ("storage", "def later():\n    from pipeline.world import scenes"),
         ("rewards", "from storage.errors import UserError"),
         ("trainer", "import pipeline"),

@@ -22,10 +22,9 @@ from jobs.reporting.folder import ReportFolder
 from jobs.reporting.plain import file_key, number, numbers
 from pipeline.progress import Progress
 from pipeline.rewarding import RewardSettings
-from rewards.backends import load_backend
-from rewards.backproject import backproject
-from rewards.frames import select_frames
-from rewards.geometry import GeometryBackend, Reconstruction
+from rewards.geometry.backends import load_backend
+from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
+from rewards.rasterise.zbuffer import backproject
 from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 from rewards.scoring import unusable
 from storage.errors import UserError

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.world.clips import render_prompt, world_prompts
-from rewards.backends import load_backend
 from rewards.errors import RewardError
-from rewards.geometry import GeometryBackend, Reconstruction
-from rewards.perceptual import BACKBONES, Perceptual, load_perceptual
+from rewards.geometry.backends import load_backend
+from rewards.geometry.reconstruction import GeometryBackend, Reconstruction
+from rewards.measures.perceptual import BACKBONES, Perceptual, load_perceptual
 from storage.media.video import write_video
 
 RANDOM = "random"
@@ -53,7 +53,7 @@ def write_clip(path: Path, size: ClipSize) -> None:
 def load_geometry(name: str, model: str | None, revision: str | None, device: str) -> GeometryBackend:
     """A geometry backend; `random` as the model of vggt is the published architecture at random weights.
 
-    Raises RewardError for what `rewards.backends.load_backend` refuses and for `random` elsewhere.
+    Raises RewardError for what `rewards.geometry.backends.load_backend` refuses and for `random` elsewhere.
     """
     if model != RANDOM:
         return load_backend(name, model=model, revision=revision, device=device)
@@ -98,10 +98,9 @@ class RandomGeometry:
 
 def random_vggt(device: str, config: Any = None) -> RandomGeometry:
     """VGGT (1B unless a smaller VGGTConfig is given) at random weights."""
-    from rewards.vggt.backend import VGGTBackend
-    from rewards.vggt.config import VGGTConfig
-    from rewards.vggt.model import VGGT
-    from rewards.vggt.weights import VGGTWeights
+    from rewards.geometry.vggt.backend import VGGTBackend, VGGTWeights
+    from rewards.geometry.vggt.layers import VGGTConfig
+    from rewards.geometry.vggt.model import VGGT
 
     config = config or VGGTConfig(track=False)
     with torch.device(device):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewards.backproject import backproject
+from rewards.rasterise.zbuffer import backproject
 
 
 @dataclass(frozen=True, kw_only=True)

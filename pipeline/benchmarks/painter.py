@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rewards.rasterise import project, projection
+from rewards.rasterise.zbuffer import project, projection
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def paint_views(
     width: int,
     keep_VN: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What `rewards.rasterise.splat_views` draws, painted: image_VHW3, depth_VHW, index_VHW.
+    """What `rewards.rasterise.zbuffer.splat_views` draws, painted: image_VHW3, depth_VHW, index_VHW.
 
     The projection is shared, so that both see the same pixels and depths and only visibility is compared. One
     cloud for all views. Deterministic: the sort is stable over points in reverse, so that of equal depths the

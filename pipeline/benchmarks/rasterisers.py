@@ -14,7 +14,7 @@ from pipeline.benchmarks.timing import Timing, threads, time_in_turn
 from pipeline.progress import Progress
 from pipeline.world.figures.table import Cell, FigureTable
 from rewards.errors import RewardError
-from rewards.rasterisers import RASTERISERS, Rasteriser, find_rasteriser
+from rewards.rasterise.rasterisers import RASTERISERS, Rasteriser, find_rasteriser
 
 PAINTER = "painter (argsort)"
 BUILT_IN = "torch"

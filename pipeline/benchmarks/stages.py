@@ -25,11 +25,10 @@ from pipeline.benchmarks.timing import Timing, time_in_turn
 from pipeline.progress import Progress
 from pipeline.rewarding import RewardSettings
 from pipeline.world.figures.table import Cell, FigureTable
-from rewards.backproject import backproject
-from rewards.frames import select_frames
-from rewards.geometry import GeometryBackend, Reconstruction
-from rewards.perceptual import Perceptual
-from rewards.rasterisers import find_rasteriser
+from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
+from rewards.measures.perceptual import Perceptual
+from rewards.rasterise.rasterisers import find_rasteriser
+from rewards.rasterise.zbuffer import backproject
 from rewards.table import Reward, load_reward
 from storage.errors import UserError
 from storage.media.video import read_video

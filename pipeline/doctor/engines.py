@@ -42,7 +42,7 @@ def rasterisers(needs: Needs) -> Iterator[Finding]:
     import torch
 
     from rewards.errors import RewardError
-    from rewards.rasterisers import RASTERISERS, find_rasteriser
+    from rewards.rasterise.rasterisers import RASTERISERS, find_rasteriser
 
     point = (torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1, 3))
     intrinsics = torch.tensor([[[4.0, 0, 2], [0, 4, 2], [0, 0, 1]]])
@@ -72,7 +72,7 @@ def rasterisers(needs: Needs) -> Iterator[Finding]:
 def perceptual(needs: Needs) -> Iterator[Finding]:
     """The backbones of LPIPS, whose files must be fetched."""
     from rewards.errors import RewardError
-    from rewards.perceptual import require_backbone
+    from rewards.measures.perceptual import require_backbone
 
     for name in _PERCEPTUAL:
         required = name in needs.perceptuals

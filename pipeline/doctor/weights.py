@@ -56,7 +56,7 @@ def video_models(names: tuple[str, ...], needs: Needs) -> Iterator[Finding]:
 
 def geometry_models(names: tuple[tuple[str, str | None], ...], needs: Needs) -> Iterator[Finding]:
     """Geometry models, by backend and model (None: the backend's own)."""
-    from rewards.backends import describe_backend
+    from rewards.geometry.backends import describe_backend
 
     for backend, model in names:
         title, required = f"geometry {backend}", (backend, model) in needs.geometries

@@ -10,10 +10,10 @@ import math
 from collections.abc import Callable
 
 from pipeline.judging import JudgedClip, Measure
-from rewards.backends import describe_backend, load_backend
 from rewards.errors import RewardError
-from rewards.geometry import GeometryInfo
-from rewards.perceptual import BACKBONES, require_backbone
+from rewards.geometry.backends import describe_backend, load_backend
+from rewards.geometry.reconstruction import GeometryInfo
+from rewards.measures.perceptual import BACKBONES, require_backbone
 from rewards.reprojection import ReprojectionOptions
 from rewards.scoring import ReprojectionReward
 from rewards.table import reward_version

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.judging import JudgedClip, Measure
-from rewards.dense_flow import dense_matches
-from rewards.quality import image_motion, roughness, saturation, sharpness
+from rewards.matching.matches import dense_matches
+from rewards.measures.quality import image_motion, roughness, saturation, sharpness
 
 
 class PictureJudge:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import torch
 
 from pipeline.judging import JudgedClip, Measure
-from rewards.videoreward.config import DIMENSIONS
 from rewards.videoreward.inputs import Words, prepare, refusal
 from rewards.videoreward.network import VideoRewardNetwork, collate
+from rewards.videoreward.settings import DIMENSIONS
 from rewards.videoreward.weights import VideoRewardWeights, find_weights, load_network
 
 log = logging.getLogger(__name__)

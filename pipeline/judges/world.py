@@ -17,7 +17,7 @@ from pipeline.world.clips import WorldPrompt, render_prompt
 from pipeline.world.referee import Referee
 from rewards.errors import RewardError
 from rewards.hub import content_revision
-from rewards.quality import psnr
+from rewards.measures.quality import psnr
 
 # Each embedded base model has faults of its own, and a referee that knows them.
 _CHECKPOINTS = Path(__file__).parent.parent / "world" / "checkpoints"

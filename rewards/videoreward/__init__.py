@@ -2,6 +2,6 @@
 
 Its facts are those of the published code (github.com/KwaiVGI/VideoAlign, MIT), its weights are
 KlingTeam/VideoReward (Apache-2.0). inputs.py makes tokens and patches, network.py the network, weights.py
-finds and reads weights, convert.py makes safetensors of the published pickle, prompt.py reads the words that
-it is asked in, which are the published code's and come from the user.
+finds and reads weights, weights.py also makes safetensors of the published pickle, settings.py reads the
+words that it is asked in, which are the published code's and come from the user.
 """

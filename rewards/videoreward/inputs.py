@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.videoreward.config import REWARD_TOKENS, VideoRewardConfig
+from rewards.videoreward.settings import REWARD_TOKENS, VideoRewardConfig
 
 VIDEO_TOKEN = "<|video_pad|>"
 _CHAT = (

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewards.videoreward.config import VideoRewardConfig
 from rewards.videoreward.inputs import Inputs
+from rewards.videoreward.settings import VideoRewardConfig
 
 
 class VideoRewardNetwork(nn.Module):

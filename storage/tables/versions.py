@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from storage.errors import UserError
 
 DISTRIBUTION = "geometric-preference-alignment"
-_ROOT = Path(__file__).resolve().parent.parent
+_ROOT = Path(__file__).resolve().parents[2]
 _RECORDED = ("torch", "diffusers", "transformers", "peft", "accelerate", "ray", "duckdb", "pyarrow", "av")
 
 

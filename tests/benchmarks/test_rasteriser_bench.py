@@ -11,7 +11,7 @@ from pipeline.benchmarks.clouds import Cloud, CloudSize, make_cloud
 from pipeline.benchmarks.painter import paint_views
 from pipeline.benchmarks.rasterisers import PAINTER, measure_rasterisers
 from pipeline.benchmarks.timing import threads
-from rewards.rasterise import splat_views
+from rewards.rasterise.zbuffer import splat_views
 
 SMALL = CloudSize(frames=4, views=5, height=24, width=40)
 

@@ -23,7 +23,7 @@ from pipeline.benchmarks.stages import REST, WHOLE, StageSettings, measure_stage
 from pipeline.rewarding import RewardSettings
 from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
-from rewards.geometry import Reconstruction
+from rewards.geometry.reconstruction import Reconstruction
 from rewards.reprojection import ReprojectionOptions, reprojection_error
 from storage.errors import UserError
 from storage.media.video import read_video

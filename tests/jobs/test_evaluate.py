@@ -22,7 +22,7 @@ from pipeline.evaluated import TRUTH, NamedAdapter
 from pipeline.judges.world import true_clip, world_prompt
 from pipeline.judging import JUDGES, JudgeSpec
 from pipeline.models import resolve_adapter, resolve_model
-from rewards.quality import sharpness
+from rewards.measures.quality import sharpness
 from storage.run import Run
 from storage.tables.judgements import EvaluatedClip, read_clips
 from storage.tables.shards import shard_files

@@ -17,10 +17,10 @@ from pipeline.models import resolve_model
 from pipeline.world import figures
 from pipeline.world.referee import Referee
 from pipeline.world.training import generator, pretrain
-from rewards.backends import describe_backend
-from rewards.backends import load_backend as load_geometry
-from rewards.world_backend import load_backend
-from rewards.world_geometry import WorldGeometry
+from rewards.geometry.backends import describe_backend
+from rewards.geometry.backends import load_backend as load_geometry
+from rewards.geometry.world.backend import load_backend
+from rewards.geometry.world.network import WorldGeometry
 
 JUDGE_AND_OWN = ("geometry-judge", "geometry")
 TINY = [

@@ -22,9 +22,9 @@ from pipeline.world.clips import WorldPrompt, render_prompt, world_prompts
 from pipeline.world.corruptions import corrupt
 from pipeline.world.flow import flow_to_first
 from pipeline.world.scenes import make_scene
-from rewards.backends import load_backend
 from rewards.errors import RewardError
-from rewards.metrics import consistency_3d
+from rewards.geometry.backends import load_backend
+from rewards.measures.metrics import consistency_3d
 from rewards.reprojection import ReprojectionOptions
 from storage.errors import UserError
 from storage.tables.records import CLIP_MEASURES

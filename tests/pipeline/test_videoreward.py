@@ -16,8 +16,7 @@ from pipeline.doctor import weights as doctor
 from pipeline.judges.videoreward import VideoRewardJudge
 from pipeline.judging import JUDGES, ClipJudge, JudgedClip
 from rewards.errors import RewardError
-from rewards.videoreward.convert import convert
-from rewards.videoreward.weights import find_weights
+from rewards.videoreward.weights import convert, find_weights
 from tests.rewards.videoreward import tiny
 
 GOLDEN = Path(tiny.__file__).with_name("golden.json")

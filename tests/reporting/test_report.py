@@ -21,7 +21,7 @@ from jobs.reporting.training import POINTS, thinned
 from pipeline.pair import PairSettings, run_pair
 from pipeline.rewarding import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt
-from rewards.backproject import backproject
+from rewards.rasterise.zbuffer import backproject
 from storage.errors import UserError
 from storage.media.browser_video import browser_video, plays_in_browsers
 from storage.media.video import read_video, write_video

@@ -14,8 +14,8 @@ from pipeline.world.render import Clip
 from pipeline.world.scenes import make_scene
 from rewards import combined
 from rewards.combined import CombinedOptions, measure_matches
-from rewards.geometry import Reconstruction
-from rewards.quality import image_motion
+from rewards.geometry.reconstruction import Reconstruction
+from rewards.measures.quality import image_motion
 from rewards.reprojection import ReprojectionOptions
 from rewards.table import Reward, load_reward
 

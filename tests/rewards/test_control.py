@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rewards.geometry import Reconstruction
+from rewards.geometry.reconstruction import Reconstruction
 from rewards.table import load_reward
 
 

@@ -10,8 +10,8 @@ import torch
 
 from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.flow import flow_to_first
-from rewards.dense_flow import dense_matches
 from rewards.errors import RewardError
+from rewards.matching.matches import dense_matches
 
 
 @pytest.mark.parametrize("number", range(0, 10, 3))

@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.world.clips import render_prompt, world_prompts
-from rewards import depth_anything
-from rewards.backends import load_backend
-from rewards.backproject import backproject
-from rewards.depth_anything import build_network, find_weights, fit_frames, to_reconstruction
 from rewards.errors import RewardError
+from rewards.geometry import depth_anything
+from rewards.geometry.backends import load_backend
+from rewards.geometry.depth_anything import build_network, find_weights, fit_frames, to_reconstruction
+from rewards.rasterise.zbuffer import backproject
 
 pytest.importorskip("depth_anything_3")
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -133,7 +133,7 @@ def test_missing_weights_name_the_licence_and_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("rewards.depth_anything.cached_file", lambda *_: None)
+    monkeypatch.setattr("rewards.geometry.depth_anything.cached_file", lambda *_: None)
     says = r"DA3-BASE are not on this machine \(licence: Apache-2.0\); fetch them with: hf download "
     with pytest.raises(RewardError, match=says):
         find_weights(None, None)

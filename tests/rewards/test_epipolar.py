@@ -13,9 +13,8 @@ from pipeline.world.corruptions import corrupt
 from pipeline.world.scenes import make_scene
 from rewards.epipolar import EpipolarOptions, EpipolarReward, frame_pairs, pair_distance
 from rewards.errors import RewardError
-from rewards.fundamental import estimate_fundamental
-from rewards.matching import Matches
-from rewards.sampson import sampson_distance
+from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_distance
+from rewards.matching.matches import Matches
 from rewards.table import REWARDS, load_reward
 
 

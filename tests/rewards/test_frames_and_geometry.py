@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rewards.backends import load_backend
 from rewards.errors import RewardError
-from rewards.frames import select_frames
-from rewards.geometry import Reconstruction, reconstruct_many
+from rewards.geometry.backends import load_backend
+from rewards.geometry.reconstruction import Reconstruction, reconstruct_many, select_frames
 
 
 def reconstruction(frames: int = 2) -> Reconstruction:

@@ -7,9 +7,13 @@ import torch
 from torch import Tensor
 
 from pipeline.world.clips import render_prompt, world_prompts
-from rewards.backproject import backproject
-from rewards.fundamental import estimate_fundamental, weighted_eight_point
-from rewards.sampson import fundamental_from_cameras, sampson_distance
+from rewards.matching.epipolar_geometry import (
+    estimate_fundamental,
+    fundamental_from_cameras,
+    sampson_distance,
+    weighted_eight_point,
+)
+from rewards.rasterise.zbuffer import backproject
 
 
 def world_matches(number: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,8 @@ from torch import Tensor
 from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.flow import flow_to_first
 from rewards.errors import RewardError
-from rewards.matching import Matches, load_matcher
+from rewards.matching.matches import Matches
+from rewards.matching.matching import load_matcher
 
 
 def texture(shift: int) -> Tensor:

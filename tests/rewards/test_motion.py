@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from rewards.motion import camera_centres, camera_motion, rotation_angles
+from rewards.measures.quality import camera_centres, camera_motion, rotation_angles
 
 
 def turn(angle: float) -> torch.Tensor:

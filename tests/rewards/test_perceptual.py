@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rewards import perceptual
 from rewards.errors import RewardError
-from rewards.perceptual import BACKBONES, load_perceptual
+from rewards.measures import perceptual
+from rewards.measures.perceptual import BACKBONES, load_perceptual
 
 
 def test_none_is_no_term_and_ssim_needs_nothing() -> None:

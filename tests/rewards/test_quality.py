@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.quality import image_motion, psnr, roughness, saturation, sharpness, ssim
+from rewards.measures.quality import image_motion, psnr, roughness, saturation, sharpness, ssim
 
 
 def texture(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rewards.backproject import backproject
-from rewards.rasterise import splat, splat_views
+from rewards.rasterise.zbuffer import backproject, splat, splat_views
 
 
 def painter(points, colors, intrinsics, w2c, height, width, keep=None):
@@ -71,7 +70,7 @@ def test_agrees_with_the_painter(seed: int, count: int, views: int) -> None:
 def test_blocks_do_not_show(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     tensors = as_tensors(*scene(3, 300, 3))
     expected = splat_views(*tensors, 10, 14)
-    monkeypatch.setattr("rewards.rasterise._BLOCK_CPU", block)
+    monkeypatch.setattr("rewards.rasterise.zbuffer._BLOCK_CPU", block)
     assert all(map(torch.equal, expected, splat_views(*tensors, 10, 14)))
 
 

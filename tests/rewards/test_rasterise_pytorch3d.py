@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rewards import rasterise, rasterise_pytorch3d
 from rewards.errors import RewardError
-from rewards.geometry import Reconstruction
-from rewards.rasterisers import find_rasteriser
+from rewards.geometry.reconstruction import Reconstruction
+from rewards.rasterise import pytorch3d as rasterise_pytorch3d
+from rewards.rasterise import zbuffer as rasterise
+from rewards.rasterise.rasterisers import find_rasteriser
 from rewards.reprojection import ReprojectionOptions, reprojection_error
 
 SIDE = rasterise_pytorch3d._SIDE

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from rewards.errors import RewardError
-from rewards.geometry import Reconstruction
-from rewards.perceptual import SsimDistance
+from rewards.geometry.reconstruction import Reconstruction
+from rewards.measures.perceptual import SsimDistance
 from rewards.reprojection import ReprojectionOptions, reprojection_error
 from rewards.table import REWARDS, load_reward
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.render import Clip
-from rewards.backproject import backproject
-from rewards.sampson import epipolar_distance, fundamental_from_cameras, sampson_distance
+from rewards.matching.epipolar_geometry import epipolar_distance, fundamental_from_cameras, sampson_distance
+from rewards.rasterise.zbuffer import backproject
 
 INTRINSICS = torch.tensor([[50.0, 0, 31.5], [0, 50, 31.5], [0, 0, 1]])
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rewards.vggt.config import VGGTConfig
-from rewards.vggt.model import VGGT
+from rewards.geometry.vggt.layers import VGGTConfig
+from rewards.geometry.vggt.model import VGGT
 from tests.rewards.vggt_seed import SMALL, seed_weights, seeded_images
 
 HERE = Path(__file__).parent

@@ -11,14 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from rewards.backends import describe_backend, load_backend
 from rewards.errors import RewardError
-from rewards.geometry import BatchedGeometryBackend, GeometryBackend, GeometryInfo, reconstruct_many
+from rewards.geometry.backends import describe_backend, load_backend
+from rewards.geometry.reconstruction import (
+    BatchedGeometryBackend,
+    GeometryBackend,
+    GeometryInfo,
+    reconstruct_many,
+)
+from rewards.geometry.vggt.backend import resize_frames, save_vggt
+from rewards.geometry.vggt.heads import decode_cameras
+from rewards.geometry.vggt.model import VGGT
 from rewards.table import REWARDS, load_reward, reward_version
-from rewards.vggt.backend import resize_frames
-from rewards.vggt.cameras import decode_cameras
-from rewards.vggt.model import VGGT
-from rewards.vggt.weights import save_vggt
 from tests.rewards.vggt_seed import SMALL, seed_weights
 
 
@@ -147,7 +151,9 @@ def test_a_description_is_what_would_be_loaded_and_needs_no_network(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded = load_backend("vggt", model=str(folder), revision=None, device="cpu")
-    monkeypatch.setattr("rewards.vggt.backend.load_vggt", lambda *_: pytest.fail("a network was built"))
+    monkeypatch.setattr(
+        "rewards.geometry.vggt.backend.load_vggt", lambda *_: pytest.fail("a network was built")
+    )
     info = describe_backend("vggt", model=str(folder), revision=None)
     assert dataclasses.astuple(info) == (loaded.name, loaded.model, loaded.revision, loaded.license)
     for name in ("reprojection", "combined", "random"):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards.vggt.config import VGGTConfig
+from rewards.geometry.vggt.layers import VGGTConfig
 
 SMALL = VGGTConfig(
     img_size=56,

@@ -61,7 +61,8 @@ def test_the_name_does_not_depend_on_the_layout(values: list[dict[str, Any]], da
 @settings(max_examples=60, deadline=None)
 @given(st.lists(rows, max_size=4), st.lists(rows, max_size=4))
 def test_other_rows_have_another_name(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> None:
-    same_rows = repr(one) == repr(other)
+    # By name: the order of a dictionary's keys says nothing of the rows.
+    same_rows = repr([sorted(row.items()) for row in one]) == repr([sorted(row.items()) for row in other])
     assert (shard_key("scores", table_of(one)) == shard_key("scores", table_of(other))) == same_rows
 
 

@@ -12,15 +12,15 @@ from pipeline.world.training.bank import ClipBank, coarse_flow, render_bank, rew
 from pipeline.world.training.figures import geometry_figures
 from pipeline.world.training.geometry import mirror, relative_target, rotation_angle
 from rewards.errors import RewardError
-from rewards.geometry import GeometryBackend
-from rewards.world_backend import load_backend
-from rewards.world_geometry import (
+from rewards.geometry.reconstruction import GeometryBackend
+from rewards.geometry.world.backend import load_backend
+from rewards.geometry.world.matching import match_to_first
+from rewards.geometry.world.network import (
     WorldGeometry,
     WorldGeometryConfig,
     pose_to_intrinsics,
     pose_to_w2c,
 )
-from rewards.world_matching import match_to_first
 
 SHIPPED = Path(__file__).parents[2] / "pipeline" / "world" / "checkpoints" / "geometry"
 

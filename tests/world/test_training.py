@@ -14,7 +14,7 @@ from pipeline.world.referee import RefereeConfig
 from pipeline.world.training import geometry, referee
 from pipeline.world.training.common import Curve, read_curve
 from pipeline.world.training.optim import Muon, WeightAverage, build_optimizers, orthogonalise, schedule
-from rewards.world_geometry import WorldGeometryConfig
+from rewards.geometry.world.network import WorldGeometryConfig
 
 
 def _geometry(folder: Path) -> Path:

@@ -14,7 +14,7 @@ from pipeline.world.clips import render_prompt
 from pipeline.world.codec import MotionCodec
 from pipeline.world.figures.held_out import HeldOut
 from pipeline.world.figures.table import Cell, FigureTable
-from rewards.quality import psnr
+from rewards.measures.quality import psnr
 
 MODELS: Final = ("generator",)
 

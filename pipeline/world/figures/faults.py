@@ -20,7 +20,7 @@ from pipeline.world.figures.table import Cell, FigureTable
 from pipeline.world.figures.variants import DEFAULT, Study, passes, reconstruct_some
 from pipeline.world.render import Clip
 from pipeline.world.training.figures import area_under_curve, clip_variants
-from rewards.geometry import Reconstruction
+from rewards.geometry.reconstruction import Reconstruction
 
 MODELS: Final = ("geometry",)
 GEOMETRIES: Final = ("predicted", "true")

@@ -15,7 +15,7 @@ from pipeline.world.cameras import MOVES
 from pipeline.world.clips import render_prompt
 from pipeline.world.figures.held_out import HeldOut
 from pipeline.world.figures.table import Cell, FigureTable
-from rewards.quality import psnr
+from rewards.measures.quality import psnr
 
 MODELS: Final = ("generator", "referee")
 CLEAN: Final = 0.3

@@ -9,7 +9,7 @@ from pipeline.world.figures.held_out import HeldOut
 from pipeline.world.figures.table import Cell, FigureTable
 from pipeline.world.training.bank import render_bank
 from pipeline.world.training.figures import geometry_figures
-from rewards.world_geometry import WorldGeometry
+from rewards.geometry.world.network import WorldGeometry
 
 MODELS: Final = ("geometry",)
 _JUDGE: Final = "geometry-judge"  # measured where it is there

@@ -23,7 +23,7 @@ from pipeline.world.clips import SPLITS, WorldPrompt, first_frame, world_prompts
 from pipeline.world.codec import MotionCodec
 from pipeline.world.generator import SIZE, TEXT_LENGTH
 from pipeline.world.referee import Referee
-from rewards.world_backend import WorldGeometryBackend, load_backend
+from rewards.geometry.world.backend import WorldGeometryBackend, load_backend
 from storage.errors import UserError
 from storage.tables.ids import candidate_seed
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rewards.errors import RewardError
-from rewards.geometry import GeometryBackend, Reconstruction, reconstruct_many
+from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, reconstruct_many
 from rewards.scoring import ReprojectionReward, RewardResult, with_picture
 from rewards.table import REWARDS, Reward, load_reward
 

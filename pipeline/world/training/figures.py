@@ -16,7 +16,7 @@ from pipeline.world.referee import Referee
 from pipeline.world.scenes import make_scene
 from pipeline.world.training.bank import ClipBank, coarse_flow, rewarp
 from pipeline.world.training.geometry import relative_target, rotation_angle
-from rewards.world_geometry import WorldGeometry, pose_to_w2c
+from rewards.geometry.world.network import WorldGeometry, pose_to_w2c
 
 
 @torch.no_grad()

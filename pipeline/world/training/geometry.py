@@ -18,8 +18,8 @@ from torch.nn import functional as F
 from pipeline.world.training.bank import ClipBank, cached_bank, degrade, rewarp, wobble
 from pipeline.world.training.common import Curve, load_state, save_state
 from pipeline.world.training.optim import WeightAverage, build_optimizers, schedule, set_rate, take_step
-from rewards.world_geometry import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
-from rewards.world_matching import match_to_first
+from rewards.geometry.world.matching import match_to_first
+from rewards.geometry.world.network import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
 
 # The judge of `gpa evaluate` is narrower and deeper than the network of the reward, and learns from other
 # scenes: what the reward's network is mistaken about, it need not be.

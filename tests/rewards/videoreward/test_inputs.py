@@ -14,7 +14,6 @@ from transformers import Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from rewards.errors import RewardError
-from rewards.videoreward.config import REWARD_TOKENS, VideoRewardConfig
 from rewards.videoreward.inputs import (
     Words,
     choose_frames,
@@ -24,6 +23,7 @@ from rewards.videoreward.inputs import (
     resize,
     to_patches,
 )
+from rewards.videoreward.settings import REWARD_TOKENS, VideoRewardConfig
 from tests.rewards.videoreward.tiny import PROMPT, SMALL, frames, write_base
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from rewards.videoreward.config import VideoRewardConfig, read_config
 from rewards.videoreward.inputs import Words, prepare
 from rewards.videoreward.network import VideoRewardNetwork, build_network, collate
+from rewards.videoreward.settings import VideoRewardConfig, read_config
 from rewards.videoreward.weights import fit_network
 from tests.rewards.videoreward.tiny import (
     CLIPS,

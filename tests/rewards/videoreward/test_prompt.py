@@ -13,10 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.errors import RewardError
-from rewards.videoreward.config import PUBLISHED_PROMPT, read_config
-from rewards.videoreward.convert import convert
-from rewards.videoreward.prompt import read_prompt
-from rewards.videoreward.weights import find_weights
+from rewards.videoreward.settings import PUBLISHED_PROMPT, read_config, read_prompt
+from rewards.videoreward.weights import convert, find_weights
 from tests.rewards.videoreward.tiny import PROMPT, settings, write_base, write_prompt, write_published
 
 FETCH = (

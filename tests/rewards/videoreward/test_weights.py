@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from rewards.errors import RewardError
-from rewards.videoreward import convert as conversion
-from rewards.videoreward.convert import convert
-from rewards.videoreward.weights import converted_folder, find_weights, load_network
+from rewards.videoreward import weights as conversion
+from rewards.videoreward.weights import convert, converted_folder, find_weights, load_network
 from tests.rewards.videoreward.tiny import checkpoint, settings, write_base, write_prompt, write_published
 
 CONVERT = (

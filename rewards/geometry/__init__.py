@@ -1,0 +1,1 @@
+"""Geometry backends: from the frames of a clip to depth and cameras."""

@@ -1,0 +1,59 @@
+"""The geometry backends by name. Adding one is a file with a loader and a describer, and a line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+
+from rewards.errors import RewardError
+from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackendSpec:
+    """Where a backend is: a module with `load_backend` and `describe`.
+
+    Modules are imported when they are asked for: each brings libraries of its own.
+    """
+
+    module: str
+
+    def load(self, model: str | None, revision: str | None, device: str) -> GeometryBackend:
+        """The backend with its weights."""
+        loader: Callable[..., GeometryBackend] = import_module(self.module).load_backend
+        return loader(model=model, revision=revision, device=device)
+
+    def describe(self, model: str | None, revision: str | None) -> GeometryInfo:
+        """What would be loaded."""
+        describer: Callable[..., GeometryInfo] = import_module(self.module).describe
+        return describer(model=model, revision=revision)
+
+
+BACKENDS: dict[str, BackendSpec] = {
+    "world": BackendSpec(module="rewards.geometry.world.backend"),
+    "world-judge": BackendSpec(module="rewards.geometry.world.judge"),
+    "vggt": BackendSpec(module="rewards.geometry.vggt.backend"),
+    "depth-anything": BackendSpec(module="rewards.geometry.depth_anything"),
+}
+
+
+def load_backend(name: str, *, model: str | None, revision: str | None, device: str) -> GeometryBackend:
+    """Load the geometry backend `name` with its weights.
+
+    model: a local folder or a Hub id (None: the backend's default); revision: of the Hub id; device: a
+    torch device. Raises RewardError when the name is unknown or the weights are not there.
+    """
+    return _spec(name).load(model, revision, device)
+
+
+def describe_backend(name: str, *, model: str | None, revision: str | None) -> GeometryInfo:
+    """What `load_backend` would load, without building a network. Raises RewardError as that does."""
+    return _spec(name).describe(model, revision)
+
+
+def _spec(name: str) -> BackendSpec:
+    spec = BACKENDS.get(name)
+    if spec is None:
+        raise RewardError(f"geometry backend '{name}' does not exist; choose one of: {', '.join(BACKENDS)}")
+    return spec

@@ -1,0 +1,178 @@
+"""The sizes of a VGGT, and the transformer block that every part of it is made of.
+
+Shape legend: B batch, N tokens, D width, h heads, d width of a head. Module names are those of the published
+weights (norm1, attn.qkv, ls1.gamma, ...).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGGTConfig:
+    """Sizes of backbone, aggregator and heads; validated on construction (ValueError names the field).
+
+    img_size is the side of the square frames that the backbone's positions were learned on, and the width
+    that clips are resized to. depth counts pairs of a frame block and a global block. dpt_layers are the
+    pairs whose tokens the dense heads read. track: whether the weights of the track head are there.
+    """
+
+    img_size: int = 518
+    patch_size: int = 14
+    embed_dim: int = 1024
+    num_heads: int = 16
+    depth: int = 24
+    num_register_tokens: int = 4
+    rope_base: float = 100.0
+    backbone_depth: int = 24
+    backbone_heads: int = 16
+    camera_depth: int = 4
+    camera_heads: int = 16
+    camera_iterations: int = 4
+    dpt_features: int = 256
+    dpt_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
+    dpt_layers: tuple[int, int, int, int] = (4, 11, 17, 23)
+    track: bool = True
+    track_features: int = 128
+    track_hidden: int = 384
+    track_heads: int = 8
+    track_depth: int = 6
+
+    def __post_init__(self) -> None:
+        for field in ("img_size", "patch_size", "embed_dim", "depth", "camera_depth", "camera_iterations"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field} must be >= 1, got {getattr(self, field)}")
+        if self.img_size % self.patch_size:
+            raise ValueError(
+                f"img_size must be a multiple of patch_size {self.patch_size}, got {self.img_size}"
+            )
+        self._check_heads()
+        if any(channels % 4 for channels in (*self.dpt_channels, self.dpt_features // 2)):
+            raise ValueError(
+                "dpt_channels and half of dpt_features must be multiples of 4, the parts of a position, got "
+                f"{self.dpt_channels} and {self.dpt_features}"
+            )
+        if len(self.dpt_layers) != 4 or not all(0 <= layer < self.depth for layer in self.dpt_layers):
+            raise ValueError(f"dpt_layers must be four of the {self.depth} layers, got {self.dpt_layers}")
+
+    def _check_heads(self) -> None:
+        for field, width in (
+            ("num_heads", self.embed_dim),
+            ("backbone_heads", self.embed_dim),
+            ("camera_heads", 2 * self.embed_dim),
+        ):
+            if getattr(self, field) < 1 or width % getattr(self, field):
+                raise ValueError(f"{field} must divide its width {width}, got {getattr(self, field)}")
+        if (self.embed_dim // self.num_heads) % 4:
+            raise ValueError(
+                "embed_dim / num_heads must be a multiple of 4 for rotary positions in two directions, got "
+                f"{self.embed_dim} / {self.num_heads}"
+            )
+
+
+@dataclass(frozen=True)
+class Rotary:
+    """Cosines and sines of the rotary angle of each token and channel, N,d."""
+
+    cos_Nd: Tensor
+    sin_Nd: Tensor
+
+    def repeat(self, times: int) -> Rotary:
+        """The same positions for several frames in one sequence."""
+        return Rotary(self.cos_Nd.repeat(times, 1), self.sin_Nd.repeat(times, 1))
+
+    def turn(self, x_BhNd: Tensor) -> Tensor:
+        """Rotate queries or keys: the first half of the channels by the row, the second by the column."""
+        row_a, row_b, column_a, column_b = x_BhNd.chunk(4, dim=-1)
+        swapped_BhNd = torch.cat((-row_b, row_a, -column_b, column_a), dim=-1)
+        return (x_BhNd * self.cos_Nd + swapped_BhNd * self.sin_Nd).to(x_BhNd.dtype)
+
+
+def rotary_grid(
+    rows: int, columns: int, special: int, head_dim: int, base: float, device: torch.device
+) -> Rotary:
+    """Angles of a frame's tokens: `special` tokens at position 0, then a grid whose positions start at 1."""
+    row_N, column_N = torch.meshgrid(
+        torch.arange(1, rows + 1, device=device), torch.arange(1, columns + 1, device=device), indexing="ij"
+    )
+    position_N2 = F.pad(torch.stack((row_N, column_N), dim=-1).view(-1, 2), (0, 0, special, 0)).float()
+    half = head_dim // 2
+    frequency_K = 1.0 / base ** (torch.arange(0, half, 2, device=device).float() / half)
+    angle_N2K = position_N2[:, :, None] * frequency_K
+    # Two channels turn by each angle, and they lie half of a half apart.
+    angle_Nd = angle_N2K.repeat(1, 1, 2).flatten(1)
+    return Rotary(angle_Nd.cos(), angle_Nd.sin())
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, optionally with normalised queries and keys and rotary positions."""
+
+    def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.q_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.k_norm = nn.LayerNorm(dim // heads) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """Attend over all N tokens."""
+        q, k, v = self.qkv(x_BND).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q), self.k_norm(k)
+        if rotary is not None:
+            q, k = rotary.turn(q), rotary.turn(k)
+        mixed_BhNd = F.scaled_dot_product_attention(q, k, v)
+        output: Tensor = self.proj(mixed_BhNd.transpose(1, 2).flatten(2))
+        return output
+
+
+class Mlp(nn.Module):
+    """Two linear layers with a GELU."""
+
+    def __init__(self, dim: int, hidden: int, out: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to the last dimension."""
+        output: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return output
+
+
+class LayerScale(nn.Module):
+    """A learned factor per channel."""
+
+    def __init__(self, dim: int, start: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), start))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the last dimension."""
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with layer scale."""
+
+    def __init__(
+        self, dim: int, heads: int, *, qk_norm: bool = False, scale: float = 0.01, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim, eps=eps)
+        self.attn = Attention(dim, heads, qk_norm)
+        self.ls1 = LayerScale(dim, scale)
+        self.norm2 = nn.LayerNorm(dim, eps=eps)
+        self.mlp = Mlp(dim, 4 * dim, dim)
+        self.ls2 = LayerScale(dim, scale)
+
+    def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """Attention, then the MLP, each added to its input."""
+        x_BND = x_BND + self.ls1(self.attn(self.norm1(x_BND), rotary))
+        output: Tensor = x_BND + self.ls2(self.mlp(self.norm2(x_BND)))
+        return output

@@ -1,0 +1,1 @@
+"""Matches between frames, and how well they fit an epipolar geometry."""

@@ -1,0 +1,1 @@
+"""Measures of pictures, motion and reprojections that stand beside a reward."""

@@ -1,0 +1,1 @@
+"""Drawing points into views: the rasterisers."""
