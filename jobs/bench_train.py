@@ -92,7 +92,7 @@ def _workload(preset: str, pairs: int | None, device: str) -> Workload:
     from trainer.benchmarks.architectures import ARCHITECTURES, architecture
     from trainer.benchmarks.variants import Workload, shapes_of
     from trainer.families import load_family
-    from trainer.plan import DTYPES
+    from trainer.setup import DTYPES
 
     if preset not in {*preset_names(), *ARCHITECTURES}:
         raise UserError(f"preset {preset!r} does not exist; choose one of: {', '.join(preset_names())}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pipeline.forecast import Forecast
     from storage.run import Run
     from trainer.config import TrainConfig
-    from trainer.sampled import OnSample
+    from trainer.validation import OnSample
 
 DEFAULT_PROMPTS = 4
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -143,8 +143,8 @@ def command(
     from jobs.progress import ConsoleProgress
     from storage.hub.provenance import pair_provenance
     from storage.run import Run
-    from trainer.estimate import estimate
     from trainer.loop import train
+    from trainer.setup import estimate
 
     _require_folder_name(name)
     opened = Run.open(run)
@@ -210,7 +210,7 @@ def _require_folder_name(name: str) -> None:
 def _forecast(config: TrainConfig, trainable: int) -> Forecast:
     """Steps to do, by the log of this training or of one that computes the same, on this many processes."""
     from pipeline.forecast import Footprint, Forecast, Rate
-    from trainer.history import bytes_written, cuda_devices, step_seconds, steps_done
+    from trainer.metrics import bytes_written, cuda_devices, step_seconds, steps_done
 
     return Forecast(
         unit="steps",

@@ -19,9 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from trainer.data import PairBatch
+from trainer.data import Inputs, PairBatch
 from trainer.families.base import Condition, Family, PairShapes
-from trainer.inputs import Inputs
 from trainer.lora import attach_lora, lora_parameters
 from trainer.step import Step
 

@@ -23,7 +23,6 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from storage.errors import UserError
 from storage.hub.provenance import Provenance
-from trainer.card import CardFacts, write_card
 from trainer.checkpoint import (
     Checkpoint,
     load_latest,
@@ -31,25 +30,27 @@ from trainer.checkpoint import (
     optimizer_state,
     require_same_config,
     save_checkpoint,
+    write_json,
 )
-from trainer.checks import look, make_checks
 from trainer.config import TrainConfig
-from trainer.data import PairLoader, PairSource, open_pairs, pairs_fingerprint, require_same_model
-from trainer.errors import Interrupted
-from trainer.export import export_adapter
-from trainer.files import write_json
-from trainer.inputs import Ahead, Inputs, InputSource
+from trainer.data import (
+    Ahead,
+    Inputs,
+    InputSource,
+    PairLoader,
+    PairSource,
+    open_pairs,
+    pairs_fingerprint,
+    require_same_model,
+)
+from trainer.export import CardFacts, export_adapter, write_card
 from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
-from trainer.plan import write_plan
-from trainer.processes import agreed, distribute
+from trainer.processes import Interrupted, StopRequest, agreed, distribute, stop_requests
 from trainer.reference import compute_ahead, reference_key
-from trainer.sampled import OnSample
-from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range
-from trainer.signals import StopRequest, stop_requests
-from trainer.step import Step
-from trainer.update import Update
-from trainer.validation import validation_pairs
+from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range, write_plan
+from trainer.step import Step, Update
+from trainer.validation import OnSample, look, make_checks, validation_pairs
 
 logger = logging.getLogger(__name__)
 

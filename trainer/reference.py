@@ -18,10 +18,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from storage.tables.ids import content_id
+from trainer.checkpoint import write_tensors
 from trainer.config import TrainConfig
-from trainer.data import PairLoader
-from trainer.files import write_tensors
-from trainer.inputs import Inputs, draw_fixed
+from trainer.data import Inputs, PairLoader, draw_fixed
 from trainer.processes import agreed, most
 
 logger = logging.getLogger(__name__)

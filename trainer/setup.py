@@ -1,22 +1,186 @@
-"""What a training starts from: the adapted model, its optimiser, its timesteps, the CPU threads."""
+"""What a training starts from, how a step is fitted into memory, and what it would take, told beforehand."""
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from torch import nn
 
 from storage.errors import UserError
+from trainer.checkpoint import write_json
 from trainer.config import TrainConfig
-from trainer.data import PairLoader
+from trainer.cost import HEADROOM, CostSettings, StepCost, step_cost
+from trainer.data import PairLoader, PairSource, open_pairs, require_same_model
 from trainer.families import load_family
-from trainer.families.base import Family
+from trainer.families.base import Family, PairShapes
 from trainer.lora import attach_lora
-from trainer.plan import DTYPES, Plan, choose_plan
+
+logger = logging.getLogger(__name__)
+
+PLAN_NAME = "plan.json"
+# Of the memory that is free now: the rest is for what else happens on the machine.
+_USABLE = 0.9
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a micro-batch is computed."""
+
+    together: bool
+    gradient_checkpointing: bool
+
+
+def candidates(config: TrainConfig) -> list[Plan]:
+    """What the configuration leaves open, fastest first: checkpointing repeats more than going apart."""
+    together = {"auto": (True, False), "together": (True,), "apart": (False,)}[config.forward]
+    checkpointing = {"auto": (False, True), "on": (True,), "off": (False,)}[config.gradient_checkpointing]
+    if config.objective == "sft":
+        together = (True,)
+    return [
+        Plan(together=both, gradient_checkpointing=repeat) for repeat in checkpointing for both in together
+    ]
+
+
+def predicted(config: TrainConfig, family: Family, shapes: PairShapes, plan: Plan) -> StepCost:
+    """The cost of a micro-batch under a plan."""
+    settings = CostSettings(
+        objective=config.objective,
+        batch_size=config.batch_size,
+        rank=config.rank,
+        alpha=config.alpha,
+        dtype=DTYPES[config.precision],
+        gradient_checkpointing=plan.gradient_checkpointing,
+        together=plan.together,
+        cached_reference=config.cache_reference > 0,
+        first_frame_weight=config.first_frame_weight,
+    )
+    return step_cost(family, shapes, settings)
+
+
+def choose_plan(config: TrainConfig, family: Family, shapes: PairShapes, device: torch.device) -> Plan:
+    """The fastest plan that fits into free memory, or the smallest when none does, with a warning.
+
+    `family` is loaded already, so its weights are no longer part of what must fit. A training keeps the plan
+    it started with: another machine state must not change the last bits of a resumed one.
+    """
+    open_to = candidates(config)
+    kept = _read(config.out_dir / PLAN_NAME)
+    if kept in open_to:
+        return kept
+    return open_to[0] if len(open_to) == 1 else _first_that_fits(config, family, shapes, device, open_to)
+
+
+def write_plan(plan: Plan, out_dir: Path) -> None:
+    """Keep the plan for a resumed training."""
+    write_json(out_dir / PLAN_NAME, vars(plan))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that a training could take on this device."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _first_that_fits(
+    config: TrainConfig, family: Family, shapes: PairShapes, device: torch.device, open_to: list[Plan]
+) -> Plan:
+    free = free_bytes(device) * _USABLE
+    for plan in open_to:
+        cost = predicted(config, family, shapes, plan)
+        needed = (cost.peak_bytes - cost.weights_bytes) * HEADROOM
+        if needed <= free:
+            logger.info("%s: needs %.2f of %.2f GiB free", plan, needed / 2**30, free / 2**30)
+            return plan
+    logger.warning(
+        "a step is predicted to need %.1f GiB beside the weights, %.1f GiB are free: lower batch_size and "
+        "raise grad_accum if it runs out of memory",
+        needed / 2**30,
+        free / 2**30,
+    )
+    return open_to[-1]
+
+
+def _read(path: Path) -> Plan | None:
+    try:
+        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Counts of a training, and the predicted cost of a step of one process; memory in bytes."""
+
+    pairs: int
+    steps: int
+    epochs: float
+    tokens: int
+    parameters: int
+    trainable: int
+    weights_bytes: int
+    peak_bytes: int
+    free_bytes: int
+    flops_per_step: float
+    reference_flops: float
+    plan: Plan
+
+    def as_dict(self) -> dict[str, Any]:
+        """The figures as plain values."""
+        return {**vars(self), "plan": vars(self.plan)}
+
+    def __str__(self) -> str:
+        gib = 2.0**30
+        how = "winner and loser " + ("together" if self.plan.together else "apart")
+        again = "on" if self.plan.gradient_checkpointing else "off"
+        ahead = f"\nahead: {self.reference_flops:.3g} FLOP for the reference" if self.reference_flops else ""
+        return (
+            f"{self.pairs} pairs, {self.steps} steps, {self.epochs:.3g} epochs\n"
+            f"{self.parameters:,} parameters, {self.trainable:,} trained "
+            f"({self.trainable / self.parameters:.2%}), {self.tokens:,} tokens a sample\n"
+            f"step: {self.flops_per_step:.3g} FLOP, {self.peak_bytes / gib:.2f} GiB at the peak, of it "
+            f"{self.weights_bytes / gib:.2f} weights ({self.free_bytes / gib:.2f} free here)\n"
+            f"{how}, gradient checkpointing {again}{ahead}"
+        )
+
+
+def estimate(config: TrainConfig, source: PairSource | None = None) -> Estimate:
+    """Predict a training of one process. Raises UserError for pairs or a model that do not fit."""
+    pairs = open_pairs(config.pairs_dir, config.split, config.max_pairs) if source is None else source
+    require_same_model(pairs, config.model, config.revision)
+    shapes = PairLoader(pairs, torch.device("cpu")).shapes
+    family = load_family(config.model_dir, DTYPES[config.precision], weights=False)
+    family.check(shapes)
+    there = torch.cuda.is_available() and config.device != "cpu"
+    device = torch.device("cuda" if there else "cpu")
+    plan = choose_plan(config, family, shapes, device)
+    cost = predicted(config, family, shapes, plan)
+    per_step = config.batch_size * config.grad_accum
+    draws = len(pairs) * config.cache_reference
+    return Estimate(
+        pairs=len(pairs),
+        steps=config.steps,
+        epochs=config.steps * per_step / len(pairs),
+        tokens=cost.tokens,
+        parameters=cost.parameters,
+        trainable=cost.trainable,
+        weights_bytes=cost.weights_bytes,
+        peak_bytes=cost.peak_bytes,
+        free_bytes=free_bytes(device),
+        flops_per_step=cost.flops_per_pair * per_step,
+        reference_flops=cost.forward_flops_per_pair * draws,
+        plan=plan,
+    )
 
 
 def load_adapted(config: TrainConfig, loader: PairLoader, device: torch.device) -> tuple[Family, Plan]:

@@ -1,4 +1,4 @@
-"""Held-out pairs under fixed draws, measured now and then.
+"""What looks at a training between its steps: held-out pairs under fixed draws, and sampled videos.
 
 Legend: V places (a pair under one draw), B places of a batch, N = 2B samples (winners, then losers), X the
 axes of a latent video.
@@ -6,11 +6,14 @@ axes of a latent video.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -19,13 +22,85 @@ from torch import Tensor
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import PairLoader, PairSource, derived_seed, open_pairs, require_same_model
+from trainer.data import Inputs, PairLoader, PairSource, derived_seed, open_pairs, require_same_model
 from trainer.families.base import PairShapes
-from trainer.inputs import Inputs
-from trainer.signals import StopRequest
+from trainer.metrics import HELD_OUT
+from trainer.processes import StopRequest
 from trainer.step import Step
 
 logger = logging.getLogger(__name__)
+
+# (steps done, adapter folder, whether to stop) -> figures; those in WATCHED are ratios to the base model.
+OnSample = Callable[[int, Path, Callable[[], bool]], dict[str, float]]
+WATCHED = {"motion_ratio": "motion", "sharpness_ratio": "sharpness"}
+# DPO is known to suppress motion and detail: a fall by more than a tenth is worth a word.
+LEAST_RATIO = 0.9
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledValidation:
+    """Exports the adapter and hands it to `on_sample` in the main process.
+
+    `export` writes an adapter folder and is a collective. A sampling that fails is warned of and left out:
+    the training does not depend on it.
+    """
+
+    config: TrainConfig
+    accelerator: Accelerator
+    export: Callable[[Path], None]
+    on_sample: OnSample
+
+    def due(self, step: int) -> bool:
+        """Every `sample_every` steps and after the last."""
+        return step == self.config.steps or step % self.config.sample_every == 0
+
+    def figures(self, step: int, stop: StopRequest, agreed: Agreed) -> dict[str, float]:
+        """What `on_sample` says, in the main process; nothing in the others and after a request to stop."""
+        if agreed(stop.name is not None):
+            return {}
+        folder = self.config.out_dir / "sampled-adapter"
+        self.export(folder)
+        found: dict[str, float] = {}
+        if self.accelerator.is_main_process:
+            with undisturbed(self.accelerator.device):
+                found = self._sampled(step, folder, stop)
+            _warn(step, found)
+            shutil.rmtree(folder)
+        self.accelerator.wait_for_everyone()
+        return found
+
+    def _sampled(self, step: int, folder: Path, stop: StopRequest) -> dict[str, float]:
+        try:
+            self._free()
+            found = self.on_sample(step, folder, lambda: stop.name is not None)
+        except (UserError, torch.OutOfMemoryError) as error:
+            logger.warning("step %d: no videos were measured: %s", step, error)
+            return {}
+        finally:
+            self._free()
+            if self.accelerator.device.type == "cuda":
+                # The peak in the log is the training's.
+                torch.cuda.reset_peak_memory_stats()
+        return {name: value for name, value in found.items() if math.isfinite(value)}
+
+    def _free(self) -> None:
+        """Leave the device to whoever comes next."""
+        gc.collect()
+        if self.accelerator.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def _warn(step: int, found: dict[str, float]) -> None:
+    for name, what in WATCHED.items():
+        if found.get(name, 1.0) < LEAST_RATIO:
+            logger.warning(
+                "step %d: the %s of sampled videos is %.0f %% of the base model's: look at them, and think "
+                "of fewer steps, a larger beta, or pairs with a bound on that ratio",
+                step,
+                what,
+                100 * found[name],
+            )
+
 
 # Where in the range of timesteps a pair is looked at: the middles of four equal parts.
 LEVELS = (0.125, 0.375, 0.625, 0.875)
@@ -170,3 +245,43 @@ def undisturbed(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.set_num_threads(threads)
+
+
+def make_checks(
+    config: TrainConfig,
+    *,
+    accelerator: Accelerator,
+    compute: Step,
+    timesteps: tuple[int, int],
+    trained: PairShapes,
+    export: Callable[[Path], None],
+    held_out: PairSource | None,
+    on_sample: OnSample | None,
+) -> list[Check]:
+    """The checks that configuration and caller ask for.
+
+    Raises UserError for held-out pairs of another shape than those trained on.
+    """
+    checks: list[Check] = []
+    if held_out is not None:
+        loader = PairLoader(held_out, accelerator.device)
+        require_same_shapes(loader.shapes, trained)
+        checks.append(
+            PairValidation(
+                config=config, loader=loader, compute=compute, timesteps=timesteps, accelerator=accelerator
+            )
+        )
+    if config.sample_every and on_sample is not None:
+        checks.append(
+            SampledValidation(config=config, accelerator=accelerator, export=export, on_sample=on_sample)
+        )
+    return checks
+
+
+def look(checks: Sequence[Check], step: int, stop: StopRequest, agreed: Agreed) -> dict[str, float]:
+    """What the checks that are due after this many steps find, under the names of held-out figures."""
+    found: dict[str, float] = {}
+    for check in checks:
+        if check.due(step):
+            found |= check.figures(step, stop, agreed)
+    return {f"{HELD_OUT}{name}": value for name, value in found.items()}

@@ -18,7 +18,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
 
-from trainer.signals import stop_requests
+from trainer.processes import stop_requests
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _PR_SET_PDEATHSIG = 1

@@ -20,7 +20,7 @@ from jobs.ablation.trainings import Record, Selection, Training, keep, kept
 from jobs.recipes import load_recipe
 from storage.errors import UserError
 from storage.run import Run
-from trainer.errors import Interrupted
+from trainer.processes import Interrupted
 
 SCORE, TRAIN, EACH = 10.0, 100.0, 20.0
 

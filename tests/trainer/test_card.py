@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from storage.hub.provenance import GeometrySource, Provenance
-from trainer.card import CardFacts, base_terms, write_card
 from trainer.config import TrainConfig
+from trainer.export import CardFacts, base_terms, write_card
 from trainer.loop import train
 
 VGGT = GeometrySource(model="facebook/VGGT-1B", revision="860abec", license="CC BY-NC 4.0")

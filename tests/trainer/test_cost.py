@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import cost, plan
+from trainer import cost
+from trainer import setup as plan
 from trainer.config import TrainConfig
 from trainer.data import PairLoader
 from trainer.families.base import Family, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.loop import Trainer
-from trainer.plan import Plan, candidates, choose_plan
+from trainer.setup import Plan, candidates, choose_plan
 
 # F C H W and L D of the tiny model: 3 x 2 x 3 video tokens of a 2 x 2 patch, and 5 of text.
 SHAPES = PairShapes(latent=(3, 4, 4, 6), prompt=(5, 12), image=(3, 4, 4, 6))
@@ -125,7 +126,7 @@ def test_the_fastest_plan_that_fits_is_taken(
 def test_a_training_keeps_its_plan(
     make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.signals import StopRequest
+    from trainer.processes import StopRequest
 
     config = make_config(forward="auto", gradient_checkpointing="auto", steps=2)
     pairs = make_pairs(2)

@@ -16,9 +16,8 @@ from storage.media.tensors import from_tensor
 from storage.tables.records import Pair
 from storage.tables.shards import write_shard
 from trainer.config import TrainConfig
-from trainer.data import PairBatch, PairLoader, open_pairs, pair_indices, pairs_fingerprint
+from trainer.data import PairBatch, PairLoader, draw, open_pairs, pair_indices, pairs_fingerprint
 from trainer.families.base import Condition
-from trainer.inputs import draw
 from trainer.loop import train
 
 

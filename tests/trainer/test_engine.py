@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.data import PairLoader
-from trainer.errors import Interrupted
-from trainer.inputs import Ahead, Inputs, InputSource
+from trainer.data import Ahead, Inputs, InputSource, PairLoader
 from trainer.loop import Trainer, train
+from trainer.processes import Interrupted, StopRequest
 from trainer.reference import ReferenceCache
-from trainer.signals import StopRequest
 from trainer.step import Step
 
 CPU = torch.device("cpu")

@@ -13,11 +13,11 @@ from diffusers import CogVideoXImageToVideoPipeline
 from safetensors import safe_open
 
 from storage.errors import UserError
+from trainer.checkpoint import sha256, write_tensors
 from trainer.config import TrainConfig
 from trainer.export import read_adapter, require_base
-from trainer.files import sha256, write_tensors
 from trainer.loop import Trainer, train
-from trainer.signals import StopRequest
+from trainer.processes import StopRequest
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from storage.errors import UserError
 from tests.tiny_wan import CHANNELS, TOKENS, build, latent_shape
 from tests.trainer.cogvideox_kinds import KINDS, make_scheduler
 from trainer.config import TrainConfig
-from trainer.estimate import estimate
+from trainer.data import InputSource
 from trainer.families import load_family
 from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
-from trainer.inputs import InputSource
 from trainer.loop import Trainer, train
 from trainer.reference import reference_key
+from trainer.setup import estimate
 from trainer.step import errors, noised
 
 LATENT = (3, 4, 4, 6)

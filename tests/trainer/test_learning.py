@@ -11,12 +11,10 @@ import torch
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import PairLoader
-from trainer.errors import NonFiniteLossError
-from trainer.inputs import Inputs, draw
+from trainer.data import Inputs, PairLoader, draw
 from trainer.loop import Trainer, train
 from trainer.lora import lora_state
-from trainer.signals import StopRequest
+from trainer.processes import NonFiniteLossError, StopRequest
 
 
 def evaluate(trainer: Trainer, pairs: Any) -> dict[str, float]:

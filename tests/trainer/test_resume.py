@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.errors import Interrupted
 from trainer.loop import TrainResult, train
+from trainer.processes import Interrupted
 
 TIMING = {"seconds", "pairs_per_second"}
 

@@ -15,11 +15,11 @@ from accelerate import Accelerator
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.inputs import Inputs
+from trainer.data import Inputs
 from trainer.loop import Trainer, train
 from trainer.metrics import read_log, recent_means
 from trainer.objectives import PairErrors, preference_loss
-from trainer.signals import StopRequest
+from trainer.processes import StopRequest
 from trainer.validation import LEVELS, PairValidation
 
 TIMING = {"seconds", "pairs_per_second"}

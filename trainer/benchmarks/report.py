@@ -12,7 +12,7 @@ import torch
 from trainer.benchmarks.variants import CACHED, Variant, Workload
 from trainer.benchmarks.workers import Measured
 from trainer.cost import CostSettings, step_cost
-from trainer.plan import DTYPES
+from trainer.setup import DTYPES
 
 
 @dataclass(frozen=True, kw_only=True)

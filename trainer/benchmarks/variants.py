@@ -15,14 +15,12 @@ from torch import Tensor, nn
 
 from storage.errors import UserError
 from trainer.benchmarks.architectures import architecture
-from trainer.data import PairBatch
+from trainer.data import Inputs, PairBatch, draw_from
 from trainer.families import load_family
 from trainer.families.base import Condition, Family, PairShapes
-from trainer.inputs import Inputs, draw_from
 from trainer.lora import attach_lora, lora_parameters
 from trainer.objectives import PairErrors, preference_loss
-from trainer.plan import DTYPES
-from trainer.setup import compile_blocks
+from trainer.setup import DTYPES, compile_blocks
 from trainer.step import Step, errors, noised
 
 OBVIOUS, FRESH, CACHED = "obvious", "gpa", "gpa, references cached"
