@@ -74,7 +74,7 @@ def _measure(chosen: dict[str, Any], device: str) -> list[Any]:
     from pipeline.benchmarks.clouds import CloudSize
     from pipeline.benchmarks.rasterisers import measure_rasterisers
     from pipeline.benchmarks.stages import StageSettings, measure_stages
-    from pipeline.rewarding import RewardSettings
+    from pipeline.scoring.reward_settings import RewardSettings
 
     settings = StageSettings(
         clip=ClipSize(**{name: chosen[f"clip_{name}"] for name in ("frames", "height", "width")}),

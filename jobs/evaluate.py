@@ -24,9 +24,9 @@ from jobs.presets import PresetCommand, load_preset, preset_option
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from pipeline.evaluate import EvaluateSettings
-    from pipeline.evaluation import Evaluation
-    from pipeline.judging import JudgeChoice
+    from pipeline.evaluation.evaluate import EvaluateSettings
+    from pipeline.evaluation.judge import JudgeChoice
+    from pipeline.evaluation.tables import Evaluation
     from storage.run import Run
 
 
@@ -83,8 +83,8 @@ def command(
     """
     from jobs.main import PARTIAL
     from jobs.progress import ConsoleProgress
-    from pipeline.evaluate import run_evaluate
-    from pipeline.evaluation import as_json as plain
+    from pipeline.evaluation.evaluate import run_evaluate
+    from pipeline.evaluation.tables import as_json as plain
     from storage.run import Run
 
     opened = Run.open(run)
@@ -106,8 +106,8 @@ def command(
 
 
 def _foretell(run: Run, settings: EvaluateSettings, as_json: bool) -> None:
-    from pipeline.forecast import total
-    from pipeline.forecasts import forecast_evaluate
+    from pipeline.forecast.commands import forecast_evaluate
+    from pipeline.forecast.forecast import total
 
     parts = dict(zip(("sample", "score", "judge"), forecast_evaluate(run, settings), strict=True))
     values = {name: part.as_dict() for name, part in parts.items()} | total(tuple(parts.values()))
@@ -118,8 +118,8 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
     """Settings from the options of the command and the preset's sections for sample and score."""
     from jobs.sample import sample_settings
     from jobs.score import score_settings
-    from pipeline.evaluate import EvaluateSettings
-    from pipeline.evaluated import NamedAdapter
+    from pipeline.evaluation.adapters import NamedAdapter
+    from pipeline.evaluation.evaluate import EvaluateSettings
 
     sections = load_preset(preset)
     shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
@@ -149,7 +149,7 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
 
 def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:
     """The judges named; with the preset's geometry where only judges of another kind are."""
-    from pipeline.judging import JudgeChoice
+    from pipeline.evaluation.judge import JudgeChoice
 
     choices = [JudgeChoice.parse(one) for one in named]
     if not any(one.decides_geometry for one in choices):
@@ -162,7 +162,7 @@ def print_evaluation(result: Evaluation) -> None:
     """The tables of every adapter, what their rows mean, and where the files lie, on stdout."""
     from rich.console import Console
 
-    from pipeline.evaluation import UNIT
+    from pipeline.evaluation.tables import UNIT
 
     console = Console(width=170, highlight=False)
     for name in result.tables:
@@ -184,7 +184,7 @@ def _table(result: Evaluation, name: str, *, filtered: bool) -> Table:
     from rich import box
     from rich.table import Table
 
-    from pipeline.evaluation import cells, title
+    from pipeline.evaluation.tables import cells, title
 
     table = Table(title=title(result, name, filtered=filtered), title_justify="left", box=box.SIMPLE_HEAD)
     tables = result.filtered if filtered else result.tables

@@ -21,7 +21,7 @@ from jobs.options import (
 from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
-    from pipeline.import_videos import ImportSettings
+    from pipeline.importing.import_videos import ImportSettings
     from pipeline.importing.plan import ImportPlan
     from storage.run import Run
 
@@ -98,7 +98,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     with --model it adds latents to what came without.
     """
     from jobs.progress import ConsoleProgress
-    from pipeline import import_videos
+    from pipeline.importing import import_videos
     from storage.run import Run
 
     settings = import_settings(chosen)
@@ -120,9 +120,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
 def import_settings(chosen: dict[str, Any]) -> ImportSettings:
     """The settings of an import from the options of the command."""
-    from pipeline.import_videos import ImportSettings
-    from pipeline.samplers.base import SamplerSettings
-    from pipeline.samplers.execution import Execution
+    from pipeline.importing.import_videos import ImportSettings
+    from pipeline.sampling.sampler import Execution, SamplerSettings
     from storage.errors import UserError
     from storage.media.external_video import VideoLimits
 

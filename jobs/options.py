@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pipeline.runners import Summary
+    from pipeline.engine.runners import Summary
 
 # The options that `worker_options` adds, by their names as parameters.
 WORKER_OPTIONS = (

@@ -11,8 +11,8 @@ from jobs.options import dry_run_option, json_option, option, recordable, run_ar
 from jobs.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
-    from pipeline.forecast import Forecast
-    from pipeline.pair import PairResult, PairSettings
+    from pipeline.forecast.forecast import Forecast
+    from pipeline.pairing import PairResult, PairSettings
     from storage.mining.mining import Applied
     from storage.run import Run
     from storage.sql.views import Limits
@@ -97,8 +97,8 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     The directory holds one selection: the same command changes nothing, other settings replace it.
     --decisions apply after all rules, and pairs that a person kept or swapped say so in the column human.
     """
-    from pipeline.forecasts import forecast_pair
-    from pipeline.pair import run_pair
+    from pipeline.forecast.commands import forecast_pair
+    from pipeline.pairing import run_pair
     from storage.run import Run
 
     settings, limits = pair_settings(chosen)
@@ -120,7 +120,7 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
 
 def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
     """What the options of the command say of the pairs, and what ranking them may take."""
-    from pipeline.pair import PairSettings
+    from pipeline.pairing import PairSettings
     from storage.sql.views import Limits
 
     rules = {name: value for name, value in chosen.items() if name not in ("preset", "memory", "threads")}

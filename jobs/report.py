@@ -12,7 +12,7 @@ from jobs.options import dry_run_option, json_option, option, print_result, run_
 
 if TYPE_CHECKING:
     from jobs.reporting.build import Report
-    from pipeline.rewarding import RewardSettings
+    from pipeline.scoring.reward_settings import RewardSettings
     from storage.run import Run
 
 _MIB = 2**20

@@ -13,7 +13,7 @@ from jobs.presets import preset_option
 
 if TYPE_CHECKING:
     from pipeline.flow import FlowResult
-    from pipeline.pair import PairResult
+    from pipeline.pairing import PairResult
 
 
 @click.command("run")
@@ -47,7 +47,7 @@ def command(
     from jobs.sample import sample_settings
     from jobs.score import announce, given_options, score_settings
     from pipeline.flow import FlowSettings, run_flow
-    from pipeline.pair import run_pair
+    from pipeline.pairing import run_pair
     from storage.run import Run
 
     sample = _parsed("sample", run, preset, sample_words).params

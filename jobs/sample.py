@@ -21,7 +21,7 @@ from jobs.options import (
 from jobs.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
-    from pipeline.sample import SampleSettings
+    from pipeline.sampling.sample import SampleSettings
 
 
 @click.command("sample", cls=PresetCommand)
@@ -83,12 +83,12 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     samples only what is missing.
     """
     from jobs.progress import ConsoleProgress
-    from pipeline.sample import plan_sample, run_sample
+    from pipeline.sampling.sample import plan_sample, run_sample
     from storage.run import Run
 
     settings = sample_settings(chosen)
     if dry_run:
-        from pipeline.forecasts import forecast_sample
+        from pipeline.forecast.commands import forecast_sample
 
         there = Run.open(run) if run.exists() and any(run.iterdir()) else None
         plan = plan_sample(settings, there, write=False)
@@ -109,9 +109,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
     """The settings of a sampling from the options of the command, or from a section of a preset."""
-    from pipeline.sample import SampleSettings
-    from pipeline.samplers.base import SamplerSettings
-    from pipeline.samplers.execution import Execution
+    from pipeline.sampling.sample import SampleSettings
+    from pipeline.sampling.sampler import Execution, SamplerSettings
     from storage.errors import UserError
 
     rest = {name: value for name, value in chosen.items() if name != "preset"}

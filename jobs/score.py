@@ -24,7 +24,7 @@ from jobs.options import (
 from jobs.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
-    from pipeline.score import ScorePlan, ScoreSettings
+    from pipeline.scoring.score import ScorePlan, ScoreSettings
     from rewards.geometry.reconstruction import GeometryInfo
     from storage.run import Run
 
@@ -126,13 +126,13 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     missing.
     """
     from jobs.progress import ConsoleProgress
-    from pipeline.score import plan_score, run_score
+    from pipeline.scoring.score import plan_score, run_score
     from storage.run import Run
 
     settings = score_settings(chosen, given_options(ctx))
     opened = Run.open(run)
     if dry_run:
-        from pipeline.forecasts import forecast_score
+        from pipeline.forecast.commands import forecast_score
 
         plan = plan_score(opened, settings)
         told = forecast_score(opened, settings, plan)
@@ -192,8 +192,8 @@ def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> Score
     What the reward does not have is refused when the command line gives it, and left out when it comes from
     a preset that was made for another reward.
     """
-    from pipeline.rewarding import RewardSettings, option_names
-    from pipeline.score import ScoreSettings
+    from pipeline.scoring.reward_settings import RewardSettings, option_names
+    from pipeline.scoring.score import ScoreSettings
 
     known = option_names(chosen["reward"])
     options = {

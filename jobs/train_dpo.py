@@ -17,7 +17,7 @@ from jobs.options import dry_run_option, json_option, option, print_result, reco
 from jobs.presets import PresetCommand, load_preset, preset_option, recipe_option
 
 if TYPE_CHECKING:
-    from pipeline.forecast import Forecast
+    from pipeline.forecast.forecast import Forecast
     from storage.run import Run
     from trainer.config import TrainConfig
     from trainer.validation import OnSample
@@ -209,7 +209,7 @@ def _require_folder_name(name: str) -> None:
 
 def _forecast(config: TrainConfig, trainable: int) -> Forecast:
     """Steps to do, by the log of this training or of one that computes the same, on this many processes."""
-    from pipeline.forecast import Footprint, Forecast, Rate
+    from pipeline.forecast.forecast import Footprint, Forecast, Rate
     from trainer.metrics import bytes_written, cuda_devices, step_seconds, steps_done
 
     return Forecast(
@@ -248,7 +248,7 @@ def _on_sample(
 ) -> OnSample | None:
     """What makes and measures videos in the process that speaks for all, by the settings of the run."""
     from jobs.sample import sample_settings
-    from pipeline.sampled_validation import sampled_validation
+    from pipeline.sampling.during_training import sampled_validation
 
     if not config.sample_every:
         return None

@@ -13,14 +13,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.mending import mend_tables
-from pipeline.progress import Progress, Silent
-from pipeline.runners import Summary, Tally, settle_threads
-from pipeline.sample import SamplePlan, SampleSettings, mend_sampled, plan_sample, sample_stage
-from pipeline.score import ScoreSettings, prompt_tasks, score_lock, score_stage
-from pipeline.stages.base import TaskOutcome, attempt
-from pipeline.stages.sample import SampleStage
-from pipeline.stages.score import ScoreStage, ScoreTask
+from pipeline.damage import mend_tables
+from pipeline.engine.runners import Summary, Tally
+from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
+from pipeline.sampling.sample import SamplePlan, SampleSettings, mend_sampled, plan_sample, sample_stage
+from pipeline.sampling.stage import SampleStage
+from pipeline.scoring.score import ScoreSettings, prompt_tasks, score_lock, score_stage
+from pipeline.scoring.stage import ScoreStage, ScoreTask
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
@@ -178,10 +177,9 @@ def _on_ray(
 
     Both may wait for the same GPUs: whoever has no work gives its place up, so scoring keeps no idle worker.
     """
-    from pipeline.ray_pool import Pool
-    from pipeline.ray_runner import drive
-    from pipeline.ray_session import ray_session
-    from pipeline.termination import deferred_sigterm
+    from pipeline.engine.ray_pool import Pool
+    from pipeline.engine.ray_runner import deferred_sigterm, drive
+    from pipeline.engine.ray_session import ray_session
 
     ready = arrivals.complete()
     if not plan.tasks and not ready:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from jobs.ablation.commands import Commands
-from pipeline.forecast import Forecast
-from pipeline.sample import SampleSettings, plan_sample, run_sample
+from pipeline.forecast.forecast import Forecast
+from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
 from storage.run import Run
 
 
@@ -42,7 +42,7 @@ def with_candidates(commands: Commands) -> Run:
 def forecast_candidates(commands: Commands) -> Forecast:
     """What is to be sampled before the first recipe."""
     from jobs.sample import sample_settings
-    from pipeline.forecasts import forecast_sample
+    from pipeline.forecast.commands import forecast_sample
 
     there = open_run(commands)
     settings = None if there is None or commands.extra.get("sample") else asked_of(there)

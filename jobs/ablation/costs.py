@@ -16,7 +16,7 @@ from jobs.ablation.trainings import Record, Training, adapter_of, is_trained, tr
 from storage.run import Run
 
 if TYPE_CHECKING:
-    from pipeline.evaluate import EvaluateSettings
+    from pipeline.evaluation.evaluate import EvaluateSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,8 @@ def minutes(seconds: float) -> str:
 def scoring_seconds(run: Run, commands: Commands, training: Training) -> tuple[str, float | None]:
     """The reward version of a recipe, and the seconds to score what has no score of it yet."""
     from jobs.score import score_settings
-    from pipeline.forecasts import forecast_score
-    from pipeline.score import plan_score
+    from pipeline.forecast.commands import forecast_score
+    from pipeline.scoring.score import plan_score
 
     params = commands.params("score", "--recipe", training.named)
     settings = score_settings({key: value for key, value in params.items() if key not in _OF_COMMAND})
@@ -125,7 +125,7 @@ def evaluation_settings(
 
 def require_judges(commands: Commands, own: Sequence[str]) -> None:
     """Raise UserError or RewardError for a judge that does not exist, or that lacks its weights."""
-    from pipeline.sample import plan_sample
+    from pipeline.sampling.sample import plan_sample
 
     settings = evaluation_settings(commands, own, ())
     tasks = plan_sample(settings.sample.with_adapter(None), None, write=False).tasks
@@ -154,9 +154,9 @@ def evaluation_cost(
     Before a clip was judged, judging is taken to be as slow as scoring. Without a finished training, what is
     lacking is the base model's share.
     """
-    from pipeline.forecasts import forecast_evaluate, forecast_sample, forecast_score
-    from pipeline.sample import plan_sample
-    from pipeline.score import plan_score
+    from pipeline.forecast.commands import forecast_evaluate, forecast_sample, forecast_score
+    from pipeline.sampling.sample import plan_sample
+    from pipeline.scoring.score import plan_score
 
     settings = evaluation_settings(commands, own, records)
     base = plan_sample(settings.sample.with_adapter(None), None, write=False)

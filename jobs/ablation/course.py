@@ -232,7 +232,7 @@ class Course:
     def _evaluate(self, records: Sequence[Record]) -> None:
         from jobs.options import recordable
         from jobs.progress import ConsoleProgress
-        from pipeline.evaluate import run_evaluate
+        from pipeline.evaluation.evaluate import run_evaluate
 
         commands, own = self.settings.commands, self.settings.evaluation
         shown = self._distinct(records)

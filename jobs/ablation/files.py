@@ -13,8 +13,8 @@ from typing import Any
 from jobs.ablation.settings import Outcome
 from jobs.ablation.tables import Figures, budget_line, cell
 from jobs.ablation.trainings import Record
-from pipeline.comparison import Interval, Row
-from pipeline.evaluation import UNIT
+from pipeline.evaluation.comparison import Interval, Row
+from pipeline.evaluation.tables import UNIT
 from storage.atomic import write_bytes
 
 _DIRECTION = {1: "higher is better", -1: "lower is better", 0: "neither is better"}

@@ -9,7 +9,7 @@ from jobs.ablation.commands import Commands
 from jobs.ablation.trainings import Record, Training
 
 if TYPE_CHECKING:
-    from pipeline.evaluation import Evaluation
+    from pipeline.evaluation.tables import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,8 +15,8 @@ from jobs.ablation.files import notes
 from jobs.ablation.plan import foretell
 from jobs.ablation.settings import Outcome
 from jobs.ablation.tables import Figures, cell
-from pipeline.comparison import Row
-from pipeline.judging import Measure
+from pipeline.evaluation.comparison import Row
+from pipeline.evaluation.judge import Measure
 
 _WIDTH = 150
 # What a column has beside its words.

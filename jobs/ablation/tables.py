@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from jobs.ablation.settings import Outcome
 from jobs.ablation.trainings import Record
-from pipeline.comparison import Row, compare_group
-from pipeline.evaluated import BASE
-from pipeline.evaluation import Evaluation, percent
-from pipeline.judging import Measure
+from pipeline.evaluation.adapters import BASE
+from pipeline.evaluation.comparison import Row, compare_group
+from pipeline.evaluation.judge import Measure
+from pipeline.evaluation.tables import Evaluation, percent
 from storage.run import Run
 from storage.tables.judgements import read_clips
 

@@ -12,8 +12,8 @@ import numpy as np
 from jobs.reporting import evaluations, gallery, overview, reconstructions, training
 from jobs.reporting.clips import Clip, make_clips, names
 from jobs.reporting.folder import PAGE, ReportFolder
-from pipeline.progress import Progress, Silent
-from pipeline.rewarding import RewardSettings
+from pipeline.engine.stage import Progress, Silent
+from pipeline.scoring.reward_settings import RewardSettings
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.run import Run

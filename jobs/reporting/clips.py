@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from jobs.reporting.folder import ReportFolder
 from jobs.reporting.plain import file_key
-from pipeline.progress import Progress
+from pipeline.engine.stage import Progress
 from storage.errors import UserError
 from storage.media.browser_video import plays_in_browsers, video_and_still
 from storage.run import Run

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from jobs.reporting.plain import number, plain
-from pipeline.pair import PairSettings
+from pipeline.pairing import PairSettings
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.mining.mining import mining

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from jobs.reporting.folder import ReportFolder
 from jobs.reporting.plain import file_key, number, numbers
-from pipeline.progress import Progress
-from pipeline.rewarding import RewardSettings
+from pipeline.engine.stage import Progress
+from pipeline.scoring.reward_settings import RewardSettings
 from rewards.geometry.backends import load_backend
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
 from rewards.rasterise.zbuffer import backproject

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from pipeline.ray_session import local_environment
+from pipeline.engine.ray_session import local_environment
 
 _STORE = {"object_store_memory": 80 * 2**20}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.benchmarks.clouds import Cloud, CloudSize, make_cloud
 from pipeline.benchmarks.painter import paint_views
 from pipeline.benchmarks.timing import Timing, threads, time_in_turn
-from pipeline.progress import Progress
+from pipeline.engine.stage import Progress
 from pipeline.world.figures.table import Cell, FigureTable
 from rewards.errors import RewardError
 from rewards.rasterise.rasterisers import RASTERISERS, Rasteriser, find_rasteriser

@@ -15,12 +15,10 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from pipeline.mending import mend_candidates, mend_tables
-from pipeline.progress import Progress, Silent
-from pipeline.pulse import beat
-from pipeline.runners import Summary, execute, make_runner
-from pipeline.stages.base import Resources, TaskOutcome
-from pipeline.worker_settings import WorkerSettings
+from pipeline.damage import mend_candidates, mend_tables
+from pipeline.engine.runners import Summary, execute, make_runner
+from pipeline.engine.stage import Progress, Resources, Silent, TaskOutcome, beat
+from pipeline.engine.worker_settings import WorkerSettings
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.media.video import is_whole

@@ -22,8 +22,8 @@ from pipeline.benchmarks.candidates import (
     write_clip,
 )
 from pipeline.benchmarks.timing import Timing, time_in_turn
-from pipeline.progress import Progress
-from pipeline.rewarding import RewardSettings
+from pipeline.engine.stage import Progress
+from pipeline.scoring.reward_settings import RewardSettings
 from pipeline.world.figures.table import Cell, FigureTable
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
 from rewards.measures.perceptual import Perceptual

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from pipeline.progress import Progress, Silent
+from pipeline.engine.stage import Progress, Silent
 
 
 @dataclass(frozen=True, kw_only=True)

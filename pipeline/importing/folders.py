@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.importing.entries import MAX_TEXT, Entry, entry, reject, text_of
+from pipeline.importing.manifest import MAX_TEXT, Entry, entry, reject, text_of
 from storage.errors import UserError
 from storage.media.external_video import Refused
 from storage.media.ingest import confined, show

@@ -6,10 +6,10 @@ import json
 
 import pyarrow.compute as pc
 
-from pipeline.footprint import model_sizes
-from pipeline.forecast import Footprint, Forecast, Rate
+from pipeline.forecast.forecast import Footprint, Forecast, Rate
+from pipeline.forecast.sizes import model_sizes
 from pipeline.importing.plan import ImportPlan
-from pipeline.stages.import_video import Encoding
+from pipeline.importing.stage import Encoding
 from storage.run import Run
 
 _UNMEASURED = "no video was imported like this yet"

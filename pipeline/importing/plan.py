@@ -6,13 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.importing.entries import Entry, reject
 from pipeline.importing.folders import VIDEOS, folder_entries
-from pipeline.importing.manifest import FORMATS, manifest_entries
+from pipeline.importing.manifest import FORMATS, Entry, manifest_entries, reject
 from pipeline.importing.prompt_book import PromptBook
-from pipeline.sample import require_same_conditions
-from pipeline.samplers import first_frame
-from pipeline.stages.import_video import NO_MODEL, NO_REVISION, Encoding, ImportItem, ImportTask
+from pipeline.importing.stage import NO_MODEL, NO_REVISION, Encoding, ImportItem, ImportTask
+from pipeline.sampling.sample import require_same_conditions
+from pipeline.sampling.samplers import first_frame
 from storage.errors import UserError
 from storage.media.external_video import Refused, VideoFacts, VideoLimits, inspect_video
 from storage.media.ingest import file_sha256, show

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.importing.entries import Entry
-from pipeline.prompts import PromptItem
+from pipeline.importing.manifest import Entry
+from pipeline.sampling.prompts import PromptItem
 from storage.errors import UserError
 from storage.media.external_video import Refused, VideoLimits
 from storage.media.video import read_image, write_image

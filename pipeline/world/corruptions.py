@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pipeline.world.flow import pixel_grid, sample_at
+from pipeline.world.motion import pixel_grid, sample_at
 from pipeline.world.render import Clip, render
 from pipeline.world.scenes import Scene
 from pipeline.world.seeding import stable_seed

@@ -20,7 +20,7 @@ from pipeline.benchmarks.candidates import (
     write_clip,
 )
 from pipeline.benchmarks.stages import REST, WHOLE, StageSettings, measure_stages
-from pipeline.rewarding import RewardSettings
+from pipeline.scoring.reward_settings import RewardSettings
 from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction

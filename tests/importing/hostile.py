@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from pipeline.import_videos import run_import
+from pipeline.importing.import_videos import run_import
 from storage.run import Run
 from tests.importing.clips import rejected, rows, settings
 

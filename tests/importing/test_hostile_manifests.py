@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from pipeline.import_videos import dry_run, run_import
+from pipeline.importing.import_videos import dry_run, run_import
 from storage.errors import UserError
 from storage.run import Run
 from tests.importing.clips import clip, rejected, rows, settings

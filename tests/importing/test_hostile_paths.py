@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.import_videos import run_import
+from pipeline.importing.import_videos import run_import
 from storage.errors import UserError
 from storage.run import Run
 from tests.importing.clips import clip, frames, rejected, settings

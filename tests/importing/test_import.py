@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.import_videos import dry_run, run_import
+from pipeline.importing.import_videos import dry_run, run_import
 from pipeline.models import resolve_model
-from pipeline.samplers import make_sampler
-from pipeline.samplers.base import SamplerSettings
+from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.samplers import make_sampler
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
 from storage.media.video import read_video

@@ -15,10 +15,10 @@ import pytest
 from jobs.ablation.files import as_json, markdown, write_results
 from jobs.ablation.settings import Outcome
 from jobs.ablation.tables import budget_line, cell, figures
-from pipeline.evaluated import BASE
-from pipeline.evaluation import Evaluation, make_tables
-from pipeline.held_out import Header
-from pipeline.judging import Measure
+from pipeline.evaluation.adapters import BASE
+from pipeline.evaluation.judge import Measure
+from pipeline.evaluation.panel import Header
+from pipeline.evaluation.tables import Evaluation, make_tables
 from storage.run import Run
 from storage.tables.judgements import EvaluatedClip, write_clips
 from tests.jobs.test_ablate_course import record

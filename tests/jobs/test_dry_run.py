@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.main import COMMANDS
-from pipeline.forecast import Footprint, Forecast, Rate, duration, size, total
+from pipeline.forecast.forecast import Footprint, Forecast, Rate, duration, size, total
 from storage.run import Run
 from tests.conftest import write_prompts
 from tests.jobs.test_cli import ANY_GAP, geometry_options, gpa, tiny_options
@@ -228,7 +228,7 @@ def test_sizes_follow_from_the_configuration_of_a_large_model(tmp_path: Path, pr
     """Without any weights: what a candidate of 49 frames of 480x720 and one of 81 of 480x832 leave."""
     from jobs.presets import load_preset
     from jobs.sample import sample_settings
-    from pipeline.footprint import model_sizes
+    from pipeline.forecast.sizes import model_sizes
     from pipeline.models import ModelRef
 
     vae, family = {

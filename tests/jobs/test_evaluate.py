@@ -18,9 +18,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.main import cli
-from pipeline.evaluated import TRUTH, NamedAdapter
-from pipeline.judges.world import true_clip, world_prompt
-from pipeline.judging import JUDGES, JudgeSpec
+from pipeline.evaluation.adapters import TRUTH, NamedAdapter
+from pipeline.evaluation.judge import JUDGES, JudgeSpec
+from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.models import resolve_adapter, resolve_model
 from rewards.measures.quality import sharpness
 from storage.run import Run

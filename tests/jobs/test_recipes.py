@@ -14,7 +14,7 @@ from jobs.main import COMMANDS
 from jobs.presets import load_preset, preset_names
 from jobs.recipes import BASELINES, SECTIONS, about, load_recipe, recipe_names
 from jobs.score import score_settings
-from pipeline.pair import PairSettings
+from pipeline.pairing import PairSettings
 from storage.errors import UserError
 from storage.mining.rules import PairRules
 from trainer.config import TrainConfig

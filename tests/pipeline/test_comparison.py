@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from pipeline.comparison import (
+from pipeline.evaluation.comparison import (
     Spread,
     bootstrap,
     bootstrap_share,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.contact_sheet import Strip, write_contact_sheet
+from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
 from storage.media.video import read_image
 
 

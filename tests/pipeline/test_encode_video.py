@@ -15,8 +15,8 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor
 
 from pipeline.models import resolve_model
-from pipeline.samplers import make_sampler
-from pipeline.samplers.base import SamplerSettings
+from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.samplers import make_sampler
 from tests import tiny_wan
 from tests.pipeline import tiny
 
@@ -113,7 +113,7 @@ def test_ti2v_keeps_the_clean_first_frame_that_sampling_leaves(tmp_path: Path) -
 
 
 def test_the_worlds_codec_brings_a_video_back() -> None:
-    from pipeline.prompts import world_items
+    from pipeline.sampling.prompts import world_items
     from pipeline.world.clips import render_prompt, world_prompts
 
     sampler = load(Path("world"), 64, 64, steps=4, max_sequence_length=24)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluated import NamedAdapter, groups, require_different
+from pipeline.evaluation.adapters import NamedAdapter, groups, require_different
 from storage.errors import UserError
 
 # (text, name, folder, weight) where no such folder exists.

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from jobs.main import cli
 from pipeline.models import AdapterRef, ModelRef, resolve_model
-from pipeline.sample import SampleSettings
-from pipeline.samplers import make_sampler
-from pipeline.samplers.base import SamplerSettings
-from pipeline.samplers.execution import Execution, prepare_pipeline
+from pipeline.sampling.sample import SampleSettings
+from pipeline.sampling.sampler import Execution, SamplerSettings, prepare_pipeline
+from pipeline.sampling.samplers import make_sampler
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build, vae
 

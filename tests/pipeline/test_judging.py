@@ -11,16 +11,16 @@ import pytest
 import torch
 
 from jobs.evaluate import _judges as chosen_judges
-from pipeline import judging
-from pipeline.judge import Panel
-from pipeline.judges.epipolar import EpipolarJudge
-from pipeline.judges.geometry import GeometryJudge, find_lpips
-from pipeline.judges.pictures import PictureJudge, displacement
-from pipeline.judges.world import WorldJudge
-from pipeline.judging import ClipJudge, JudgeChoice, JudgedClip
+from pipeline.evaluation import judge as judging
+from pipeline.evaluation.judge import ClipJudge, JudgeChoice, JudgedClip
+from pipeline.evaluation.judges.epipolar import EpipolarJudge
+from pipeline.evaluation.judges.geometry import GeometryJudge, find_lpips
+from pipeline.evaluation.judges.pictures import PictureJudge, displacement
+from pipeline.evaluation.judges.world import WorldJudge
+from pipeline.evaluation.panel import Panel
 from pipeline.world.clips import WorldPrompt, render_prompt, world_prompts
 from pipeline.world.corruptions import corrupt
-from pipeline.world.flow import flow_to_first
+from pipeline.world.motion import flow_to_first
 from pipeline.world.scenes import make_scene
 from rewards.errors import RewardError
 from rewards.geometry.backends import load_backend

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.sample import run_sample
+from pipeline.sampling.sample import run_sample
 from storage.media.tensors import read_tensors
 from storage.media.video import read_video
 from storage.pairs.dataset import PairDataset

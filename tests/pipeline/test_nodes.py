@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.benchmarks.nodes import Nodes, simulated_nodes
-from pipeline.ray_runner import RayRunner
-from pipeline.stages.base import Resources
-from pipeline.worker_settings import WorkerSettings
+from pipeline.engine.ray_runner import RayRunner
+from pipeline.engine.stage import Resources
+from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 

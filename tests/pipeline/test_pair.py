@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.pair import PairSettings, run_pair
+from pipeline.pairing import PairSettings, run_pair
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
 from storage.pairs.dataset import PairDataset
@@ -137,7 +137,7 @@ def test_bad_rules_are_named(tmp_path: Path) -> None:
 def test_pairing_keeps_the_rejects_that_a_scoring_writes_meanwhile(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import pair
+    from pipeline import pairing as pair
     from storage.tables.records import Reject
 
     run = scored_run(tmp_path / "run", -0.1, -0.3, None)

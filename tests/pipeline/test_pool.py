@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import ray_pool
-from pipeline.ray_pool import Pool
-from pipeline.ray_session import ray_session
-from pipeline.worker_settings import WorkerSettings
+from pipeline.engine import ray_pool
+from pipeline.engine.ray_pool import Pool
+from pipeline.engine.ray_session import ray_session
+from pipeline.engine.worker_settings import WorkerSettings
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 
 pytestmark = pytest.mark.slow

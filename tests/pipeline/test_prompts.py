@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.prompts import PromptItem, read_prompts, world_items
+from pipeline.sampling.prompts import PromptItem, read_prompts, world_items
 from storage.errors import UserError
 from storage.media.video import write_image
 from storage.tables.ids import split_of

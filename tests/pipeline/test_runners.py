@@ -13,12 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.progress import Silent
-from pipeline.ray_pool import MAX_DEATHS
-from pipeline.ray_runner import RayRunner
-from pipeline.runners import InProcessRunner, execute, make_runner
-from pipeline.stages.base import ERROR, WORKER_LOST, TaskOutcome
-from pipeline.worker_settings import WorkerSettings
+from pipeline.engine.ray_pool import MAX_DEATHS
+from pipeline.engine.ray_runner import RayRunner
+from pipeline.engine.runners import InProcessRunner, execute, make_runner
+from pipeline.engine.stage import ERROR, WORKER_LOST, Silent, TaskOutcome
+from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.run import Run
 from tests.pipeline.toy import Absent, ToyChunk, ToyStage, ToyTask, tries

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.sample import SampleSettings, plan_sample, run_sample
-from pipeline.samplers.base import SamplerSettings
-from pipeline.samplers.cogvideox import CogVideoXImageToVideo
+from pipeline.sampling.cogvideox import CogVideoXImageToVideo
+from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.sampling.sampler import SamplerSettings
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
 from storage.media.video import read_video

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import sampled_validation as module
-from pipeline.sample import SampleSettings
-from pipeline.sampled_validation import SampledValidation, sampled_validation
-from pipeline.samplers.base import SamplerSettings
+from pipeline.sampling import during_training as module
+from pipeline.sampling.during_training import SampledValidation, sampled_validation
+from pipeline.sampling.sample import SampleSettings
+from pipeline.sampling.sampler import SamplerSettings
 from storage.errors import UserError
 from storage.media.video import read_video, write_image
 from storage.run import Run
@@ -45,7 +45,7 @@ def add_prompts(run: Run, split: str, count: int) -> list[Prompt]:
 
 
 def module_item(text: str, frame: Any, scene: str) -> Any:
-    from pipeline.prompts import PromptItem
+    from pipeline.sampling.prompts import PromptItem
 
     return PromptItem(text=text, image_HW3=frame, scene_id=scene, camera_motion=["pan"], metadata={"n": 1})
 
@@ -174,7 +174,7 @@ def test_without_prompts_of_the_split_the_world_gives_them(
 
 
 def test_the_prompts_keep_their_ids(run: Run, tiny_model: Path, tmp_path: Path) -> None:
-    from pipeline.prompts import read_prompts
+    from pipeline.sampling.prompts import read_prompts
 
     prompts = add_prompts(run, "val", 2)
     made = sampled_validation(run, settings(tiny_model, None), tmp_path / "s", split="val", prompts=9)

@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from pipeline.models import ModelRef
-from pipeline.sample import candidate_id
-from pipeline.samplers.base import SamplerSettings
-from pipeline.samplers.execution import Execution
+from pipeline.sampling.sample import candidate_id
+from pipeline.sampling.sampler import Execution, SamplerSettings
 from tests.pipeline.tiny import SAMPLER
 
 MODEL = ModelRef(name="world", revision="r1", path=Path("x"), family="f")

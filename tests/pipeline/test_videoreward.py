@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 from jobs.main import cli
 from pipeline.doctor import weights as doctor
-from pipeline.judges.videoreward import VideoRewardJudge
-from pipeline.judging import JUDGES, ClipJudge, JudgedClip
+from pipeline.evaluation.judge import JUDGES, ClipJudge, JudgedClip
+from pipeline.evaluation.judges.videoreward import VideoRewardJudge
 from rewards.errors import RewardError
 from rewards.videoreward.weights import convert, find_weights
 from tests.rewards.videoreward import tiny

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.worker_settings import WorkerSettings, read_runtime_env
+from pipeline.engine.worker_settings import WorkerSettings, read_runtime_env
 from storage.errors import UserError
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.pulse import beat
-from pipeline.stages.base import Resources, TaskOutcome
+from pipeline.engine.stage import Resources, TaskOutcome, beat
 from storage.errors import DiskError, UserError
 
 

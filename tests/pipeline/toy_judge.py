@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.judging import JudgedClip, Measure
+from pipeline.evaluation.judge import JudgedClip, Measure
 
 
 class Taste:

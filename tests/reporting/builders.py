@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.pair import PairSettings, run_pair
+from pipeline.pairing import PairSettings, run_pair
 from storage.media.video import write_video
 from storage.run import Run
 from storage.tables.shards import write_shard

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pair import PairSettings, run_pair
+from pipeline.pairing import PairSettings, run_pair
 from storage.run import Run
 from tests.reporting.builders import FRAMES, HOSTILE, LOSER, WINNER, level
 from tests.reporting.conftest import Opened

@@ -18,8 +18,8 @@ from jobs.report import reward_of
 from jobs.reporting.build import Report, ReportSettings, build_report
 from jobs.reporting.reconstructions import MAX_POINTS, heat
 from jobs.reporting.training import POINTS, thinned
-from pipeline.pair import PairSettings, run_pair
-from pipeline.rewarding import RewardSettings
+from pipeline.pairing import PairSettings, run_pair
+from pipeline.scoring.reward_settings import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt
 from rewards.rasterise.zbuffer import backproject
 from storage.errors import UserError

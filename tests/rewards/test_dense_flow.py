@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline.world.clips import render_prompt, world_prompts
-from pipeline.world.flow import flow_to_first
+from pipeline.world.motion import flow_to_first
 from rewards.errors import RewardError
 from rewards.matching.matches import dense_matches
 

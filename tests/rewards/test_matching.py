@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.world.clips import render_prompt, world_prompts
-from pipeline.world.flow import flow_to_first
+from pipeline.world.motion import flow_to_first
 from rewards.errors import RewardError
 from rewards.matching.matches import Matches
 from rewards.matching.matching import load_matcher

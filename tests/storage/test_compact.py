@@ -16,7 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pair import PairSettings, run_pair
+from pipeline.pairing import PairSettings, run_pair
 from storage.errors import UserError
 from storage.mining.mining import mine_pairs
 from storage.mining.rules import PairRules

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.pair import PairSettings, run_pair
+from pipeline.pairing import PairSettings, run_pair
 from storage.errors import UserError
 from storage.hub.export import export_pairs
 from storage.pairs.dataset import PairDataset

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pipeline.world.cameras import camera_path
 from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.codec import BLOCK, MotionCodec
-from pipeline.world.flow import flow_to_first
+from pipeline.world.motion import flow_to_first
 from pipeline.world.render import Clip, render
 from pipeline.world.scenes import make_scene
 

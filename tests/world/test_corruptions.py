@@ -14,7 +14,7 @@ from pipeline.world.corruptions import (
     corrupt,
     warp_field,
 )
-from pipeline.world.flow import flow_to_first, warp_first
+from pipeline.world.motion import flow_to_first, warp_first
 from pipeline.world.render import Clip, render
 from pipeline.world.scenes import Scene, make_scene
 

@@ -9,8 +9,8 @@ from pipeline.world.cameras import MOVES
 from pipeline.world.clips import world_prompts
 from pipeline.world.codec import MotionCodec
 from pipeline.world.referee import Referee
+from pipeline.world.training.bank import decoded_batch, move_of
 from pipeline.world.training.dataset import Examples, example_video, mirror_text
-from pipeline.world.training.decoded import decoded_batch, move_of
 from pipeline.world.training.pretrain import CHECKPOINTS
 from pipeline.world.training.referee import mirrored_moves
 

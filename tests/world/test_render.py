@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.world.cameras import FRAMES, INTRINSICS, MOVES, camera_path
-from pipeline.world.flow import flow_to_first, pixel_grid, sample_at, warp_first
+from pipeline.world.motion import flow_to_first, pixel_grid, sample_at, warp_first
 from pipeline.world.render import Clip, render
 from pipeline.world.scenes import Scene, make_scene
 

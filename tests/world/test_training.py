@@ -12,8 +12,15 @@ from safetensors.torch import load_file
 
 from pipeline.world.referee import RefereeConfig
 from pipeline.world.training import geometry, referee
-from pipeline.world.training.common import Curve, read_curve
-from pipeline.world.training.optim import Muon, WeightAverage, build_optimizers, orthogonalise, schedule
+from pipeline.world.training.common import (
+    Curve,
+    Muon,
+    WeightAverage,
+    build_optimizers,
+    orthogonalise,
+    read_curve,
+    schedule,
+)
 from rewards.geometry.world.network import WorldGeometryConfig
 
 

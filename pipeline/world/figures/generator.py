@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from pipeline.comparison import bootstrap
+from pipeline.evaluation.comparison import bootstrap
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import render_prompt
 from pipeline.world.figures.held_out import HeldOut

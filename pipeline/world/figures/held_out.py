@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 import torch
 from torch import Tensor
 
+from pipeline.engine.stage import Progress, Silent
 from pipeline.models import resolve_model
-from pipeline.progress import Progress, Silent
-from pipeline.samplers import make_sampler
-from pipeline.samplers.base import SamplerSettings
+from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.samplers import make_sampler
 from pipeline.world.cameras import FRAMES
 from pipeline.world.clips import SPLITS, WorldPrompt, first_frame, world_prompts
 from pipeline.world.codec import MotionCodec

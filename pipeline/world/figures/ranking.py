@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from pipeline.comparison import bootstrap
+from pipeline.evaluation.comparison import bootstrap
 from pipeline.world.figures.generator import CLEAN, FAULTY
 from pipeline.world.figures.held_out import FAMILIES, HeldOut
 from pipeline.world.figures.statistics import spearman, win_rate

@@ -1,8 +1,14 @@
-"""A bank of rendered clips for training the geometry network and the referee, and the disguises it wears.
+"""A bank of rendered clips and labelled faults for training, and the disguises it wears.
+
+Legend: B clips, T frames, H, W pixels.
 
 A decoded video of the world's generator is frame 1 moved along a coarse flow. Every network that judges such
 videos must have seen true clips in that dress (`rewarp`), or it takes the dress for a fault.
 Legend: N clips, T frames, H, W pixels, h, w flow cells (4 pixels).
+
+Boxes that slide uncover floor, so a faulty clip has to be rendered and encoded; the examples of the generator
+with that fault are such clips already. Both labels get the same raggedness and degradations.
+Legend: B clips, C latent channels, h, w latent cells.
 """
 
 from __future__ import annotations
@@ -18,8 +24,28 @@ from torch.nn import functional
 
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import render_prompt, world_prompts
-from pipeline.world.flow import flow_to_first, pixel_grid, sample_at
+from pipeline.world.codec import MotionCodec
+from pipeline.world.motion import flow_to_first, pixel_grid, sample_at
 from pipeline.world.training.common import save_safetensors
+from pipeline.world.training.dataset import Examples, augment
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledClips:
+    """Frames [B, T, H, W, 3] in [0, 1], whether each is faulty (1.0) and the index of its move."""
+
+    frames_BTHW3: Tensor
+    fault_B: Tensor
+    move_B: Tensor
+
+    def to(self, device: str) -> LabelledClips:
+        """The same on a device."""
+        return LabelledClips(
+            frames_BTHW3=self.frames_BTHW3.to(device),
+            fault_B=self.fault_B.to(device),
+            move_B=self.move_B.to(device),
+        )
+
 
 CELL: Final = 4
 _MOVE_INDEX: Final = {move.name: index for index, move in enumerate(MOVES)}
@@ -101,3 +127,36 @@ def degrade(frames_NTHW3: Tensor, generator: torch.Generator) -> Tensor:
     level = 0.02 * torch.rand(count, 1, 1, 1, 1, generator=generator)
     noise = level * torch.randn(mixed.shape, generator=generator)
     return (mixed * gain + noise).clamp(0, 1).permute(0, 1, 3, 4, 2)
+
+
+_RAGGED = 0.35  # pixels
+
+
+def move_of(text: str) -> int:
+    """The index of the camera move that a prompt asks for. Raises ValueError when it asks for none."""
+    # The longest phrase wins: one may contain another.
+    found = [(len(move.phrase), index) for index, move in enumerate(MOVES) if move.phrase in text]
+    if not found:
+        raise ValueError(f"text: must contain the phrase of a camera move, got {text!r}; see cameras.MOVES")
+    return max(found)[1]
+
+
+@torch.no_grad()
+def decoded_batch(
+    codec: MotionCodec, examples: Examples, size: int, generator: torch.Generator
+) -> LabelledClips:
+    """A random batch of decoded examples, mirrored and recoloured at random, ragged and degraded alike."""
+    chosen_B = torch.randint(len(examples.texts), (size,), generator=generator)
+    first_B3HW, motion_BChw, texts = augment(examples, chosen_B, generator)
+    image_BChw = codec.encode_image(first_B3HW)
+    shown_BHW3 = ((codec.decode_image(image_BChw).clamp(-1, 1) + 1) / 2).permute(0, 2, 3, 1)
+    flow_BT2hw = codec.motion_of(torch.stack([image_BChw, motion_BChw], dim=2))
+    ragged = wobble(tuple(flow_BT2hw.shape), generator, _RAGGED)
+    flow_BT2hw = flow_BT2hw + ragged * torch.rand(size, 1, 1, 1, 1, generator=generator)
+    later = rewarp(shown_BHW3, flow_BT2hw)
+    frames = torch.cat([((first_B3HW + 1) / 2).permute(0, 2, 3, 1)[:, None], later], 1)
+    return LabelledClips(
+        frames_BTHW3=degrade(frames, generator),
+        fault_B=examples.faulty_N[chosen_B].float(),
+        move_B=torch.tensor([move_of(text) for text in texts]),
+    )

@@ -11,7 +11,7 @@ from torch import Tensor
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import WorldPrompt, render_prompt
 from pipeline.world.corruptions import STRENGTHS, compose_flow, corrupt, warp_field
-from pipeline.world.flow import flow_to_first
+from pipeline.world.motion import flow_to_first
 from pipeline.world.referee import Referee
 from pipeline.world.scenes import make_scene
 from pipeline.world.training.bank import ClipBank, coarse_flow, rewarp

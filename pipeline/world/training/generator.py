@@ -16,9 +16,17 @@ from torch import Tensor
 
 from pipeline.world.clips import vocabulary
 from pipeline.world.generator import SIZE, TEXT_LENGTH, build_pipeline, build_tokenizer
-from pipeline.world.training.common import Curve, load_state, save_state
+from pipeline.world.training.common import (
+    Curve,
+    WeightAverage,
+    build_optimizers,
+    load_state,
+    save_state,
+    schedule,
+    set_rate,
+    take_step,
+)
 from pipeline.world.training.dataset import Examples, augment, prepare_examples
-from pipeline.world.training.optim import WeightAverage, build_optimizers, schedule, set_rate, take_step
 
 MUON_RATE = 5e-4
 ADAM_RATE = 1e-3

@@ -16,8 +16,16 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.world.training.bank import ClipBank, cached_bank, degrade, rewarp, wobble
-from pipeline.world.training.common import Curve, load_state, save_state
-from pipeline.world.training.optim import WeightAverage, build_optimizers, schedule, set_rate, take_step
+from pipeline.world.training.common import (
+    Curve,
+    WeightAverage,
+    build_optimizers,
+    load_state,
+    save_state,
+    schedule,
+    set_rate,
+    take_step,
+)
 from rewards.geometry.world.matching import match_to_first
 from rewards.geometry.world.network import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
 

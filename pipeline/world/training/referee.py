@@ -18,14 +18,29 @@ from torch.nn import functional as F
 
 from pipeline.world.cameras import MOVES
 from pipeline.world.corruptions import apply_field, smooth_fields
-from pipeline.world.flow import sample_at
+from pipeline.world.motion import sample_at
 from pipeline.world.referee import Referee, RefereeConfig, referee_inputs
-from pipeline.world.training.bank import CELL, ClipBank, cached_bank, degrade, rewarp, wobble
-from pipeline.world.training.common import Curve, load_state, save_state
+from pipeline.world.training.bank import (
+    CELL,
+    ClipBank,
+    LabelledClips,
+    cached_bank,
+    decoded_batch,
+    degrade,
+    rewarp,
+    wobble,
+)
+from pipeline.world.training.common import (
+    Curve,
+    WeightAverage,
+    build_optimizers,
+    load_state,
+    save_state,
+    schedule,
+    set_rate,
+    take_step,
+)
 from pipeline.world.training.dataset import prepare_examples
-from pipeline.world.training.decoded import decoded_batch
-from pipeline.world.training.labelled import LabelledClips
-from pipeline.world.training.optim import WeightAverage, build_optimizers, schedule, set_rate, take_step
 
 _SWAPS: Final = (("left", "right"), ("right", "left"))
 

@@ -1,0 +1,1 @@
+"""Stages, and what runs their tasks: this process, or Ray actors."""

@@ -1,0 +1,240 @@
+"""The actors of one stage: as many as there is work and room for, each with one task in flight.
+
+An actor that dies, whose node dies, or that hangs is replaced and its task done again. A task that keeps
+killing its workers is taken apart, and the candidate that does it is given up with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from pipeline.engine.ray_worker import Actor, Phase, start_actor
+from pipeline.engine.stage import WORKER_LOST, Stage, Task, TaskOutcome, give_up, pieces
+from pipeline.engine.worker_settings import WorkerSettings
+from storage.errors import UserError
+
+log = logging.getLogger(__name__)
+
+MAX_DEATHS = 3
+# A node takes down whatever runs on it, so its death says little about a task.
+MAX_NODE_DEATHS = 10
+IDLE_SECONDS = 60.0
+# Loading weights can take long without a sign of progress.
+SETUP_SECONDS = 1800.0
+_WATCH_SECONDS = 5.0
+_SURE_SECONDS = 5.0
+_PLACE_WARNING_SECONDS = 60.0
+
+
+class Pool:
+    """Feed it tasks, poll it for outcomes, close it when no more tasks come. Not thread-safe."""
+
+    def __init__(self, ray: Any, stage: Stage[Any], settings: WorkerSettings) -> None:
+        self._ray, self._stage, self._settings = ray, stage, settings
+        self._runtime_env = settings.read_runtime_env()
+        self._queue: deque[Task] = deque()
+        self._actors: list[Actor] = []
+        self._closed, self._abandoned, self._fed = False, False, 0
+        self._deaths: dict[str, int] = {}
+        self._node_deaths: dict[str, int] = {}
+        self._setup_deaths = 0
+        self._watched = self._placed = time.monotonic()
+
+    def feed(self, tasks: Iterable[Task]) -> None:
+        """Add tasks; they begin with the next poll."""
+        before = len(self._queue)
+        self._queue.extend(tasks)
+        self._fed += len(self._queue) - before
+
+    def close(self) -> None:
+        """No more tasks will come."""
+        self._closed = True
+
+    def abandon_queue(self) -> None:
+        """Forget what has not begun; what is in flight goes on, and is not done again if its worker dies."""
+        self._queue.clear()
+        self._closed = self._abandoned = True
+        for actor in [one for one in self._actors if one.phase is not Phase.BUSY]:
+            self._remove(actor)
+
+    @property
+    def size(self) -> int:
+        """Actors there are, those that wait for a place included."""
+        return len(self._actors)
+
+    @property
+    def in_flight(self) -> int:
+        """Tasks that an actor is busy with."""
+        return sum(actor.phase is Phase.BUSY for actor in self._actors)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it is closed and every task has its outcome."""
+        return self._closed and not self._queue and not self.in_flight
+
+    def poll(self, seconds: float) -> list[TaskOutcome]:
+        """Hand out what can be, wait up to `seconds` for a result, return what came of it.
+
+        Raises what `setup` raises, and UserError when workers cannot be set up.
+        """
+        self._scale()
+        self._hand_out()
+        waiting = {actor.reference: actor for actor in self._actors if actor.reference is not None}
+        outcomes: list[TaskOutcome] = []
+        if waiting:
+            ready, _ = self._ray.wait(list(waiting), num_returns=1, timeout=seconds)
+            for reference in ready:
+                outcomes += self._collect(waiting[reference])
+        elif not self.finished:
+            time.sleep(seconds)
+        outcomes += self._watch()
+        self._hand_out()
+        return outcomes
+
+    def stop(self) -> None:
+        """End every actor at once; what they were doing is done again by the next run."""
+        for actor in self._actors:
+            self._ray.kill(actor.handle)
+        self._actors.clear()
+
+    def _scale(self) -> None:
+        """As many actors as there is work for, within the bounds."""
+        if self._abandoned:
+            return
+        most = self._settings.workers
+        least = min(self._settings.min_workers, self._fed)
+        wanted = max(least, min(most, self.in_flight + len(self._queue)))
+        while len(self._actors) < wanted:
+            self._actors.append(start_actor(self._ray, self._stage, self._runtime_env))
+        patience = 0.0 if self._closed else IDLE_SECONDS
+        for actor in [one for one in self._actors if one.idle_for() > patience]:
+            if len(self._actors) > wanted:
+                self._remove(actor)
+
+    def _hand_out(self) -> None:
+        for actor in self._actors:
+            if actor.phase is Phase.IDLE and self._queue:
+                actor.begin(self._queue.popleft())
+
+    def _collect(self, actor: Actor) -> list[TaskOutcome]:
+        errors = self._ray.exceptions
+        try:
+            outcome: TaskOutcome | None = self._ray.get(actor.reference)
+        except errors.RayTaskError as error:
+            # Only setup can raise: attempt() turns what a task raises into an outcome.
+            raise _cause(error) from error
+        except errors.RuntimeEnvSetupError as error:
+            raise UserError(
+                f"--runtime-env {self._settings.runtime_env} cannot be set up ({error}): correct it"
+            ) from error
+        except errors.LocalRayletDiedError as error:
+            raise UserError("Ray ended on this machine: run the same command again") from error
+        except errors.RayError as error:
+            if "creation task" in str(error):
+                raise UserError(
+                    f"a worker of {self._stage.name} cannot start ({_last_line(error)}): it needs this gpa "
+                    "in its Python environment (--runtime-env, or what the nodes have installed)"
+                ) from error
+            # An actor that cannot be reached may be alive behind a broken network, or its node just went.
+            unsure = isinstance(error, errors.ActorUnavailableError)
+            return self._bury(actor, str(error).splitlines()[0], not unsure or self._has_died(actor))
+        if actor.phase is Phase.SETUP:
+            self._setup_deaths = 0
+        actor.rest()
+        return [] if outcome is None else [outcome]
+
+    def _watch(self) -> list[TaskOutcome]:
+        """Ask the actors for signs of progress and bury those that hang or do not answer."""
+        now, limit = time.monotonic(), self._settings.stall_timeout
+        self._warn_when_nothing_is_placed(now)
+        every = min(_WATCH_SECONDS, limit / 4) if limit else _WATCH_SECONDS
+        if now - self._watched < every:
+            return []
+        # If this process itself stood still, silence says nothing about the actors.
+        was_away = now - self._watched > 3 * every + 1
+        self._watched = now
+        outcomes: list[TaskOutcome] = []
+        for actor in list(self._actors):
+            actor.listen(self._ray)
+            if was_away:
+                actor.forgive()
+            patience = limit if actor.phase is Phase.BUSY else max(limit, SETUP_SECONDS)
+            if limit and actor.phase is not Phase.IDLE and actor.stalled_for() > patience:
+                outcomes += self._bury(actor, f"no progress for {actor.stalled_for():.0f} s")
+        return outcomes
+
+    def _bury(self, actor: Actor, why: str, reachable: bool = True) -> list[TaskOutcome]:
+        """Take an actor out; put its task back, unless it has cost too many workers."""
+        phase, task = actor.phase, actor.task
+        node_alive = reachable and self._is_alive(actor.node)
+        self._remove(actor)
+        log.warning("%s: a worker is replaced (%s)", self._stage.name, why)
+        if task is not None and not self._abandoned:
+            return self._redo(task, node_alive, why)
+        if phase is Phase.SETUP and node_alive:
+            self._setup_deaths += 1
+            if self._setup_deaths >= MAX_DEATHS:
+                raise UserError(
+                    f"workers of {self._stage.name} died {MAX_DEATHS} times while loading their weights "
+                    "(out of memory, most often): use fewer --workers"
+                )
+        return []
+
+    def _redo(self, task: Task, node_alive: bool, why: str) -> list[TaskOutcome]:
+        counts, most = (self._deaths, MAX_DEATHS) if node_alive else (self._node_deaths, MAX_NODE_DEATHS)
+        deaths = counts.get(task.key, 0) + 1
+        log.warning("%s: task %s cost a worker (%d of %d)", self._stage.name, task.key, deaths, most)
+        if deaths < most:
+            # Before the last try a task is taken apart: one candidate must not take the others with it.
+            parts = pieces(task) if deaths == most - 1 else [task]
+            counts.update({part.key: deaths for part in parts})
+            self._queue.extendleft(reversed(parts))
+            return []
+        reason = f"killed its worker {deaths} times" if node_alive else f"its node died {deaths} times"
+        return [give_up(task, WORKER_LOST, f"{reason}, at last: {why}")]
+
+    def _remove(self, actor: Actor) -> None:
+        self._ray.kill(actor.handle)
+        self._actors.remove(actor)
+
+    def _has_died(self, actor: Actor) -> bool:
+        """Whether the process of an actor is known to have ended; Ray may need a moment to find out."""
+        errors = self._ray.exceptions
+        try:
+            self._ray.get(actor.handle.pulse.remote(), timeout=_SURE_SECONDS)
+        except errors.ActorDiedError:
+            return True
+        except errors.RayError:
+            return False
+        return False
+
+    def _is_alive(self, node: str | None) -> bool:
+        if node is None:
+            return True
+        return any(one["NodeID"] == node and one["Alive"] for one in self._ray.nodes())
+
+    def _warn_when_nothing_is_placed(self, now: float) -> None:
+        if not self._actors or any(actor.node is not None for actor in self._actors):
+            self._placed = now
+        elif now - self._placed > _PLACE_WARNING_SECONDS:
+            self._placed = now
+            needs, has = self._stage.resources, self._ray.cluster_resources()
+            log.warning(
+                "%s: no worker has answered for %.0f s; each needs %g CPUs and %g GPUs, the cluster has "
+                "%g and %g in all, and perhaps other work on them",
+                self._stage.name, _PLACE_WARNING_SECONDS, needs.cpus, needs.gpus,
+                has.get("CPU", 0), has.get("GPU", 0),
+            )  # fmt: skip
+
+
+def _last_line(error: Exception) -> str:
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
+
+
+def _cause(error: Any) -> Exception:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Exception) else UserError(str(error))

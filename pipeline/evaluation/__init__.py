@@ -1,0 +1,1 @@
+"""A base model against adapters on held-out prompts: judges, statistics, tables."""

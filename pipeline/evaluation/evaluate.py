@@ -1,0 +1,228 @@
+"""gpa evaluate: a base model against its adapters on held-out prompts, with the same seeds.
+
+An evaluation is a run of its own inside the run (RUN/eval/NAME): the same stages sample and score it, and
+judges measure its clips, so it resumes as they do. Who judges is in judge.py, how models are compared in
+comparison.py, what is written of it in evaluation.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.engine.stage import Progress, Silent
+from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_different
+from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
+from pipeline.evaluation.judge import JudgeChoice
+from pipeline.evaluation.judges.world import true_clip, world_prompt
+from pipeline.evaluation.panel import Panel, header_of, run_judge
+from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
+from pipeline.evaluation.truth import true_clips, truth_means
+from pipeline.models import resolve_adapter, resolve_model
+from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.scoring.score import ScoreSettings, run_score
+from storage.errors import UserError
+from storage.media.video import read_video
+from storage.run import Run
+from storage.tables.judgements import EvaluatedClip, write_clips
+from storage.tables.records import Prompt
+
+_SHEET_PROMPTS = 6
+Clips = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What `gpa evaluate` is asked for; `sample.adapter` is ignored, every adapter has its turn.
+
+    In the filtered tables, clips whose motion by the geometry judge is below `min_motion` on either side are
+    left out on both.
+    """
+
+    sample: SampleSettings
+    score: ScoreSettings
+    adapters: tuple[NamedAdapter, ...]
+    judges: tuple[JudgeChoice, ...] = ()
+    min_motion: float = 0.0
+    name: str = "heldout"
+
+    def __post_init__(self) -> None:
+        require_different(self.adapters)
+        if not 0 <= self.min_motion < math.inf:
+            raise UserError(f"--min-motion must be 0 or more, got {self.min_motion:g}")
+
+    def models(self) -> dict[str, SampleSettings]:
+        """How each model samples, by the name in the table: the base, then the adapters."""
+        return {BASE: self.sample.with_adapter(None)} | {
+            one.label: self.sample.with_adapter(one.path, one.weight) for one in self.adapters
+        }
+
+    def panel(self, prompts: Sequence[Prompt]) -> Panel:
+        """Who judges clips of these prompts."""
+        return Panel.of(
+            self.judges,
+            model=self.sample.model,
+            frames=getattr(self.score.reward.reward_options(), "frames", 10),
+            world=any(world_prompt(prompt.text, prompt.metadata) is not None for prompt in prompts),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """The candidates that an evaluation compares, by id the name of their model; and their prompts."""
+
+    models: dict[str, str]
+    prompts: tuple[Prompt, ...]
+
+
+def wanted_clips(settings: EvaluateSettings) -> Wanted:
+    """What would be sampled if nothing were there. Raises UserError for two models that are the same."""
+    found: dict[str, str] = {}
+    prompts: dict[str, Prompt] = {}
+    for label, sample in settings.models().items():
+        for task in plan_sample(sample, None, write=False).tasks:
+            prompts[task.prompt.prompt_id] = task.prompt
+            for candidate_id in task.ids:
+                if found.setdefault(candidate_id, label) != label:
+                    raise UserError(
+                        f"{found[candidate_id]} and {label} hold the same weights: leave one of them out"
+                    )
+    return Wanted(models=found, prompts=tuple(prompts.values()))
+
+
+def run_evaluate(
+    run: Run, settings: EvaluateSettings, *, progress: Callable[[str], Progress] = lambda unit: Silent()
+) -> Evaluation:
+    """Sample, score and measure what is missing, then compare. The same call again gives the same files.
+
+    Raises UserError for bad input, and when sampling or scoring left nothing to compare, RewardError for a
+    judge whose weights are missing.
+    """
+    wanted = wanted_clips(settings)
+    panel = settings.panel(wanted.prompts)
+    inner = Run.create_or_open(run.path / "eval" / settings.name)
+    failed = 0
+    for sample in settings.models().values():
+        failed += run_sample(inner, sample, progress=progress("candidates")).failed
+    plan, _ = run_score(inner, settings.score, progress=progress("scores"))
+    clips = _clips(inner, wanted, settings.score.reward.reward, plan.reward_version)
+    truths = true_clips(inner, clips)
+    judged, summary = run_judge(inner, panel, [*clips, *truths], settings.score, progress=progress("clips"))
+    for clip in (*clips, *truths):
+        clip["measures"] = clip["scored"] | judged.get(clip["candidate_id"], {})
+    _write_rows(inner, [*clips, *truths], settings, panel)
+    sheet = inner.path / "contact-sheet.png"
+    write_contact_sheet(sheet, _sheet_groups(inner, clips))
+    measured = _measured(clips)
+    tables, filtered = make_tables(measured, panel.measures, groups(settings.adapters), settings.min_motion)
+    result = Evaluation(
+        directory=inner.path,
+        header=header_of(
+            panel,
+            () if plan.geometry is None else (plan.geometry,),
+            run,
+            settings.min_motion,
+            settings.score.reward.reward,
+        ),
+        measures=panel.measures,
+        tables=tables,
+        filtered=filtered,
+        clips=len(clips),
+        sheet=sheet,
+        truth=truth_means(truths),
+        failed=failed + summary.failed,
+    )
+    write_evaluation(result)
+    return result
+
+
+def _clips(inner: Run, wanted: Wanted, reward: str, version: str) -> list[dict[str, Any]]:
+    """The wanted candidates that could be sampled, with prompt and score, by prompt, model and seed.
+
+    A directory evaluated before with other adapters or prompts holds other candidates too: they stay out.
+    """
+    prompts = {row["prompt_id"]: row for row in inner.rows("prompts").to_pylist()}
+    scores = {
+        row["candidate_id"]: row
+        for row in inner.rows("scores").to_pylist()
+        if row["reward"] == reward and row["reward_version"] == version
+    }
+    rows = [
+        row
+        | {
+            "model_name": wanted.models[row["candidate_id"]],
+            "prompt": prompts[row["prompt_id"]],
+            "scored": _scored(scores.get(row["candidate_id"], {})),
+        }
+        for row in inner.rows("candidates").to_pylist()
+        if row["status"] == "ok" and row["candidate_id"] in wanted.models
+    ]
+    if not rows:
+        raise UserError(f"no clip could be sampled in {inner.path}: see the reason column of its candidates")
+    order = {name: position for position, name in enumerate(dict.fromkeys(wanted.models.values()))}
+    return sorted(rows, key=lambda row: (row["prompt_id"], order[row["model_name"]], row["seed"]))
+
+
+def _scored(score: Mapping[str, Any]) -> dict[str, float | None]:
+    value = score.get("value")
+    return {"error": None if value is None else -value, "reprojection": score.get("mse")}
+
+
+def _write_rows(inner: Run, clips: Clips, settings: EvaluateSettings, panel: Panel) -> None:
+    adapters = {one.label: one for one in settings.adapters}
+    model = resolve_model(settings.sample.model, settings.sample.revision)
+    ids = {label: resolve_adapter(one.path, model).id for label, one in adapters.items()}
+    rows = [
+        EvaluatedClip(
+            model_name=clip["model_name"],
+            candidate_id=clip["candidate_id"],
+            prompt_id=clip["prompt_id"],
+            seed=clip["seed"],
+            adapter=ids.get(clip["model_name"]),
+            adapter_weight=adapters[clip["model_name"]].weight if clip["model_name"] in adapters else None,
+            judges=panel.versions,
+            measures=clip["measures"],
+        )
+        for clip in clips
+    ]
+    write_clips(inner, rows)
+
+
+def _measured(clips: Clips) -> Measured:
+    """Values by model, measure, prompt and seed."""
+    measured: Measured = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
+    for clip in clips:
+        for name, value in clip["measures"].items():
+            by_prompt = measured[clip["model_name"]][name]
+            by_prompt[clip["prompt_id"]][clip["seed"]] = math.nan if value is None else value
+    return measured
+
+
+def _sheet_groups(inner: Run, clips: Clips) -> list[tuple[str, list[Strip]]]:
+    """The truth and the first seed of every model, for the first prompts."""
+    found: dict[str, tuple[str, list[Strip]]] = {}
+    seeds: dict[str, int] = {}
+    for clip in clips:
+        prompt_id = clip["prompt_id"]
+        if prompt_id not in found:
+            if len(found) == _SHEET_PROMPTS:
+                break
+            found[prompt_id] = (clip["prompt"]["text"], _truth_strips(clip))
+            seeds[prompt_id] = clip["seed"]
+        if clip["seed"] == seeds[prompt_id]:
+            error = clip["scored"]["error"]
+            label = f"{clip['model_name']}\nerror {math.nan if error is None else error:.4g}"
+            frames = read_video(inner.resolve(clip["video_uri"]))
+            found[prompt_id][1].append(Strip(label=label, frames_THW3=frames))
+    return list(found.values())
+
+
+def _truth_strips(clip: Mapping[str, Any]) -> list[Strip]:
+    prompt = world_prompt(clip["prompt"]["text"], clip["prompt"]["metadata"])
+    if prompt is None:
+        return []
+    frames = (true_clip(prompt) * 255).round().byte().numpy()
+    return [Strip(label="ground truth", frames_THW3=frames)]

@@ -1,0 +1,1 @@
+"""Candidates from prompts: the samplers of the model families, and the stage that runs them."""

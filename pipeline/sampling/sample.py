@@ -1,0 +1,257 @@
+"""gpa sample: which candidates are wanted, which are missing, and the tasks that make them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
+from pipeline.engine.runners import Summary, execute, make_runner
+from pipeline.engine.stage import Progress, Resources, Silent
+from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
+from pipeline.sampling.prompts import PromptItem, read_prompts, world_items
+from pipeline.sampling.sampler import Execution, SamplerSettings
+from pipeline.sampling.samplers import first_frame
+from pipeline.sampling.stage import SampleStage, SampleTask
+from storage.errors import UserError
+from storage.media.video import is_whole, write_image
+from storage.run import Run
+from storage.tables.ids import candidate_seed, content_id
+from storage.tables.records import Prompt
+from storage.tables.shards import write_shard
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(WorkerSettings):
+    """What `gpa sample` is asked for. Raises UserError for a value that makes no sense.
+
+    Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
+    candidates of a prompt are sampled together; what a candidate looks like depends on it in the last bits,
+    never on the workers.
+    """
+
+    sampler: SamplerSettings
+    execution: Execution = field(default_factory=Execution)
+    model: str = "world"
+    revision: str | None = None
+    adapter: Path | None = None
+    prompts: Path | None = None
+    split: str = "train"
+    num_prompts: int = 120
+    candidates: int = 8
+    batch: int = 8
+    seed: int = 0
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("candidates", "batch", "num_prompts"):
+            _at_least(name, getattr(self, name), 1)
+        if self.limit is not None:
+            _at_least("limit", self.limit, 1)
+        self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
+        weight = self.sampler.adapter_weight
+        if weight != 1 and self.adapter is None:
+            raise UserError(f"--adapter-weight {weight:g} has no adapter to weigh: give --adapter DIR")
+
+    def with_adapter(self, adapter: Path | None, weight: float = 1.0) -> SampleSettings:
+        """The same sampling with another adapter at that weight, or without one."""
+        return replace(self, adapter=adapter, sampler=replace(self.sampler, adapter_weight=weight))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplePlan:
+    """What is missing: prompts with their rows, and the tasks that make the missing candidates.
+
+    Candidates whose files are damaged are missing.
+    """
+
+    model: ModelRef
+    adapter: AdapterRef | None
+    prompts: int
+    wanted: int
+    tasks: tuple[SampleTask, ...]
+
+    @property
+    def ids(self) -> set[str]:
+        """The missing candidates."""
+        return {name for task in self.tasks for name in task.ids}
+
+
+@dataclass(kw_only=True)
+class _Prompts:
+    """Writes what a run does not have yet of the prompts that pass through it."""
+
+    run: Run | None
+    rows: list[Prompt] = field(default_factory=list)
+
+    def admit(self, items: Iterable[PromptItem]) -> Iterator[Prompt]:
+        known = set(self.run.rows("prompts", ["prompt_id"])["prompt_id"].to_pylist()) if self.run else set()
+        for item in items:
+            prompt_id = item.prompt_id
+            uri = f"media/images/{prompt_id}.png" if self.run is None else self.run.image_uri(prompt_id)
+            prompt = item.record(uri)
+            if self.run is not None:
+                self._write(self.run, item, prompt, prompt_id not in known)
+            yield prompt
+
+    def _write(self, run: Run, item: PromptItem, prompt: Prompt, new: bool) -> None:
+        if item.image_HW3 is not None and prompt.image_uri is not None:
+            path = run.resolve(prompt.image_uri)
+            if new or not is_whole(path):
+                write_image(path, item.image_HW3)
+        if new:
+            self.rows.append(prompt)
+
+    def flush(self) -> None:
+        if self.run is not None and self.rows:
+            write_shard(self.run.shard_dir("prompts"), "prompts", self.rows)
+
+
+def run_sample(
+    run: Run,
+    settings: SampleSettings,
+    *,
+    progress: Progress | None = None,
+    before_work: Callable[[], None] | None = None,
+) -> Summary:
+    """Sample every missing candidate. The same call again does only what is missing.
+
+    What was damaged since it was written counts as missing: shards that cannot be read are put aside.
+
+    `before_work` is called when input and run have been found good, before the first candidate.
+
+    Raises UserError for bad input, for a run that another model sampled, and when another process samples
+    into it.
+    """
+    mend_sampled(run, settings)
+    with run.lock("sample"):
+        sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
+        plan = plan_sample(settings, run)
+        if before_work is not None:
+            before_work()
+        stage = sample_stage(run, settings, plan)
+        runner = make_runner(settings)
+        return execute(
+            run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
+        )
+
+
+def mend_sampled(run: Run, settings: SampleSettings) -> None:
+    """Put aside what was damaged since it was written, as far as these settings make it again."""
+    mend_tables(run, "sample", "prompts", "candidates", "rejects")
+    mend_candidates(run, "sample", lambda: plan_sample(settings, run, write=False).ids)
+
+
+def sample_stage(run: Run, settings: SampleSettings, plan: SamplePlan) -> SampleStage:
+    """The stage that does the tasks of a plan."""
+    return SampleStage(
+        run_path=run.path.absolute(),
+        model=plan.model,
+        settings=settings.sampler,
+        adapter=plan.adapter,
+        execution=settings.execution,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
+
+
+def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True) -> SamplePlan:
+    """What is wanted and what of it is missing.
+
+    Writes the prompts, rows and first frames, into the run when `write`. Raises UserError for bad input and
+    for a run that was sampled by another model or at another size.
+    """
+    model = resolve_model(settings.model, settings.revision)
+    adapter = None if settings.adapter is None else resolve_adapter(settings.adapter, model)
+    if run is not None:
+        run.require_model(model.name, model.revision)
+        require_same_conditions(run, settings.sampler)
+    have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
+    if run is not None and not write:
+        # Before it writes, run_sample has dropped them.
+        have -= damaged_candidates(run)
+    prompts = _Prompts(run=run if write else None)
+    tasks: list[SampleTask] = []
+    count = 0
+    for prompt in prompts.admit(_items(settings, model)):
+        count += 1
+        tasks += _missing(prompt, model, adapter, settings, have)
+    prompts.flush()
+    wanted = count * settings.candidates
+    return SamplePlan(model=model, adapter=adapter, prompts=count, wanted=wanted, tasks=tuple(tasks))
+
+
+def candidate_id(
+    model: ModelRef, adapter: AdapterRef | None, prompt_id: str, sampler: SamplerSettings, seed: int
+) -> str:
+    """The id of a candidate: everything that decides what it looks like."""
+    adapter_id = None if adapter is None else adapter.id
+    return content_id("candidate", model.name, model.revision, adapter_id, prompt_id, sampler.as_dict(), seed)
+
+
+def require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
+    """A run keeps one condition per prompt, which candidates of another size or precision would not share.
+
+    Raises UserError for those.
+    """
+    wanted = SamplerSettings.of_condition(sampler.as_dict())
+    for text in run.rows("candidates", ["sampler"])["sampler"].unique().to_pylist():
+        values = json.loads(text)
+        if "height" not in values:
+            # Imported without a model: what its prompt is given was not made yet.
+            continue
+        held = SamplerSettings.of_condition(values)
+        for name, value in wanted.items():
+            if held[name] != value:
+                raise UserError(
+                    f"{run.path} holds candidates sampled with {name} {held[name]}, this command has "
+                    f"{value}: give the same value, or another run directory"
+                )
+
+
+def _items(settings: SampleSettings, model: ModelRef) -> Iterator[PromptItem]:
+    kind = first_frame(model)
+    if settings.prompts is not None:
+        items = read_prompts(settings.prompts, image_required=kind == "required", limit=settings.limit)
+        return _alike(items, model) if kind == "optional" else items
+    count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
+    return world_items(settings.split, count)
+
+
+def _alike(items: Iterator[PromptItem], model: ModelRef) -> Iterator[PromptItem]:
+    """The prompts, all of which or none of which have a first frame: their pairs train together."""
+    with_image: bool | None = None
+    for item in items:
+        has = item.image_HW3 is not None
+        if with_image not in {None, has}:
+            first, other = ("a", "no") if with_image else ("no", "a")
+            raise UserError(
+                f"the first prompt has {first} first frame and {item.text!r} has {other} first frame; model "
+                f"{model.name!r} takes either, but one run is of one kind: give every prompt an image or none"
+            )
+        with_image = has
+        yield item
+
+
+def _missing(
+    prompt: Prompt, model: ModelRef, adapter: AdapterRef | None, settings: SampleSettings, have: set[str]
+) -> Iterator[SampleTask]:
+    """The tasks of a prompt: fixed chunks of indices, without what is there already."""
+    for start in range(0, settings.candidates, settings.batch):
+        seeds = {}
+        for index in range(start, min(start + settings.batch, settings.candidates)):
+            seed = candidate_seed(settings.seed, prompt.prompt_id, index)
+            name = candidate_id(model, adapter, prompt.prompt_id, settings.sampler, seed)
+            if name not in have:
+                seeds[name] = seed
+        if seeds:
+            yield SampleTask(prompt=prompt, ids=tuple(seeds), seeds=tuple(seeds.values()))
+
+
+def _at_least(name: str, value: float, least: int) -> None:
+    if value < least:
+        raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value:g}")

@@ -1,0 +1,139 @@
+"""gpa score: which candidates have no score of this reward version yet, and the tasks that score them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from pipeline.damage import mend_tables
+from pipeline.engine.runners import Summary, execute, make_runner
+from pipeline.engine.stage import Progress, Resources, Silent
+from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.stage import ScoreStage, ScoreTask
+from rewards.geometry.reconstruction import GeometryInfo
+from storage.errors import UserError
+from storage.run import Run
+from storage.sql.views import scored_ids
+from storage.upkeep.repair import sweep_leftovers
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(WorkerSettings):
+    """What `gpa score` is asked for; `batch` candidates make one task.
+
+    `clips_per_forward` of them share a pass of the geometry model. Raises UserError.
+    """
+
+    reward: RewardSettings
+    batch: int = 8
+    clips_per_forward: int = 1
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 1:
+            raise UserError(f"--batch must be at least 1, got {self.batch}")
+        if self.clips_per_forward < 1:
+            raise UserError(f"--clips-per-forward must be at least 1, got {self.clips_per_forward}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit must be at least 1, got {self.limit}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorePlan:
+    """The version that the scores will carry, the geometry model, how many are wanted, and what is missing.
+
+    `geometry` is None for a reward that needs none.
+    """
+
+    reward_version: str
+    geometry: GeometryInfo | None
+    wanted: int
+    tasks: tuple[ScoreTask, ...]
+
+
+def run_score(
+    run: Run,
+    settings: ScoreSettings,
+    *,
+    progress: Progress | None = None,
+    before_work: Callable[[ScorePlan], None] | None = None,
+) -> tuple[ScorePlan, Summary]:
+    """Score every sampled candidate that has no score of this reward, options and geometry yet.
+
+    Raises UserError for a run without candidates and when another process scores it by the same version,
+    RewardError for a reward that cannot be built.
+    """
+    described = settings.reward.describe()
+    mend_tables(run, "score", "scores", "rejects")
+    # By reward and version: two of them write rows of different keys, and may do so side by side.
+    with run.lock(score_lock(settings, described[0])):
+        sweep_leftovers(run, "scores", "rejects")
+        plan = plan_score(run, settings, described)
+        if before_work is not None:
+            before_work(plan)
+        stage = score_stage(run, settings)
+        runner = make_runner(settings)
+        summary = execute(
+            run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
+        )
+        return plan, summary
+
+
+def score_lock(settings: ScoreSettings, version: str) -> str:
+    """The name of the lock of a reward version."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", f"score-{settings.reward.reward}-{version}")
+
+
+def score_stage(run: Run, settings: ScoreSettings) -> ScoreStage:
+    """The stage that scores by these settings."""
+    return ScoreStage(
+        run_path=run.path.absolute(),
+        settings=settings.reward,
+        clips_per_forward=settings.clips_per_forward,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
+
+
+def plan_score(
+    run: Run, settings: ScoreSettings, described: tuple[str, GeometryInfo | None] | None = None
+) -> ScorePlan:
+    """What is wanted and what of it is missing, by the reward as its settings describe it.
+
+    No network is built for it.
+    """
+    version, geometry = described or settings.reward.describe()
+    candidates = _sampled(run, settings.limit)
+    have = scored_ids(run, settings.reward.reward, version)
+    tasks = tuple(task for rows in candidates for task in prompt_tasks(rows, settings.batch, have))
+    return ScorePlan(reward_version=version, geometry=geometry, wanted=sum(map(len, candidates)), tasks=tasks)
+
+
+def _sampled(run: Run, limit: int | None) -> list[list[dict[str, Any]]]:
+    """The candidates that have a video, grouped by prompt, in an order that depends only on what they are."""
+    table = run.rows("candidates", ["candidate_id", "prompt_id", "seed", "status", "video_uri"])
+    if not table.num_rows:
+        raise UserError(f"{run.path} holds no candidates: run `gpa sample {run.path}` first")
+    rows = [row for row in table.to_pylist() if row["status"] == "ok"]
+    if not rows:
+        raise UserError(
+            f"every candidate of {run.path} failed: see the reason column of its candidates table"
+        )
+    rows.sort(key=lambda row: (row["prompt_id"], row["candidate_id"]))
+    prompts = [list(group) for _, group in groupby(rows, key=lambda row: row["prompt_id"])]
+    return prompts if limit is None else prompts[:limit]
+
+
+def prompt_tasks(rows: list[dict[str, Any]], batch: int, have: set[str]) -> Iterator[ScoreTask]:
+    """The tasks of one prompt: fixed chunks of its candidates by id, without those that have a score."""
+    for start in range(0, len(rows), batch):
+        chunk = [row for row in rows[start : start + batch] if row["candidate_id"] not in have]
+        if chunk:
+            yield ScoreTask(
+                ids=tuple(row["candidate_id"] for row in chunk),
+                video_uris=tuple(row["video_uri"] for row in chunk),
+            )

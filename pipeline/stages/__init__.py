@@ -1,1 +1,0 @@
-"""The stages: what a worker loads, and what it does with one task."""
