@@ -19,23 +19,26 @@ import click
 # The commands in the order of the flow: module with a click command `command`, and its line in the help.
 # Written out so that `gpa --help` imports no command, and none of what commands import.
 COMMANDS: Final[dict[str, tuple[str, str]]] = {
-    "sample": ("jobs.sample", "Sample candidate videos for every prompt."),
-    "import": ("jobs.import_videos", "Bring in videos that were made elsewhere."),
-    "score": ("jobs.score", "Score the 3D consistency of every candidate."),
-    "pair": ("jobs.pair", "Rank candidates and write preference pairs."),
-    "run": ("jobs.run", "Sample, score and pair as one flow."),
+    "sample": ("jobs.data.sample", "Sample candidate videos for every prompt."),
+    "import": ("jobs.data.import_videos", "Bring in videos that were made elsewhere."),
+    "score": ("jobs.data.score", "Score the 3D consistency of every candidate."),
+    "pair": ("jobs.data.pair", "Rank candidates and write preference pairs."),
+    "run": ("jobs.data.run", "Sample, score and pair as one flow."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
-    "evaluate": ("jobs.evaluate", "Compare the base model with adapters on held-out prompts."),
-    "ablate": ("jobs.ablate", "Train several recipes on one run and compare them."),
-    "report": ("jobs.report", "Write a page to look at a run and judge its pairs."),
-    "compact": ("jobs.compact", "Merge the small shards of a run into few."),
-    "query": ("jobs.query", "Ask the tables of a run in SQL."),
-    "export": ("jobs.export", "Write the pairs as a folder for the Hugging Face Hub."),
-    "doctor": ("jobs.doctor", "Check this machine, its software and the weights."),
-    "demo": ("jobs.demo", "Run the whole loop on the embedded world, and print what it changed."),
-    "bench": ("jobs.bench", "Measure the models and rewards that come with gpa."),
-    "convert-videoreward": ("jobs.convert_videoreward", "Make safe weights of the judge VideoReward."),
-    "pretrain-world": ("jobs.pretrain_world", "Train the models of the embedded world from scratch."),
+    "evaluate": ("jobs.evaluate.command", "Compare the base model with adapters on held-out prompts."),
+    "ablate": ("jobs.ablate.command", "Train several recipes on one run and compare them."),
+    "report": ("jobs.reporting.command", "Write a page to look at a run and judge its pairs."),
+    "compact": ("jobs.data.compact", "Merge the small shards of a run into few."),
+    "query": ("jobs.data.query", "Ask the tables of a run in SQL."),
+    "export": ("jobs.data.export", "Write the pairs as a folder for the Hugging Face Hub."),
+    "doctor": ("jobs.doctor.command", "Check this machine, its software and the weights."),
+    "demo": ("jobs.world.demo", "Run the whole loop on the embedded world, and print what it changed."),
+    "bench": ("jobs.bench.command", "Measure the models and rewards that come with gpa."),
+    "convert-videoreward": (
+        "jobs.evaluate.convert_videoreward",
+        "Make safe weights of the judge VideoReward.",
+    ),
+    "pretrain-world": ("jobs.world.pretrain", "Train the models of the embedded world from scratch."),
 }
 FAILED = 1
 PARTIAL = 3

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from jobs.options import dry_run_option, json_option, option, print_result, recordable, run_argument
-from jobs.presets import PresetCommand, load_preset, preset_option, recipe_option
+from jobs.settings.options import dry_run_option, json_option, option, print_result, recordable, run_argument
+from jobs.settings.presets import PresetCommand, load_preset, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.forecast.forecast import Forecast
@@ -247,7 +247,7 @@ def _on_sample(
     first: bool,
 ) -> OnSample | None:
     """What makes and measures videos in the process that speaks for all, by the settings of the run."""
-    from jobs.sample import sample_settings
+    from jobs.data.sample import sample_settings
     from pipeline.sampling.during_training import sampled_validation
 
     if not config.sample_every:

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from jobs.reporting import evaluations, gallery, overview, reconstructions, training
+from jobs.reporting import clips as gallery
+from jobs.reporting import evaluations, overview, reconstructions
+from jobs.reporting import overview as training
 from jobs.reporting.clips import Clip, make_clips, names
 from jobs.reporting.folder import PAGE, ReportFolder
 from pipeline.engine.stage import Progress, Silent

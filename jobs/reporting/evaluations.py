@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.reporting.clips import Clip, make_clips, names
-from jobs.reporting.folder import ReportFolder
-from jobs.reporting.plain import number, plain
+from jobs.reporting.folder import ReportFolder, number, plain
 from pipeline.engine.stage import Progress
 from pipeline.evaluation import judge as judging
 from pipeline.world.clips import WorldPrompt, render_prompt

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from storage.atomic import TEMP_SUFFIX, write_error
 from storage.errors import UserError
+from storage.tables.ids import content_id
 
 PAGE = "index.html"
 _PARTS = ("assets", "data", "clips", "stills", "reconstructions", "evaluation")
@@ -84,3 +88,36 @@ class ReportFolder:
     def _is_report(self) -> bool:
         entries = {entry.name for entry in self.path.iterdir() if not entry.name.endswith(TEMP_SUFFIX)}
         return entries <= {*_PARTS, PAGE}
+
+
+_SAFE = re.compile(r"[A-Za-z0-9_-]{1,128}")
+
+
+def number(value: Any, digits: int = 6) -> float | int | None:
+    """A number with so many significant digits; None for what is none, or not finite."""
+    if value is None or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if isinstance(value, int):
+        return value
+    return float(f"{value:.{digits}g}") if math.isfinite(value) else None
+
+
+def numbers(values: Iterable[Any] | None, digits: int = 6) -> list[float | int | None]:
+    """Numbers as `number` gives them; none for None."""
+    return [number(value, digits) for value in values or ()]
+
+
+def plain(value: Any) -> Any:
+    """Any value of a file that others wrote, as JSON can hold it."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    return number(value) if isinstance(value, (int, float)) else str(value)
+
+
+def file_key(name: str) -> str:
+    """An id as the stem of a file's name: itself, or a hash of one that a file should not have."""
+    return name if _SAFE.fullmatch(name) else content_id(name)

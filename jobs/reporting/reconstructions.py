@@ -18,8 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from jobs.reporting.folder import ReportFolder
-from jobs.reporting.plain import file_key, number, numbers
+from jobs.reporting.folder import ReportFolder, file_key, number, numbers
 from pipeline.engine.stage import Progress
 from pipeline.scoring.reward_settings import RewardSettings
 from rewards.geometry.backends import load_backend

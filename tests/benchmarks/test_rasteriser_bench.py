@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.benchmarks import rasterisers
-from pipeline.benchmarks.clouds import Cloud, CloudSize, make_cloud
-from pipeline.benchmarks.painter import paint_views
-from pipeline.benchmarks.rasterisers import PAINTER, measure_rasterisers
-from pipeline.benchmarks.timing import threads
+from jobs.bench.scoring import rasterisers
+from jobs.bench.scoring.candidates import Cloud, CloudSize, make_cloud
+from jobs.bench.scoring.rasterisers import PAINTER, measure_rasterisers, paint_views
+from jobs.bench.scoring.timing import threads
 from rewards.rasterise.zbuffer import splat_views
 
 SMALL = CloudSize(frames=4, views=5, height=24, width=40)

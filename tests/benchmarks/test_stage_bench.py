@@ -9,9 +9,8 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from jobs.main import cli
-from pipeline.benchmarks import candidates, stages
-from pipeline.benchmarks.candidates import (
+from jobs.bench.scoring import candidates, stages
+from jobs.bench.scoring.candidates import (
     ClipSize,
     RandomLpips,
     load_geometry,
@@ -19,7 +18,8 @@ from pipeline.benchmarks.candidates import (
     random_vggt,
     write_clip,
 )
-from pipeline.benchmarks.stages import REST, WHOLE, StageSettings, measure_stages
+from jobs.bench.scoring.stages import REST, WHOLE, StageSettings, measure_stages
+from jobs.main import cli
 from pipeline.scoring.reward_settings import RewardSettings
 from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
@@ -169,7 +169,7 @@ def test_the_command_prints_tables_or_json() -> None:
 
 
 def test_drawings_that_differ_fail_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.benchmarks import rasterisers
+    from jobs.bench.scoring import rasterisers
 
     draw = rasterisers.paint_views
     monkeypatch.setattr(rasterisers, "paint_views", lambda *a: (lambda i, d, n: (i, d * 2, n))(*draw(*a)))

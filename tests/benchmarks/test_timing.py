@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.benchmarks import timing
-from pipeline.benchmarks.timing import Timing, threads, time_in_turn
+from jobs.bench.scoring import timing
+from jobs.bench.scoring.timing import Timing, threads, time_in_turn
 
 
 def test_work_runs_in_turn_and_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

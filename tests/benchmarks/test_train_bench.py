@@ -7,14 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.bench.training.architectures import ARCHITECTURES, architecture
+from jobs.bench.training.loading import AGAIN, FILES, SHARDS, measure_loading, write_both
+from jobs.bench.training.report import figures, matmul_ceiling, measure
+from jobs.bench.training.variants import CACHED, FRESH, OBVIOUS, Variant, Workload, prepare
 from storage.errors import UserError
 from storage.pairs.dataset import PairDataset
 from tests.trainer.conftest import build_transformer, save_model
-from trainer.benchmarks.architectures import ARCHITECTURES, architecture
-from trainer.benchmarks.loading import AGAIN, FILES, SHARDS, measure_loading, write_both
-from trainer.benchmarks.report import figures, matmul_ceiling
-from trainer.benchmarks.variants import CACHED, FRESH, OBVIOUS, Variant, Workload, prepare
-from trainer.benchmarks.workers import measure
 from trainer.families.base import PairShapes
 
 SHAPES = PairShapes(latent=(3, 4, 4, 6), prompt=(5, 12), image=(3, 4, 4, 6), num_frames=9)

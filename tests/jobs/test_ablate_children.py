@@ -14,8 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from jobs.ablation.children import environment, last_words
-from jobs.ablation.side_by_side import share_of_threads
+from jobs.ablate.processes import environment, last_words, share_of_threads
 
 RECIPES = """
 ours: {about: tiny, pair: {min_gap: 0, max_motion_ratio: .inf}}
@@ -152,7 +151,7 @@ def checkpointed(folder: Path) -> int:
 PARENT = """
 import os, sys, time
 from pathlib import Path
-from jobs.ablation.children import Children
+from jobs.ablate.processes import Children
 os.chdir(sys.argv[1])
 with Children(1, time.monotonic, print) as children:
     children.start("one", [], Path("log.txt"))

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 
-from jobs.ablation import course as module
-from jobs.ablation import plan
-from jobs.ablation.commands import Commands
-from jobs.ablation.costs import Cost, EvaluationCost
-from jobs.ablation.course import Course
-from jobs.ablation.plan import foretell, rounds
-from jobs.ablation.settings import Settings
-from jobs.ablation.trainings import Record, Selection, Training, keep, kept
-from jobs.recipes import load_recipe
+from jobs.ablate import scheduler as module
+from jobs.ablate import show as plan
+from jobs.ablate.commands import Commands
+from jobs.ablate.costs import Cost, EvaluationCost
+from jobs.ablate.scheduler import Course
+from jobs.ablate.show import foretell, rounds
+from jobs.ablate.trainings import Record, Selection, Settings, Training, keep, kept
+from jobs.settings.presets import load_recipe
 from storage.errors import UserError
 from storage.run import Run
 from trainer.processes import Interrupted

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from jobs.ablation import selections as module
-from jobs.ablation.commands import Commands
-from jobs.ablation.selections import Selections
-from jobs.ablation.trainings import Selection, Training
-from jobs.recipes import load_recipe
+from jobs.ablate import selections as module
+from jobs.ablate.commands import Commands
+from jobs.ablate.selections import Selections
+from jobs.ablate.trainings import Selection, Training
+from jobs.settings.presets import load_recipe
 from storage.errors import UserError
 from storage.run import Run
 

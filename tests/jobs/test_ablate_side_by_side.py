@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.ablation.children import Ended
-from jobs.ablation.plan import foretell
-from jobs.ablation.side_by_side import SideBySide
+from jobs.ablate.processes import Ended, SideBySide
+from jobs.ablate.show import foretell
 from storage.run import Run
 from tests.jobs.test_ablate_course import EACH, TRAIN, Toy, run, trainings
 
@@ -77,12 +76,12 @@ def test_a_short_training_waits_for_the_evaluation_behind_a_long_one(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "jobs.ablation.course.training_seconds", lambda *asked: 30.0 if asked[2].seed == 0 else TRAIN
+        "jobs.ablate.scheduler.training_seconds", lambda *asked: 30.0 if asked[2].seed == 0 else TRAIN
     )
     toy = ToyPair(run, ["best", "sft"], 1)
     cost = toy.cost(toy.settings.trainings[0], toy.evaluation_cost())
     assert toy.needed(cost) == 30.0 + EACH
-    monkeypatch.setattr("jobs.ablation.course.training_seconds", lambda *_: TRAIN)
+    monkeypatch.setattr("jobs.ablate.scheduler.training_seconds", lambda *_: TRAIN)
     toy._attempt(toy.settings.trainings[1])
     toy.now += 40.0
     assert toy.needed(cost) == 60.0 + EACH

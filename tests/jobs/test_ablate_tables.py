@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jobs.ablation.files import as_json, markdown, write_results
-from jobs.ablation.settings import Outcome
-from jobs.ablation.tables import budget_line, cell, figures
+from jobs.ablate.files import as_json, markdown, write_results
+from jobs.ablate.tables import budget_line, cell, figures
+from jobs.ablate.trainings import Outcome
 from pipeline.evaluation.adapters import BASE
 from pipeline.evaluation.judge import Measure
 from pipeline.evaluation.panel import Header

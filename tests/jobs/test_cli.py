@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.main import COMMANDS, cli
-from jobs.presets import load_preset, preset_names
+from jobs.settings.presets import load_preset, preset_names
 from storage.errors import UserError
 from storage.media.video import is_whole
 from storage.run import Run

@@ -13,10 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from jobs.doctor import preset_needs
-from jobs.presets import load_preset, preset_names
-from pipeline.doctor import engines, machine, software, weights
-from pipeline.doctor.finding import Finding, Needs, guarded
+from jobs.doctor import machine, software, weights
+from jobs.doctor import machine as engines
+from jobs.doctor.command import preset_needs
+from jobs.doctor.finding import Finding, Needs, guarded
+from jobs.settings.presets import load_preset, preset_names
 from storage.run import Run
 from tests.jobs.test_cli import gpa
 
@@ -106,7 +107,7 @@ def test_needs_are_those_of_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     changed["train-dpo"] |= {"optimizer": "adamw8bit"}
     changed["score"] |= {"geometry": "depth-anything", "geometry_model": "x/y", "matcher": "lightglue-disk"}
     changed["sample"] |= {"workers": 4, "gpus_per_worker": 0.5}
-    monkeypatch.setattr("jobs.doctor.load_preset", lambda _: changed)
+    monkeypatch.setattr("jobs.doctor.command.load_preset", lambda _: changed)
     needs = preset_needs(["mine"])
     assert set(needs.packages) == {"bitsandbytes", "depth-anything-3", "kornia"}
     assert (needs.geometries, needs.gpus) == ((("depth-anything", "x/y"),), 2)

@@ -226,8 +226,8 @@ def test_figures_in_words() -> None:
 @pytest.mark.parametrize("preset", ["cogvideox-5b-i2v", "wan2.1-t2v-14b"])
 def test_sizes_follow_from_the_configuration_of_a_large_model(tmp_path: Path, preset: str) -> None:
     """Without any weights: what a candidate of 49 frames of 480x720 and one of 81 of 480x832 leave."""
-    from jobs.presets import load_preset
-    from jobs.sample import sample_settings
+    from jobs.data.sample import sample_settings
+    from jobs.settings.presets import load_preset
     from pipeline.forecast.sizes import model_sizes
     from pipeline.models import ModelRef
 

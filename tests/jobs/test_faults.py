@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from jobs.bench_faults import FAULTS as NAMES
-from pipeline.benchmarks.faults.drill import FAULTS, Trial, run_drill
+from jobs.bench.fault_commands import FAULTS as NAMES
+from jobs.bench.faults.harness import FAULTS, Trial, run_drill
 
 COMMAND = (sys.executable, "-m", "jobs.main", "bench", "simulate")
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from diffusers import CogVideoXDPMScheduler, CogVideoXTransformer3DModel
 
-from jobs.evaluate import evaluate_settings
+from jobs.data.pair import pair_settings
+from jobs.data.sample import sample_settings
+from jobs.data.score import score_settings
+from jobs.evaluate.command import evaluate_settings
 from jobs.main import COMMANDS
-from jobs.pair import pair_settings
-from jobs.presets import load_preset, preset_names
-from jobs.sample import sample_settings
-from jobs.score import score_settings
+from jobs.settings.presets import load_preset, preset_names
 from storage.mining.rules import PairRules
 from trainer.config import TrainConfig
 from trainer.families.base import PairShapes

@@ -10,11 +10,13 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file
 
-from jobs import bench, bench_reward, pretrain_world
+from jobs.bench import command as bench
+from jobs.bench import reward as bench_reward
+from jobs.bench.world import measure as figures
 from jobs.main import cli
-from jobs.training_progress import sparkline
+from jobs.progress import sparkline
+from jobs.world import pretrain as pretrain_world
 from pipeline.models import resolve_model
-from pipeline.world import figures
 from pipeline.world.referee import Referee
 from pipeline.world.training import generator, pretrain
 from rewards.geometry.backends import describe_backend

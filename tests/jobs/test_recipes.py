@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
-from jobs import demo
+from jobs.data.score import score_settings
 from jobs.main import COMMANDS
-from jobs.presets import load_preset, preset_names
-from jobs.recipes import BASELINES, SECTIONS, about, load_recipe, recipe_names
-from jobs.score import score_settings
+from jobs.settings.presets import (
+    BASELINES,
+    SECTIONS,
+    about,
+    load_preset,
+    load_recipe,
+    preset_names,
+    recipe_names,
+)
+from jobs.world import demo
 from pipeline.pairing import PairSettings
 from storage.errors import UserError
 from storage.mining.rules import PairRules

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from jobs.data.score import score_settings
 from jobs.main import cli
-from jobs.score import score_settings
 
 
 def test_a_missing_rasteriser_is_told_before_the_run_is_opened(

@@ -13,7 +13,7 @@ import yaml
 from click.testing import CliRunner
 
 from jobs.main import cli
-from jobs.presets import load_preset, preset_names
+from jobs.settings.presets import load_preset, preset_names
 
 FOLDER = Path(__file__).parent / "snapshots"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.evaluate import _judges as chosen_judges
+from jobs.evaluate.command import _judges as chosen_judges
 from pipeline.evaluation import judge as judging
 from pipeline.evaluation.judge import ClipJudge, JudgeChoice, JudgedClip
 from pipeline.evaluation.judges.epipolar import EpipolarJudge

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.benchmarks.nodes import Nodes, simulated_nodes
+from jobs.bench.faults.scaling import Nodes, simulated_nodes
 from pipeline.engine.ray_runner import RayRunner
 from pipeline.engine.stage import Resources
 from pipeline.engine.worker_settings import WorkerSettings

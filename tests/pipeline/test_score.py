@@ -140,7 +140,7 @@ def test_missing_geometry_is_explained_before_any_worker_starts(run: Run) -> Non
 
 
 def test_a_preset_for_one_reward_serves_another_and_the_command_line_does_not() -> None:
-    from jobs.score import score_settings
+    from jobs.data.score import score_settings
 
     section = {"reward": "reprojection", "geometry": "world", "pairs": "first", "frames": 9}
     assert score_settings(section).reward.options == {"frames": 9}

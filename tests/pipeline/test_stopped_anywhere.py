@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.benchmarks import simulated
-from pipeline.benchmarks.simulated import (
+from jobs.bench.faults import simulated
+from jobs.bench.faults.simulated import (
     SimulatedSettings,
     SimulatedStage,
     make_journal,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from jobs.doctor import weights as doctor
 from jobs.main import cli
-from pipeline.doctor import weights as doctor
 from pipeline.evaluation.judge import JUDGES, ClipJudge, JudgedClip
 from pipeline.evaluation.judges.videoreward import VideoRewardJudge
 from rewards.errors import RewardError

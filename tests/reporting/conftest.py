@@ -48,8 +48,8 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six pairs with a report, a training and an evaluation."""
-    from jobs.report import reward_of
     from jobs.reporting.build import ReportSettings, build_report
+    from jobs.reporting.command import reward_of
 
     run = run_to_report(tmp_path_factory.mktemp("report") / "run")
     with_training(run)

@@ -38,8 +38,8 @@ def main() -> None:
 
 def made(folder: Path) -> Path:
     """The page of a report of 500 pairs."""
-    from jobs.report import reward_of
     from jobs.reporting.build import ReportSettings, build_report
+    from jobs.reporting.command import reward_of
     from tests.reporting.builders import run_to_report
 
     run = run_to_report(folder / "run", 500)

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from jobs.report import reward_of
 from jobs.reporting.build import ReportSettings, build_report
+from jobs.reporting.command import reward_of
 from tests.reporting.builders import run_to_report
 from tests.reporting.conftest import Opened
 

@@ -14,10 +14,10 @@ import torch
 from click.testing import CliRunner
 
 from jobs.main import cli
-from jobs.report import reward_of
 from jobs.reporting.build import Report, ReportSettings, build_report
+from jobs.reporting.command import reward_of
+from jobs.reporting.overview import POINTS, thinned
 from jobs.reporting.reconstructions import MAX_POINTS, heat
-from jobs.reporting.training import POINTS, thinned
 from pipeline.pairing import PairSettings, run_pair
 from pipeline.scoring.reward_settings import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt

@@ -8,16 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.bench.tables import FigureTable
+from jobs.bench.world.chart import colour, write_chart
+from jobs.bench.world.faults import separation, true_reconstruction
+from jobs.bench.world.held_out import HeldOut
+from jobs.bench.world.measure import SUBJECTS, measure
+from jobs.bench.world.ranking import agreement
+from jobs.bench.world.study import CONTROL, DEFAULT, SAMPSON, Study, passes, ranks, spearman, win_rate
 from pipeline.world.clips import render_prompt, scene_ids, world_prompts
 from pipeline.world.corruptions import corrupt
-from pipeline.world.figures import SUBJECTS, measure
-from pipeline.world.figures.chart import colour, write_chart
-from pipeline.world.figures.faults import separation, true_reconstruction
-from pipeline.world.figures.held_out import HeldOut
-from pipeline.world.figures.ranking import agreement
-from pipeline.world.figures.statistics import ranks, spearman, win_rate
-from pipeline.world.figures.table import FigureTable
-from pipeline.world.figures.variants import CONTROL, DEFAULT, SAMPSON, Study, passes
 from pipeline.world.scenes import make_scene
 from rewards.scoring import RewardResult
 from storage.errors import UserError
@@ -149,8 +148,8 @@ def test_a_table_refuses_rows_that_do_not_fit_its_columns() -> None:
 
 
 def test_round_trip_of_an_untrained_codec_is_flat() -> None:
+    from jobs.bench.world.codec import round_trip
     from pipeline.world.codec import MotionCodec
-    from pipeline.world.figures.codec import round_trip
 
     frames = round_trip(MotionCodec(), torch.rand(9, 16, 16, 3))
     assert frames.shape == (9, 16, 16, 3)

@@ -1,1 +1,0 @@
-"""What `gpa ablate` is made of: the commands it gives, what they will take, their course, and the tables."""

@@ -1,0 +1,1 @@
+"""`gpa bench`: what this checkout ships is measured."""

@@ -1,0 +1,1 @@
+"""Fault drills: what a run loses when something dies, and how it scales."""

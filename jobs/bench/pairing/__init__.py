@@ -1,0 +1,1 @@
+"""How long pairing takes, against a loop over JSON lines."""

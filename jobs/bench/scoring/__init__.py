@@ -1,0 +1,1 @@
+"""What scoring costs, stage by stage and rasteriser by rasteriser."""

@@ -1,0 +1,1 @@
+"""What training costs, against the obvious way."""

@@ -1,0 +1,1 @@
+"""Held-out figures of the embedded world, and the study of rewards."""

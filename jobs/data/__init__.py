@@ -1,0 +1,1 @@
+"""The commands that fill, read and tidy a run: sample, import, score, pair, run, query, export, compact."""

@@ -1,0 +1,181 @@
+"""gpa pair: preference pairs from scores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.settings.options import dry_run_option, json_option, option, recordable, run_argument
+from jobs.settings.presets import PresetCommand, preset_option, recipe_option
+
+if TYPE_CHECKING:
+    from pipeline.forecast.forecast import Forecast
+    from pipeline.pairing import PairResult, PairSettings
+    from storage.mining.mining import Applied
+    from storage.run import Run
+    from storage.sql.views import Limits
+
+
+@click.command("pair", cls=PresetCommand)
+@run_argument
+@preset_option
+@recipe_option
+@option("--reward", metavar="NAME", help="Which reward ranks.")
+@option("--reward-version", metavar="VERSION", help="Which of its versions, when there are several.")
+@option("--min-gap", type=float, metavar="X", help="Least difference of the two values.")
+@option(
+    "--max-error",
+    type=float,
+    metavar="X",
+    help="Largest error (minus the value) of a winner; inf is no bound.",
+)
+@option("--min-motion", type=float, metavar="X", help="Less camera motion is static, and left out.")
+@option(
+    "--min-image-motion",
+    type=float,
+    metavar="X",
+    help="Less motion of the pixels is a still clip, and left out; needs no geometry.",
+)
+@option(
+    "--min-sharpness",
+    type=float,
+    metavar="X",
+    help="Less detail, as a share of the first frame's, is a soft clip, and left out.",
+)
+@option(
+    "--min-coverage",
+    type=float,
+    metavar="X",
+    help="Least share of a clip's pixels that points of other frames reach.",
+)
+@option(
+    "--max-motion-ratio", type=float, metavar="X", help="Largest ratio of the two motions; inf is no bound."
+)
+@option(
+    "--min-motion-ratio",
+    type=float,
+    metavar="X",
+    help="Least motion of a winner over its loser's; 1 keeps DPO from slowing the camera, 0 is no bound.",
+)
+@option(
+    "--min-image-motion-ratio",
+    type=float,
+    metavar="X",
+    help="The same for the motion of the pixels.",
+)
+@option(
+    "--min-sharpness-ratio",
+    type=float,
+    metavar="X",
+    help="Least sharpness of a winner over its loser's; near 1 keeps DPO from blurring, 0 is no bound.",
+)
+@option(
+    "--strategy", type=click.Choice(["best-worst", "all", "top-k"]), help="Which candidates of a prompt meet."
+)
+@option("--top-k", type=int, metavar="K", help="For top-k: each of the K best against each of the K worst.")
+@option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Prompts of this split only.")
+@option(
+    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pairs go. [default: RUN/pairs]"
+)
+@click.option(
+    "--decisions",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="What a person decided in the page of gpa report: pairs to keep, drop or swap.",
+)
+@option("--index-only", is_flag=True, show_default=False, help="Write the rows without training tensors.")
+@option("--memory", default="4GB", metavar="SIZE", help="Memory for the ranking; more goes to disk.")
+@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
+@dry_run_option
+@json_option
+def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
+    """Rank the candidates of every prompt of RUN and write preference pairs.
+
+    Prints how many candidates and prompts each rule cost. The pairs carry all tensors that training needs.
+    The directory holds one selection: the same command changes nothing, other settings replace it.
+    --decisions apply after all rules, and pairs that a person kept or swapped say so in the column human.
+    """
+    from pipeline.forecast.commands import forecast_pair
+    from pipeline.pairing import run_pair
+    from storage.run import Run
+
+    settings, limits = pair_settings(chosen)
+    opened = Run.open(run)
+    _warn_of_forgotten(opened, settings)
+    result = run_pair(
+        opened,
+        settings,
+        write=not dry_run,
+        before_work=lambda: opened.record("pair", recordable(chosen)),
+        limits=limits,
+    )
+    told = forecast_pair(opened, result, index_only=settings.index_only) if dry_run else None
+    if as_json:
+        _print_json(result, told)
+    else:
+        _print_table(result, told)
+
+
+def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
+    """What the options of the command say of the pairs, and what ranking them may take."""
+    from pipeline.pairing import PairSettings
+    from storage.sql.views import Limits
+
+    rules = {name: value for name, value in chosen.items() if name not in ("preset", "memory", "threads")}
+    rules["split"] = None if rules["split"] == "all" else rules["split"]
+    return PairSettings(**rules), Limits(memory=chosen["memory"], threads=chosen["threads"])
+
+
+def _print_json(result: PairResult, told: Forecast | None) -> None:
+    import json
+
+    steps = [step._asdict() for step in result.funnel]
+    values: dict[str, Any] = {
+        "pairs": result.pairs,
+        "prompts": result.prompts,
+        "reward_version": result.rules.reward_version,
+        "funnel": steps,
+    }
+    if result.applied is not None:
+        values["decisions"] = result.applied.as_dict()
+    values |= {"directory": str(result.directory)} | ({} if told is None else told.as_dict())
+    click.echo(json.dumps(values, sort_keys=True))
+
+
+def _print_table(result: PairResult, told: Forecast | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"Pairs by {result.rules.reward} {result.rules.reward_version}", title_justify="left")
+    table.add_column("rule")
+    for name in ("candidates lost", "prompts lost", "candidates left"):
+        table.add_column(name, justify="right")
+    for step in result.funnel:
+        table.add_row(step.rule, *(f"{value:,}" for value in step[1:]))
+    Console().print(table)
+    if result.applied is not None:
+        click.echo(_by_hand(result.applied))
+    if told is None:
+        same = "" if result.changed else " (unchanged)"
+        click.echo(f"{result.pairs:,} pairs of {result.prompts:,} prompts in {result.directory}{same}")
+        return
+    click.echo(f"{result.prompts:,} prompts: {told}\nnot written (dry run), would be in {result.directory}")
+
+
+def _by_hand(applied: Applied) -> str:
+    text = f"by hand: {applied.keep:,} kept, {applied.swap:,} swapped, {applied.drop:,} dropped"
+    if applied.without_pair:
+        text += f"; {applied.without_pair:,} decisions are of pairs that these rules do not make"
+    return text
+
+
+def _warn_of_forgotten(run: Run, settings: PairSettings) -> None:
+    """Say that pairs made with decisions are about to be replaced by pairs made without."""
+    before = run.header()["commands"].get("pair", {}).get("config", {}).get("decisions")
+    if before and settings.decisions is None and settings.out is None:
+        click.echo(
+            f"warning: the last gpa pair applied the decisions of {before}, this one has no --decisions",
+            err=True,
+        )

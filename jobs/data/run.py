@@ -1,0 +1,105 @@
+"""gpa run: sample, score and pair as one flow."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.settings.options import counts, finish, json_option, print_result, recordable, run_argument
+from jobs.settings.presets import preset_option
+
+if TYPE_CHECKING:
+    from pipeline.flow import FlowResult
+    from pipeline.pairing import PairResult
+
+
+@click.command("run")
+@run_argument
+@preset_option
+@click.option("--sample", "sample_words", default="", metavar="OPTIONS", help="Those of gpa sample, quoted.")
+@click.option("--score", "score_words", default="", metavar="OPTIONS", help="Those of gpa score, quoted.")
+@click.option("--pair", "pair_words", default="", metavar="OPTIONS", help="Those of gpa pair, quoted.")
+@json_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    run: Path,
+    preset: str,
+    sample_words: str,
+    score_words: str,
+    pair_words: str,
+    as_json: bool,
+) -> None:
+    """Sample, score and pair RUN as one flow: prompts are scored while later ones are sampled.
+
+    Candidates, scores and pairs are those of gpa sample, gpa score and gpa pair with the same options:
+
+    \b
+      gpa run RUN --preset world --sample "--num-prompts 40 --workers 2" --pair "--min-gap 0.05"
+
+    The same command again does only what is missing.
+    """
+    from jobs.data.pair import pair_settings
+    from jobs.data.sample import sample_settings
+    from jobs.data.score import announce, given_options, score_settings
+    from jobs.progress import ConsoleProgress
+    from pipeline.flow import FlowSettings, run_flow
+    from pipeline.pairing import run_pair
+    from storage.run import Run
+
+    sample = _parsed("sample", run, preset, sample_words).params
+    score_ctx = _parsed("score", run, preset, score_words)
+    score, pair = score_ctx.params, _parsed("pair", run, preset, pair_words).params
+    chosen = [{name: one[name] for name in one if name not in _NOT_SETTINGS} for one in (sample, score, pair)]
+    settings = FlowSettings(
+        sample=sample_settings(chosen[0]), score=score_settings(chosen[1], given_options(score_ctx))
+    )
+    pairing, limits = pair_settings(chosen[2])
+    opened = Run.create_or_open(run)
+
+    def record() -> None:
+        opened.record("sample", recordable(chosen[0]))
+        opened.record("score", recordable(chosen[1]))
+        announce(settings.score.reward.describe()[1])
+
+    flow = run_flow(opened, settings, progress=ConsoleProgress("candidates"), before_work=record)
+    paired = run_pair(
+        opened, pairing, before_work=lambda: opened.record("pair", recordable(chosen[2])), limits=limits
+    )
+    _print(flow, paired, run, as_json)
+    finish(ctx, flow.sample, "candidates", "rejects, or candidates with status failed")
+    finish(ctx, flow.score, "scores", "rejects, or scores without a value")
+
+
+_NOT_SETTINGS = frozenset({"run", "dry_run", "as_json"})
+
+
+def _parsed(name: str, run: Path, preset: str, words: str) -> click.Context:
+    """The options of a command as its own command line would have them."""
+    from importlib import import_module
+
+    from jobs.main import COMMANDS
+
+    command: click.Command = import_module(COMMANDS[name][0]).command
+    try:
+        return command.make_context(name, [str(run), "--preset", preset, *shlex.split(words)])
+    except click.UsageError as error:
+        raise click.UsageError(f"--{name} {words!r}: {error.format_message()}") from error
+
+
+def _print(flow: FlowResult, paired: PairResult, run: Path, as_json: bool) -> None:
+    values: dict[str, Any] = {
+        "sample": counts(flow.sample),
+        "score": counts(flow.score),
+        "reward_version": flow.reward_version,
+        "pairs": paired.pairs,
+        "prompts": paired.prompts,
+    }
+    text = (
+        f"{flow.sample.done} candidates sampled and {flow.score.done} scored, {flow.sample.present} and "
+        f"{flow.score.present} were; {paired.pairs} pairs of {paired.prompts} prompts in {run}"
+    )
+    print_result(values, as_json, text)

@@ -1,0 +1,1 @@
+"""`gpa doctor`: the machine, its software and the weights."""

@@ -1,0 +1,1 @@
+"""`gpa evaluate`, and what makes its weights."""

@@ -1,0 +1,196 @@
+"""gpa evaluate: a base model against adapters on held-out prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.settings.options import (
+    WORKER_OPTIONS,
+    dry_run_option,
+    json_option,
+    option,
+    print_result,
+    recordable,
+    run_argument,
+    worker_options,
+)
+from jobs.settings.presets import PresetCommand, load_preset, preset_option
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from pipeline.evaluation.evaluate import EvaluateSettings
+    from pipeline.evaluation.judge import JudgeChoice
+    from pipeline.evaluation.tables import Evaluation
+    from storage.run import Run
+
+
+@click.command("evaluate", cls=PresetCommand)
+@run_argument
+@preset_option
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="[NAME=]DIR[@WEIGHT]",
+    help="LoRA folder, and what multiplies it; may be given several times. NAME may be GROUP/TRAINING. "
+    "[default: that of the training dpo]",
+)
+@option(
+    "--judge",
+    "judges",
+    multiple=True,
+    metavar="NAME[=MODEL]",
+    help="The geometry backend that judges, none, or a judge of another kind beside the preset's geometry; "
+    "may be given several times.",
+)
+@option(
+    "--min-motion",
+    type=float,
+    metavar="X",
+    help="A second table leaves out clips whose camera moves less, by the judge, on either side.",
+)
+@click.option("--model", metavar="NAME", help="The base. [default: that of the preset's sample]")
+@click.option("--revision", metavar="REV", help="Revision of a Hub id.")
+@option("--name", metavar="NAME", help="The evaluation goes to RUN/eval/NAME.")
+@option(
+    "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="JSONL prompts instead of the world's."
+)
+@option("--split", metavar="NAME", help="Split of the world's prompts.")
+@option("--num-prompts", type=int, metavar="N", help="How many of the world's prompts.")
+@option("--seeds", type=int, metavar="N", help="Clips per prompt and model; the same seeds for every model.")
+@option("--seed", type=int, metavar="N", help="Seed that the clips' seeds follow from.")
+@worker_options
+@dry_run_option
+@json_option
+def command(
+    run: Path, preset: str, dry_run: bool, as_json: bool, adapters: tuple[str, ...], **chosen: Any
+) -> None:
+    """Compare the base model with adapters on held-out prompts, with the same seeds.
+
+    The judge is to be a geometry model that made no reward; the table says when it is not. The fault and
+    the PSNR to the truth need prompts of the embedded world. Sampling and scoring follow the sample and
+    score sections of the preset.
+
+    The name of an adapter ends at the first '=' and its weight begins at the last '@'; a folder that exists
+    under the whole text is taken as it is. The same folder at several weights is several models. Adapters
+    named GROUP/TRAINING, such as ours/0 and ours/1, have a table each and one of the group, over trainings.
+    """
+    from jobs.main import PARTIAL
+    from jobs.progress import ConsoleProgress
+    from pipeline.evaluation.evaluate import run_evaluate
+    from pipeline.evaluation.tables import as_json as plain
+    from storage.run import Run
+
+    opened = Run.open(run)
+    folders = adapters or (str(opened.path / "train" / "dpo" / "adapter"),)
+    settings = evaluate_settings(preset, folders, chosen)
+    if dry_run:
+        _foretell(opened, settings, as_json)
+        return
+    asked = {**chosen, "preset": preset, "adapters": list(folders), "judges": list(chosen["judges"])}
+    opened.record(f"evaluate {settings.name}", recordable(asked))
+    result = run_evaluate(opened, settings, progress=ConsoleProgress)
+    if as_json:
+        click.echo(json.dumps(plain(result) | {"directory": str(result.directory)}, sort_keys=True))
+    else:
+        print_evaluation(result)
+    if result.failed:
+        click.echo(f"{result.failed} clips failed (candidates with a reason, or rejects)", err=True)
+        click.get_current_context().exit(PARTIAL)
+
+
+def _foretell(run: Run, settings: EvaluateSettings, as_json: bool) -> None:
+    from pipeline.forecast.commands import forecast_evaluate
+    from pipeline.forecast.forecast import total
+
+    parts = dict(zip(("sample", "score", "judge"), forecast_evaluate(run, settings), strict=True))
+    values = {name: part.as_dict() for name, part in parts.items()} | total(tuple(parts.values()))
+    print_result(values, as_json, "\n".join(f"{name}: {part}" for name, part in parts.items()))
+
+
+def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, Any]) -> EvaluateSettings:
+    """Settings from the options of the command and the preset's sections for sample and score."""
+    from jobs.data.sample import sample_settings
+    from jobs.data.score import score_settings
+    from pipeline.evaluation.adapters import NamedAdapter
+    from pipeline.evaluation.evaluate import EvaluateSettings
+
+    sections = load_preset(preset)
+    shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
+    sample = (
+        sections["sample"]
+        | shared
+        | {
+            "model": chosen["model"] or sections["sample"]["model"],
+            "revision": chosen["revision"],
+            "prompts": chosen["prompts"],
+            "split": chosen["split"],
+            "num_prompts": chosen["num_prompts"],
+            "candidates": chosen["seeds"],
+            "batch": chosen["seeds"],
+            "seed": chosen["seed"],
+        }
+    )
+    return EvaluateSettings(
+        sample=sample_settings(sample),
+        score=score_settings(sections["score"] | shared),
+        adapters=tuple(NamedAdapter.parse(adapter) for adapter in adapters),
+        judges=_judges(chosen["judges"], sections["evaluate"]["judges"]),
+        min_motion=chosen["min_motion"],
+        name=chosen["name"],
+    )
+
+
+def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:
+    """The judges named; with the preset's geometry where only judges of another kind are."""
+    from pipeline.evaluation.judge import JudgeChoice
+
+    choices = [JudgeChoice.parse(one) for one in named]
+    if not any(one.decides_geometry for one in choices):
+        defaults = [JudgeChoice.parse(one) for one in usual]
+        choices = [one for one in defaults if one.decides_geometry] + choices
+    return tuple(choices)
+
+
+def print_evaluation(result: Evaluation) -> None:
+    """The tables of every adapter, what their rows mean, and where the files lie, on stdout."""
+    from rich.console import Console
+
+    from pipeline.evaluation.tables import UNIT
+
+    console = Console(width=170, highlight=False)
+    for name in result.tables:
+        console.print(_table(result, name, filtered=False))
+    for name in result.filtered:
+        if result.filtered[name] == result.tables[name]:
+            console.print(f"{name}: no clip stands still, so the table without such clips is the same\n")
+        else:
+            console.print(_table(result, name, filtered=True))
+    for measure in result.shown():
+        console.print(f"{measure.name:17s} {measure.about}", soft_wrap=True)
+    for line in (*result.header.lines(), UNIT):
+        console.print(line, soft_wrap=True)
+    console.print(f"contact sheet: {result.sheet}", soft_wrap=True)
+    console.print(f"tables: {result.directory / 'evaluation.md'}, .csv, .json", soft_wrap=True)
+
+
+def _table(result: Evaluation, name: str, *, filtered: bool) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    from pipeline.evaluation.tables import cells, title
+
+    table = Table(title=title(result, name, filtered=filtered), title_justify="left", box=box.SIMPLE_HEAD)
+    tables = result.filtered if filtered else result.tables
+    rows = [cells(row, name, result.truth) for row in tables[name]]
+    for column in rows[0] if rows else ():
+        table.add_column(column, justify="left" if column == "measure" else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row.values())
+    return table

@@ -1,1 +1,0 @@
-"""What scoring costs, and against what: `gpa bench score`."""

@@ -1,1 +1,0 @@
-"""What training costs on this machine, against the obvious way."""
