@@ -30,10 +30,10 @@ def examine(where: Path, needs: Needs, named: Needs, run: Path | None = None) ->
         ("CPU cores", "machine.cores", (), False),
         ("disk", "machine.disk", (where,), True),
         ("shared memory", "machine.shared_memory", (), False),
-        ("H.264", "engines.video", (), True),
-        ("rasterisers", "engines.rasterisers", (needs,), True),
-        ("Ray", "engines.ray", (needs,), ray),
-        ("LPIPS", "engines.perceptual", (needs,), bool(needs.perceptuals)),
+        ("H.264", "machine.video", (), True),
+        ("rasterisers", "machine.rasterisers", (needs,), True),
+        ("Ray", "machine.ray", (needs,), ray),
+        ("LPIPS", "machine.perceptual", (needs,), bool(needs.perceptuals)),
         ("geometry models", "weights.geometry_models", (named.geometries, needs), bool(needs.geometries)),
         ("video models", "weights.video_models", (named.models, needs), bool(needs.models)),
         ("judges", "weights.judges", (), False),
@@ -62,5 +62,5 @@ def opened_run(path: Path) -> Iterator[Finding]:
 
 def _call(place: str, given: tuple[Any, ...]) -> Iterable[Finding]:
     module, _, function = place.partition(".")
-    found: Iterable[Finding] = getattr(import_module(f"pipeline.doctor.{module}"), function)(*given)
+    found: Iterable[Finding] = getattr(import_module(f"jobs.doctor.{module}"), function)(*given)
     return found

@@ -1,4 +1,4 @@
-"""The machine: GPUs, memory, cores, disk, shared memory, and locks where the run lies."""
+"""The machine and what runs on it: GPUs, memory, disk, locks; H.264, rasterisers, Ray and LPIPS, each tried."""
 
 from __future__ import annotations
 

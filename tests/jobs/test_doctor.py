@@ -14,7 +14,6 @@ import psutil
 import pytest
 
 from jobs.doctor import machine, software, weights
-from jobs.doctor import machine as engines
 from jobs.doctor.command import preset_needs
 from jobs.doctor.finding import Finding, Needs, guarded
 from jobs.settings.presets import load_preset, preset_names
@@ -280,8 +279,8 @@ def test_a_place_without_locks_or_without_leave_to_write(
 
 
 def test_a_codec_that_blurs_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("storage.media.video.read_video", lambda _: 255 - engines._clip())
-    (line,) = engines.video()
+    monkeypatch.setattr("storage.media.video.read_video", lambda _: 255 - machine._clip())
+    (line,) = machine.video()
     assert line.breaks
     assert "rewards would measure the codec" in (line.remedy or "")
 
