@@ -23,9 +23,9 @@ from rewards.geometry.reconstruction import (
     reconstruct_many,
     select_frames,
 )
-from rewards.measures.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
 from rewards.measures.perceptual import load_perceptual
 from rewards.measures.quality import image_motion, sharpness
+from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
 from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
@@ -37,7 +37,7 @@ class RewardResult:
 
     image_motion and sharpness are those of `rewards.measures.quality`, of the frames used: whatever the
     reward, a clip that stands still or is soft can be left out by them. sampson is in pixels, over
-    measured_pairs pairs of frames; psnr (dB), ssim and mvcs are those of `rewards.measures.metrics`. w2c
+    measured_pairs pairs of frames; psnr (dB), ssim and mvcs are those of `rewards.metrics`. w2c
     (K*12) and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW are the
     reprojections and the squared error per pixel, for whoever wants to look.
     """

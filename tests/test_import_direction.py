@@ -6,7 +6,7 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -105,6 +105,73 @@ def test_the_check_sees_a_wrong_import(package: str, source: str) -> None:
 )
 def test_the_check_lets_a_right_import_pass(package: str, source: str) -> None:
     assert not violations(package, source)
+
+
+def modules() -> dict[str, Path]:
+    """Every module of ours by its name."""
+    files = [path for package in MAY_IMPORT for path in (ROOT / package).rglob("*.py")]
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+        for path in files
+    }
+
+
+def imports_of(source: str, known: Collection[str]) -> set[str]:
+    """The modules of ours that a source imports anywhere, for types too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            inner = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= inner & set(known) or {node.module} & set(known)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names} & set(known)
+    return found
+
+
+def room(module: str, path: Path) -> str:
+    """The folder that a module lies in; a module that lies directly in a package is a room of its own."""
+    folder, _, _ = module.rpartition(".")
+    return module if path.name == "__init__.py" or "." not in folder else folder
+
+
+def circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """What imports itself by way of others, and the way; empty when nothing does."""
+    open_path: list[str] = []
+    closed: set[str] = set()
+
+    def visit(name: str) -> list[str]:
+        if name in open_path:
+            return [*open_path[open_path.index(name) :], name]
+        if name in closed:
+            return []
+        open_path.append(name)
+        for other in sorted(graph.get(name, set())):
+            if found := visit(other):
+                return found
+        closed.add(open_path.pop())
+        return []
+
+    return next((found for name in sorted(graph) if (found := visit(name))), [])
+
+
+def test_no_module_and_no_room_imports_itself_by_way_of_others() -> None:
+    files = modules()
+    graph = {
+        name: imports_of(path.read_text(encoding="utf-8"), files) - {name} for name, path in files.items()
+    }
+    assert not circle(graph), " -> ".join(circle(graph))
+    rooms: dict[str, set[str]] = {}
+    for name, others in graph.items():
+        here = room(name, files[name])
+        rooms.setdefault(here, set()).update({room(other, files[other]) for other in others} - {here})
+    assert not circle(rooms), " -> ".join(circle(rooms))
+
+
+def test_the_check_sees_a_circle() -> None:
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+    assert imports_of("def later():\n    from storage.run import Run", ["storage.run"]) == {"storage.run"}
+    assert imports_of("from storage import locks", ["storage", "storage.locks"]) == {"storage.locks"}
 
 
 @pytest.mark.parametrize("package", ["storage", "rewards", "trainer"])

@@ -16,7 +16,7 @@ from jobs.ablate.scheduler import Course
 from jobs.ablate.tables import Figures, cell
 from jobs.ablate.trainings import Outcome, Training, is_trained
 from pipeline.evaluation.comparison import Row
-from pipeline.evaluation.judge import Measure
+from pipeline.evaluation.judges.judge import Measure
 
 
 def rounds(trainings: Sequence[Training]) -> tuple[Training, ...]:

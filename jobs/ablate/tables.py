@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from jobs.ablate.trainings import Outcome, Record
 from pipeline.evaluation.adapters import BASE
 from pipeline.evaluation.comparison import Row, compare_group
-from pipeline.evaluation.judge import Measure
+from pipeline.evaluation.judges.judge import Measure
 from pipeline.evaluation.tables import Evaluation, percent
+from storage.judgements import read_clips
 from storage.run import Run
-from storage.tables.judgements import read_clips
 
 TRUE_CLIPS = "true clips"
 # By prompt and seed.

@@ -13,8 +13,8 @@ from jobs.bench.loader import command as loader
 from jobs.bench.pair import command as pair
 from jobs.bench.reward import command as reward
 from jobs.bench.score import command as score
-from jobs.bench.tables import print_tables
 from jobs.bench.train import command as train
+from jobs.figure_tables import print_tables
 from jobs.settings.options import json_option, option
 
 SUBJECTS: Final = ("codec", "generator", "geometry", "referee")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from jobs.bench.tables import print_tables
+from jobs.figure_tables import print_tables
 from jobs.settings.options import (
     counts,
     finish,
@@ -104,7 +104,7 @@ def faults(
 
 
 def _print(found: list[Trial]) -> None:
-    from jobs.bench.tables import FigureTable
+    from jobs.figure_tables import FigureTable
 
     names = ("struck", "candidates", "lost", "double", "broken", "again", "worst")
     rows = []
@@ -153,7 +153,7 @@ def scale(nodes: tuple[int, ...], actors: tuple[int, ...], as_json: bool, **size
     Time counts from the moment when all actors are ready to the end of the command's last task.
     """
     from jobs.bench.faults.scaling import measure_scaling
-    from jobs.bench.tables import FigureTable
+    from jobs.figure_tables import FigureTable
 
     command = (sys.executable, "-m", "jobs.main", "bench", "simulate")
     found = list(measure_scaling(command, nodes, actors, **sizes))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.bench.tables import print_tables
+from jobs.figure_tables import print_tables
 from jobs.settings.options import json_option, option
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def command(
 
 
 def _print(found: list[LoadingFigures], pairs: int, rounds: int) -> None:
-    from jobs.bench.tables import FigureTable
+    from jobs.figure_tables import FigureTable
 
     files = found[-1]
     rows = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.bench.tables import print_tables
+from jobs.figure_tables import print_tables
 from jobs.settings.options import json_option, option
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def command(
 
 def _print(found: list[PairingFigures], cores: int) -> None:
     from jobs.bench.pairing.pairing import JSON_ALL, SQL
-    from jobs.bench.tables import FigureTable
+    from jobs.figure_tables import FigureTable
 
     loop = next(row for row in found if row.way == JSON_ALL)
     rows = tuple(

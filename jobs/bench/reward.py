@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from jobs.bench.tables import print_tables
+from jobs.figure_tables import print_tables
 from jobs.settings.options import json_option, option
 from jobs.settings.presets import load_preset
 
 if TYPE_CHECKING:
-    from jobs.bench.tables import FigureTable
+    from jobs.figure_tables import FigureTable
 
 SUBJECTS: Final = ("faults", "ranking")
 GUARDS: Final = ("min_motion", "min_image_motion", "min_sharpness", "min_coverage")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from jobs.bench.tables import print_tables
+from jobs.figure_tables import print_tables
 from jobs.settings.options import json_option, option
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.bench.tables import print_tables
+from jobs.figure_tables import print_tables
 from jobs.settings.options import json_option, option
 from jobs.settings.presets import load_preset, preset_names
 
@@ -138,7 +138,7 @@ def _variants(workload: Workload, micro_batch: int | None, *, compiled: bool) ->
 
 
 def _print(rows: list[VariantFigures], workload: Workload, rounds: int) -> None:
-    from jobs.bench.tables import FigureTable
+    from jobs.figure_tables import FigureTable
 
     cells = tuple(
         (

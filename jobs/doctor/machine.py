@@ -1,4 +1,4 @@
-"""The machine and what runs on it: GPUs, memory, disk, locks; H.264, rasterisers, Ray and LPIPS, each tried."""
+"""The machine and what runs on it: GPUs, memory, disk, locks; H.264, rasterisers, Ray, LPIPS, each tried."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def geometry_models(names: tuple[tuple[str, str | None], ...], needs: Needs) -> 
 
 def judges() -> Iterator[Finding]:
     """Judges of `gpa evaluate` with weights of their own: found, or how to get them. None is required."""
-    from pipeline.evaluation.judge import JUDGES
+    from pipeline.evaluation.judges.judge import JUDGES
 
     for name, spec in JUDGES.items():
         title, known = f"judge {name}", PUBLISHED_JUDGES.get(name)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pipeline.evaluation.evaluate import EvaluateSettings
-    from pipeline.evaluation.judge import JudgeChoice
+    from pipeline.evaluation.judges.judge import JudgeChoice
     from pipeline.evaluation.tables import Evaluation
     from storage.run import Run
 
@@ -149,7 +149,7 @@ def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, 
 
 def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:
     """The judges named; with the preset's geometry where only judges of another kind are."""
-    from pipeline.evaluation.judge import JudgeChoice
+    from pipeline.evaluation.judges.judge import JudgeChoice
 
     choices = [JudgeChoice.parse(one) for one in named]
     if not any(one.decides_geometry for one in choices):

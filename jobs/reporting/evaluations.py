@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from jobs.reporting.clips import Clip, make_clips, names
 from jobs.reporting.folder import ReportFolder, number, plain
 from pipeline.engine.stage import Progress
-from pipeline.evaluation import judge as judging
+from pipeline.evaluation.judges import judge as judging
 from pipeline.world.clips import WorldPrompt, render_prompt
 from storage.errors import UserError
 from storage.media.browser_video import browser_video, still

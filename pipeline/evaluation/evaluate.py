@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.engine.stage import Progress, Silent
 from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_different
 from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
-from pipeline.evaluation.judge import JudgeChoice
+from pipeline.evaluation.judges.judge import JudgeChoice
 from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.evaluation.panel import Panel, header_of, run_judge
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
@@ -25,9 +25,9 @@ from pipeline.models import resolve_adapter, resolve_model
 from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
 from pipeline.scoring.score import ScoreSettings, run_score
 from storage.errors import UserError
+from storage.judgements import EvaluatedClip, write_clips
 from storage.media.video import read_video
 from storage.run import Run
-from storage.tables.judgements import EvaluatedClip, write_clips
 from storage.tables.records import Prompt
 
 _SHEET_PROMPTS = 6

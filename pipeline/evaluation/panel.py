@@ -11,17 +11,24 @@ from pipeline.damage import mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.engine.worker_settings import WorkerSettings
-from pipeline.evaluation.judge import JUDGES, NO_JUDGE, ClipJudge, JudgeChoice, Measure, require_choices
 from pipeline.evaluation.judges.epipolar import EpipolarJudge
 from pipeline.evaluation.judges.geometry import GeometryJudge
+from pipeline.evaluation.judges.judge import (
+    JUDGES,
+    NO_JUDGE,
+    ClipJudge,
+    JudgeChoice,
+    Measure,
+    require_choices,
+)
 from pipeline.evaluation.judges.pictures import PictureJudge
 from pipeline.evaluation.judges.world import WorldJudge
 from pipeline.evaluation.stage import JudgeItem, JudgeStage, JudgeTask
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import GeometryInfo
 from storage.hub.provenance import pair_provenance
+from storage.judgements import read_judgements
 from storage.run import Run
-from storage.tables.judgements import read_judgements
 from storage.upkeep.repair import sweep_leftovers
 
 _BATCH = 8  # clips a task: what a kill can lose

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pipeline.engine.stage import UNREADABLE, Failure, Resources, TaskOutcome, beat
-from pipeline.evaluation.judge import ClipJudge, JudgedClip, as_floats
+from pipeline.evaluation.judges.judge import ClipJudge, JudgedClip, as_floats
 from pipeline.models import pick_device
 from storage.errors import UserError
+from storage.judgements import Judgement, write_judgements
 from storage.media.video import read_video
 from storage.run import Run
-from storage.tables.judgements import Judgement, write_judgements
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from pipeline.evaluation.adapters import BASE, TRUTH
 from pipeline.evaluation.comparison import Interval, Row, compare, compare_group, keep_moving, only
-from pipeline.evaluation.judge import Measure
+from pipeline.evaluation.judges.judge import Measure
 from pipeline.evaluation.panel import Header
 from storage.atomic import write_bytes
 from storage.tables.records import CLIP_MEASURES

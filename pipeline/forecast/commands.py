@@ -20,10 +20,10 @@ from pipeline.sampling.sample import SamplePlan, SampleSettings, plan_sample
 from pipeline.sampling.sampler import SamplerSettings
 from pipeline.scoring.score import ScorePlan, ScoreSettings
 from storage.errors import UserError
+from storage.judgements import judging_seconds, read_judgements
 from storage.run import Run
 from storage.sql.views import scored_ids
 from storage.tables.ids import canonical_json
-from storage.tables.judgements import judging_seconds, read_judgements
 from storage.tables.shards import read_rows, shard_files
 
 # A row of scores with its shard's share of a footer, without what every frame adds.

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.evaluation.judge import as_floats
+from pipeline.evaluation.judges.judge import as_floats
 from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
 from rewards.measures.quality import image_motion, sharpness
 from storage.atomic import write_bytes

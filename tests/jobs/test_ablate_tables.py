@@ -16,11 +16,11 @@ from jobs.ablate.files import as_json, markdown, write_results
 from jobs.ablate.tables import budget_line, cell, figures
 from jobs.ablate.trainings import Outcome
 from pipeline.evaluation.adapters import BASE
-from pipeline.evaluation.judge import Measure
+from pipeline.evaluation.judges.judge import Measure
 from pipeline.evaluation.panel import Header
 from pipeline.evaluation.tables import Evaluation, make_tables
+from storage.judgements import EvaluatedClip, write_clips
 from storage.run import Run
-from storage.tables.judgements import EvaluatedClip, write_clips
 from tests.jobs.test_ablate_course import record
 
 PROMPTS, SEEDS = 6, 3

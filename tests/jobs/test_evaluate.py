@@ -19,12 +19,12 @@ from click.testing import CliRunner, Result
 
 from jobs.main import cli
 from pipeline.evaluation.adapters import TRUTH, NamedAdapter
-from pipeline.evaluation.judge import JUDGES, JudgeSpec
+from pipeline.evaluation.judges.judge import JUDGES, JudgeSpec
 from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.models import resolve_adapter, resolve_model
 from rewards.measures.quality import sharpness
+from storage.judgements import EvaluatedClip, read_clips
 from storage.run import Run
-from storage.tables.judgements import EvaluatedClip, read_clips
 from storage.tables.shards import shard_files
 from tests.conftest import write_prompts
 from tests.pipeline.tiny_adapter import random_adapter

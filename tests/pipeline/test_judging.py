@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from jobs.evaluate.command import _judges as chosen_judges
-from pipeline.evaluation import judge as judging
-from pipeline.evaluation.judge import ClipJudge, JudgeChoice, JudgedClip
+from pipeline.evaluation.judges import judge as judging
 from pipeline.evaluation.judges.epipolar import EpipolarJudge
 from pipeline.evaluation.judges.geometry import GeometryJudge, find_lpips
+from pipeline.evaluation.judges.judge import ClipJudge, JudgeChoice, JudgedClip
 from pipeline.evaluation.judges.pictures import PictureJudge, displacement
 from pipeline.evaluation.judges.world import WorldJudge
 from pipeline.evaluation.panel import Panel
@@ -24,7 +24,7 @@ from pipeline.world.motion import flow_to_first
 from pipeline.world.scenes import make_scene
 from rewards.errors import RewardError
 from rewards.geometry.backends import load_backend
-from rewards.measures.metrics import consistency_3d
+from rewards.metrics import consistency_3d
 from rewards.reprojection import ReprojectionOptions
 from storage.errors import UserError
 from storage.tables.records import CLIP_MEASURES

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from jobs.doctor import weights as doctor
 from jobs.main import cli
-from pipeline.evaluation.judge import JUDGES, ClipJudge, JudgedClip
+from pipeline.evaluation.judges.judge import JUDGES, ClipJudge, JudgedClip
 from pipeline.evaluation.judges.videoreward import VideoRewardJudge
 from rewards.errors import RewardError
 from rewards.videoreward.weights import convert, find_weights

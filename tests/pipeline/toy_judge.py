@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.evaluation.judge import JudgedClip, Measure
+from pipeline.evaluation.judges.judge import JudgedClip, Measure
 
 
 class Taste:

@@ -11,13 +11,13 @@ import torch
 from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
-from rewards.measures.metrics import (
+from rewards.measures.quality import ssim
+from rewards.metrics import (
     consistency_3d,
     multi_view_consistency,
     reprojection_psnr,
     reprojection_ssim,
 )
-from rewards.measures.quality import ssim
 from rewards.reprojection import ReprojectionOptions, reprojection_error
 
 

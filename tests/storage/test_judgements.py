@@ -10,9 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.run import Run
-from storage.sql.views import fetch, session
-from storage.tables.judgements import (
+from storage.judgements import (
     EvaluatedClip,
     Judgement,
     read_clips,
@@ -20,6 +18,8 @@ from storage.tables.judgements import (
     write_clips,
     write_judgements,
 )
+from storage.run import Run
+from storage.sql.views import fetch, session
 from storage.tables.records import CLIP_MEASURES
 from storage.tables.shards import shard_files
 

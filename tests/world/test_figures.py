@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.bench.tables import FigureTable
 from jobs.bench.world.chart import colour, write_chart
 from jobs.bench.world.faults import separation, true_reconstruction
 from jobs.bench.world.held_out import HeldOut
 from jobs.bench.world.measure import SUBJECTS, measure
 from jobs.bench.world.ranking import agreement
 from jobs.bench.world.study import CONTROL, DEFAULT, SAMPSON, Study, passes, ranks, spearman, win_rate
+from jobs.figure_tables import FigureTable
 from pipeline.world.clips import render_prompt, scene_ids, world_prompts
 from pipeline.world.corruptions import corrupt
 from pipeline.world.scenes import make_scene

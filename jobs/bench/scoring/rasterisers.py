@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jobs.bench.scoring.candidates import Cloud, CloudSize, make_cloud
 from jobs.bench.scoring.timing import Timing, threads, time_in_turn
-from jobs.bench.tables import Cell, FigureTable
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.engine.stage import Progress
 from rewards.errors import RewardError
 from rewards.rasterise.rasterisers import RASTERISERS, Rasteriser, find_rasteriser

@@ -22,7 +22,7 @@ from jobs.bench.scoring.candidates import (
     write_clip,
 )
 from jobs.bench.scoring.timing import Timing, time_in_turn
-from jobs.bench.tables import Cell, FigureTable
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.engine.stage import Progress
 from pipeline.scoring.reward_settings import RewardSettings
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames

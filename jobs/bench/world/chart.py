@@ -9,7 +9,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs.bench.tables import Cell, FigureTable
+from jobs.figure_tables import Cell, FigureTable
 from storage.media.video import write_image
 
 Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont

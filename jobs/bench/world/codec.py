@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jobs.bench.tables import Cell, FigureTable
 from jobs.bench.world.held_out import HeldOut
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.world.clips import render_prompt
 from pipeline.world.codec import MotionCodec
 from rewards.measures.quality import psnr

@@ -13,9 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jobs.bench.tables import Cell, FigureTable
 from jobs.bench.world.held_out import HeldOut
 from jobs.bench.world.study import DEFAULT, Study, passes, reconstruct_some, win_rate
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.world.clips import WorldPrompt, render_prompt
 from pipeline.world.render import Clip
 from pipeline.world.training.figures import area_under_curve, clip_variants

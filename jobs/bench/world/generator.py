@@ -10,8 +10,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from jobs.bench.tables import Cell, FigureTable
 from jobs.bench.world.held_out import HeldOut
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.evaluation.comparison import bootstrap
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import render_prompt

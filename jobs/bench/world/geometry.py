@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import product
 from typing import Final
 
-from jobs.bench.tables import Cell, FigureTable
 from jobs.bench.world.held_out import HeldOut
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.world.training.bank import render_bank
 from pipeline.world.training.figures import geometry_figures
 from rewards.geometry.world.network import WorldGeometry

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Final
 
-from jobs.bench.tables import FigureTable
 from jobs.bench.world.held_out import HeldOut
+from jobs.figure_tables import FigureTable
 
 __all__ = ["SUBJECTS", "FigureTable", "HeldOut", "measure"]
 

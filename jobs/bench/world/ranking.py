@@ -10,10 +10,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
-from jobs.bench.tables import Cell, FigureTable
 from jobs.bench.world.generator import CLEAN, FAULTY
 from jobs.bench.world.held_out import FAMILIES, HeldOut
 from jobs.bench.world.study import DEFAULT, Study, passes, reconstruct_some, spearman, win_rate
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.evaluation.comparison import bootstrap
 
 MODELS: Final = ("generator", "geometry", "referee", "generator-boxes", "referee-boxes")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from jobs.bench.tables import Cell, FigureTable
 from jobs.bench.world.held_out import HeldOut
+from jobs.figure_tables import Cell, FigureTable
 from pipeline.world.training.figures import referee_figures
 
 MODELS: Final = ("referee",)

@@ -1,1 +1,1 @@
-"""The judges that come with gpa, one file each; see `pipeline.evaluation.judge` for what a judge is."""
+"""The judges that come with gpa, one file each; `judge.py` says what a judge is and names them."""

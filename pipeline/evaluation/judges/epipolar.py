@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from pipeline.evaluation.judge import JudgedClip, Measure
+from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from rewards.epipolar import EpipolarOptions, EpipolarReward
 from rewards.table import reward_version
 

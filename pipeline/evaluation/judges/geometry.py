@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from pipeline.evaluation.judge import JudgedClip, Measure
+from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from rewards.errors import RewardError
 from rewards.geometry.backends import describe_backend, load_backend
 from rewards.geometry.reconstruction import GeometryInfo

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.judge import JudgedClip, Measure
+from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from rewards.matching.matches import dense_matches
 from rewards.measures.quality import image_motion, roughness, saturation, sharpness
 

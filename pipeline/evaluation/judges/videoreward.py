@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from pipeline.evaluation.judge import JudgedClip, Measure
+from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from rewards.videoreward.inputs import Words, prepare, refusal
 from rewards.videoreward.network import VideoRewardNetwork, collate
 from rewards.videoreward.settings import DIMENSIONS

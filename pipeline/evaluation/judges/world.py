@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.evaluation.judge import JudgedClip, Measure
+from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from pipeline.models import WORLD
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import WorldPrompt, render_prompt
