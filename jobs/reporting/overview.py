@@ -124,7 +124,7 @@ def _distribution(run: Run, row: Row, limits: Limits | None) -> dict[str, Any]:
 
 
 # A curve on a screen shows no more; steps between are averaged.
-_DRAWN_STEPS = 400
+DRAWN_STEPS = 400
 _SETTINGS = (
     "objective",
     "beta",
@@ -165,8 +165,8 @@ def _training(folder: Path) -> dict[str, Any]:
 
 
 def thinned(points: list[tuple[float, float]]) -> list[list[float | int | None]]:
-    """At most _DRAWN_STEPS points: each the mean of as many neighbours; steps and values."""
-    size = math.ceil(len(points) / _DRAWN_STEPS)
+    """At most DRAWN_STEPS points: each the mean of as many neighbours; steps and values."""
+    size = math.ceil(len(points) / DRAWN_STEPS)
     groups = [points[start : start + size] for start in range(0, len(points), size)]
     steps = [number(sum(step for step, _ in group) / len(group)) for group in groups]
     return [steps, [number(sum(value for _, value in group) / len(group), 5) for group in groups]]

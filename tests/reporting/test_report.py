@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from jobs.main import cli
 from jobs.reporting.build import Report, ReportSettings, build_report
 from jobs.reporting.command import reward_of
-from jobs.reporting.overview import POINTS, thinned
+from jobs.reporting.overview import DRAWN_STEPS, thinned
 from jobs.reporting.reconstructions import MAX_POINTS, heat
 from pipeline.pairing import PairSettings, run_pair
 from pipeline.scoring.reward_settings import RewardSettings
@@ -261,6 +261,6 @@ def test_heat_rises_in_lightness() -> None:
 def test_curves_keep_their_mean() -> None:
     points = [(float(step), float(step % 7)) for step in range(1, 12_001)]
     steps, values = thinned(points)
-    assert len(steps) == len(values) == POINTS
+    assert len(steps) == len(values) == DRAWN_STEPS
     assert np.mean([value for value in values if value is not None]) == pytest.approx(3.0, abs=0.01)
     assert thinned(points[:5]) == [[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, 4.0, 5.0]]
