@@ -19,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from trainer.data import Inputs, PairBatch
+from trainer.data import MicroBatch, PairBatch
 from trainer.families.base import Condition, Family, PairShapes
 from trainer.lora import attach_lora, lora_parameters
-from trainer.step import Step
+from trainer.step import PairForward
 
 # For fragmentation and the workspaces of kernels, which allocations do not show.
 HEADROOM = 1.15
@@ -87,12 +87,12 @@ def step_cost(family: Family, shapes: PairShapes, settings: CostSettings) -> Ste
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with mode, torch.random.fork_rng(devices=[]):
         _fill(transformer)
-        step = Step(
+        step = PairForward(
             family=family.with_transformer(transformer),
             model=transformer,
             objective=settings.objective,
             beta=1.0,
-            counted_X=_fake_counted(family, shapes, settings.first_frame_weight),
+            loss_weight_X=_fake_loss_weight(family, shapes, settings.first_frame_weight),
             together=settings.together,
         )
         inputs = _inputs(shapes, settings.batch_size)
@@ -144,7 +144,7 @@ def _fill(transformer: nn.Module) -> None:
                 module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
 
 
-def _inputs(shapes: PairShapes, pairs: int) -> Inputs:
+def _inputs(shapes: PairShapes, pairs: int) -> MicroBatch:
     def empty(shape: tuple[int, ...]) -> Tensor:
         return torch.empty(pairs, *shape)
 
@@ -157,16 +157,18 @@ def _inputs(shapes: PairShapes, pairs: int) -> Inputs:
     batch = PairBatch(
         pair_ids=("",) * pairs, winner_BX=latents, loser_BX=empty(shapes.latent), condition=condition
     )
-    return Inputs(batch=batch, noise_BX=empty(shapes.latent), drawn_B=torch.zeros(pairs, dtype=torch.int64))
+    return MicroBatch(
+        batch=batch, noise_BX=empty(shapes.latent), timestep_index_B=torch.zeros(pairs, dtype=torch.int64)
+    )
 
 
-def _fake_counted(family: Family, shapes: PairShapes, first_frame_weight: float) -> Tensor | None:
-    counted = family.counted(shapes, first_frame_weight)
+def _fake_loss_weight(family: Family, shapes: PairShapes, first_frame_weight: float) -> Tensor | None:
+    counted = family.loss_weight(shapes, first_frame_weight)
     return None if counted is None else torch.empty(counted.shape)
 
 
-def _pass(step: Step, inputs: Inputs, settings: CostSettings) -> None:
-    pairs = len(inputs.drawn_B)
+def _pass(step: PairForward, inputs: MicroBatch, settings: CostSettings) -> None:
+    pairs = len(inputs.timestep_index_B)
     reference_N = torch.empty(2 * pairs, dtype=torch.float64) if settings.cached_reference else None
 
     def backward(loss: Tensor, _metrics: dict[str, Tensor]) -> None:
@@ -175,7 +177,7 @@ def _pass(step: Step, inputs: Inputs, settings: CostSettings) -> None:
     step.run(inputs, reference_N, backward)
 
 
-def _count(step: Step, inputs: Inputs, settings: CostSettings) -> dict[str, float]:
+def _count(step: PairForward, inputs: MicroBatch, settings: CostSettings) -> dict[str, float]:
     """Operations of a pass, and tokens of a sample: what the first adapted projection is given."""
     seen: list[int] = []
     targets = tuple(step.family.lora_targets)
@@ -194,7 +196,7 @@ def _count(step: Step, inputs: Inputs, settings: CostSettings) -> dict[str, floa
     }
 
 
-def _track(step: Step, inputs: Inputs, settings: CostSettings) -> tuple[int, int]:
+def _track(step: PairForward, inputs: MicroBatch, settings: CostSettings) -> tuple[int, int]:
     transformer = step.family.transformer
     optimizer = torch.optim.AdamW(list(lora_parameters(transformer).values()), foreach=False)
     with _live_bytes() as live:

@@ -187,19 +187,19 @@ AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class MicroBatch:
     """A micro-batch with its draws; `fixed` names them (pair, draw) when they are of the K fixed ones."""
 
     batch: PairBatch
     noise_BX: Tensor
-    drawn_B: Tensor
+    timestep_index_B: Tensor
     fixed: tuple[tuple[int, int], ...] | None = None
 
 
 def draw_from(
     seeds: Sequence[int], latent_shape: Sequence[int], timesteps: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """(noise_BX fp32, drawn_B long), one per seed, on the CPU.
+    """(noise_BX fp32, timestep_index_B long), one per seed, on the CPU.
 
     `timesteps` are the first and last training step of the scheduler that may be drawn.
     """
@@ -233,7 +233,7 @@ def draw_fixed(
     return draw_from([derived_seed(seed, "fixed", *place) for place in places], latent_shape, timesteps)
 
 
-class InputSource:
+class MicroBatchSource:
     """The micro-batches of one process: a function of their number alone."""
 
     def __init__(
@@ -247,7 +247,7 @@ class InputSource:
         self._config, self._loader, self._timesteps = config, loader, timesteps
         self._processes, self._process = processes, process
 
-    def load(self, number: int) -> Inputs:
+    def load(self, number: int) -> MicroBatch:
         """Micro-batch `number`, counted over all steps: slots of the global batch decide pairs and draws."""
         config, size, count = self._config, self._config.batch_size, len(self._loader.source)
         step, micro = divmod(number, config.grad_accum)
@@ -258,17 +258,17 @@ class InputSource:
         batch = self._loader.batch(indices)
         shape = batch.winner_BX.shape[1:]
         if not config.cache_reference:
-            noise_BX, drawn_B = draw(config.seed, step, slots, shape, self._timesteps)
-            return Inputs(batch=batch, noise_BX=noise_BX, drawn_B=drawn_B)
+            noise_BX, timestep_index_B = draw(config.seed, step, slots, shape, self._timesteps)
+            return MicroBatch(batch=batch, noise_BX=noise_BX, timestep_index_B=timestep_index_B)
         epochs = [position // count for position in range(first, first + size)]
         fixed = tuple(
             (index, epoch % config.cache_reference) for index, epoch in zip(indices, epochs, strict=True)
         )
-        noise_BX, drawn_B = draw_fixed(config.seed, fixed, shape, self._timesteps)
-        return Inputs(batch=batch, noise_BX=noise_BX, drawn_B=drawn_B, fixed=fixed)
+        noise_BX, timestep_index_B = draw_fixed(config.seed, fixed, shape, self._timesteps)
+        return MicroBatch(batch=batch, noise_BX=noise_BX, timestep_index_B=timestep_index_B, fixed=fixed)
 
 
-class Ahead(Generic[T]):
+class Prefetcher(Generic[T]):
     """Calls `load(0)`, `load(1)`, ... in a thread of its own, a few ahead of the one that is asked for.
 
     An error of `load` is raised by the `get` of its number.

@@ -34,11 +34,11 @@ from trainer.checkpoint import (
 )
 from trainer.config import TrainConfig
 from trainer.data import (
-    Ahead,
-    Inputs,
-    InputSource,
+    MicroBatch,
+    MicroBatchSource,
     PairLoader,
     PairSource,
+    Prefetcher,
     open_pairs,
     pairs_fingerprint,
     require_same_model,
@@ -49,7 +49,7 @@ from trainer.metrics import MetricsLog, recent_means
 from trainer.processes import Interrupted, StopRequest, agreed, distribute, stop_requests
 from trainer.reference import compute_ahead, reference_key
 from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range, write_plan
-from trainer.step import Step, Update
+from trainer.step import OptimizerStep, PairForward
 from trainer.validation import OnSample, look, make_checks, validation_pairs
 
 logger = logging.getLogger(__name__)
@@ -124,17 +124,17 @@ class Trainer:
             "pairs": pairs_fingerprint(pairs),
             "processes": self.accelerator.num_processes,
         }
-        self.update = Update(
+        self.update = OptimizerStep(
             config=config,
             accelerator=self.accelerator,
-            compute=Step(
+            compute=PairForward(
                 family=self.family,
                 model=self.model,
                 objective=config.objective,
                 beta=config.beta,
                 winner_anchor=config.winner_anchor,
                 winner_weight=config.winner_weight,
-                counted_X=self.family.counted(self.loader.shapes, config.first_frame_weight),
+                loss_weight_X=self.family.loss_weight(self.loader.shapes, config.first_frame_weight),
                 together=self.plan.together,
             ),
             parameters=list(self.parameters.values()),
@@ -254,7 +254,7 @@ class Trainer:
                 | {"steps": self.step, "seed": config.seed, "lr": config.lr},
             )
 
-    def _timed_step(self, inputs: Ahead[Inputs]) -> dict[str, float]:
+    def _timed_step(self, inputs: Prefetcher[MicroBatch]) -> dict[str, float]:
         started = time.perf_counter()
         metrics = self.update.step(self.step, inputs)
         self.step += 1
@@ -289,16 +289,16 @@ class Trainer:
             yield log
 
     @contextmanager
-    def _inputs(self) -> Iterator[Ahead[Inputs]]:
+    def _inputs(self) -> Iterator[Prefetcher[MicroBatch]]:
         """This process's micro-batches, loaded ahead."""
-        source = InputSource(
+        source = MicroBatchSource(
             self.config,
             self.loader,
             self.timesteps,
             self.accelerator.num_processes,
             self.accelerator.process_index,
         )
-        ahead = Ahead(source.load, self.config.steps * self.config.grad_accum)
+        ahead = Prefetcher(source.load, self.config.steps * self.config.grad_accum)
         try:
             yield ahead
         finally:

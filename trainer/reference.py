@@ -20,14 +20,14 @@ from torch import Tensor
 from storage.tables.ids import content_id
 from trainer.checkpoint import write_tensors
 from trainer.config import TrainConfig
-from trainer.data import Inputs, PairLoader, draw_fixed
+from trainer.data import MicroBatch, PairLoader, draw_fixed
 from trainer.processes import agreed, most
 
 logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 # (inputs) -> errors_N of the reference.
-ReferenceErrors = Callable[[Inputs], Tensor]
+ReferenceErrors = Callable[[MicroBatch], Tensor]
 _SAVE_SECONDS = 60.0
 # What decides the errors: nothing that is trained, so another recipe on the same draws could use the file.
 _DECIDES = (
@@ -118,8 +118,10 @@ class ReferenceCache:
         given = places or [(0, 0)]
         batch = self._loader.batch([pair for pair, _ in given])
         shape = batch.winner_BX.shape[1:]
-        noise_BX, drawn_B = draw_fixed(self._config.seed, given, shape, timesteps)
-        errors_N = reference(Inputs(batch=batch, noise_BX=noise_BX, drawn_B=drawn_B, fixed=tuple(given)))
+        noise_BX, timestep_index_B = draw_fixed(self._config.seed, given, shape, timesteps)
+        errors_N = reference(
+            MicroBatch(batch=batch, noise_BX=noise_BX, timestep_index_B=timestep_index_B, fixed=tuple(given))
+        )
         if not places:
             return
         for place, errors_2 in zip(places, errors_N.double().cpu().view(2, -1).t(), strict=True):

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from trainer.config import TrainConfig, learning_rate
-from trainer.data import Ahead, Inputs
+from trainer.data import MicroBatch, Prefetcher
 from trainer.families.base import Condition, Family
 from trainer.lora import adapter_disabled, whole
 from trainer.objectives import PairErrors, preference_loss, supervised_loss
@@ -38,13 +38,13 @@ class Noised:
     target_NX: Tensor
     timestep_N: Tensor
     condition: Condition
-    counted_X: Tensor | None
+    loss_weight_X: Tensor | None
 
 
-def noised(family: Family, inputs: Inputs, clean_NX: Tensor, counted_X: Tensor | None) -> Noised:
+def noised(family: Family, inputs: MicroBatch, clean_NX: Tensor, loss_weight_X: Tensor | None) -> Noised:
     """Winners, losers or both under the draws of their pairs, which both sides share."""
-    device, sides = clean_NX.device, len(clean_NX) // len(inputs.drawn_B)
-    timestep_N = family.timestep(inputs.drawn_B.to(device)).repeat(sides)
+    device, sides = clean_NX.device, len(clean_NX) // len(inputs.timestep_index_B)
+    timestep_N = family.timestep(inputs.timestep_index_B.to(device)).repeat(sides)
     noise_NX = inputs.noise_BX.to(device).repeat(sides, *(1 for _ in inputs.noise_BX.shape[1:]))
     noised_NX, target_NX = family.noised(clean_NX, noise_NX, timestep_N)
     condition = inputs.batch.condition
@@ -53,11 +53,11 @@ def noised(family: Family, inputs: Inputs, clean_NX: Tensor, counted_X: Tensor |
         target_NX=target_NX,
         timestep_N=timestep_N,
         condition=condition if sides == 1 else condition.twice(),
-        counted_X=counted_X,
+        loss_weight_X=loss_weight_X,
     )
 
 
-def errors(family: Family, model: Any, given: Noised) -> Tensor:
+def per_sample_mse(family: Family, model: Any, given: Noised) -> Tensor:
     """Mean squared error of the prediction per sample, elements weighed by what they count, without one half.
 
     Squares are fp32, their mean fp64: an error near 1 has a spacing of 1e-7 in fp32, which beta = 500 would
@@ -65,14 +65,14 @@ def errors(family: Family, model: Any, given: Noised) -> Tensor:
     """
     prediction_NX = family.predict(model, given.noised_NX, given.timestep_N, given.condition)
     square_NX = (prediction_NX - given.target_NX).square()
-    if given.counted_X is None:
+    if given.loss_weight_X is None:
         return square_NX.flatten(1).mean(dim=1, dtype=torch.float64)
-    counted_X = given.counted_X.to(square_NX).expand(square_NX.shape[1:])
-    return (square_NX * counted_X).flatten(1).sum(dim=1, dtype=torch.float64) / counted_X.sum()
+    loss_weight_X = given.loss_weight_X.to(square_NX).expand(square_NX.shape[1:])
+    return (square_NX * loss_weight_X).flatten(1).sum(dim=1, dtype=torch.float64) / loss_weight_X.sum()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
+class PairForward:
     """How a micro-batch is computed: the objective, and whether both sides share a forward pass.
 
     `model` is the family's transformer, perhaps wrapped for several processes or compiled.
@@ -84,22 +84,22 @@ class Step:
     beta: float
     winner_anchor: float = 0.0
     winner_weight: float = 0.0
-    counted_X: Tensor | None = None
+    loss_weight_X: Tensor | None = None
     together: bool = True
 
-    def reference_errors(self, inputs: Inputs) -> Tensor:
+    def reference_errors(self, inputs: MicroBatch) -> Tensor:
         """errors_N of the base model, winners then losers, without a graph."""
         with torch.no_grad(), adapter_disabled(self.family.transformer):
             return self._without_graph(inputs)
 
-    def policy_errors(self, inputs: Inputs) -> Tensor:
+    def policy_errors(self, inputs: MicroBatch) -> Tensor:
         """errors_N of the adapted model, winners then losers, without a graph."""
         with torch.no_grad():
             return self._without_graph(inputs)
 
     def run(
         self,
-        inputs: Inputs,
+        inputs: MicroBatch,
         reference_N: Tensor | None,
         backward: Backward,
         exchange: Exchange = lambda _: nullcontext(),
@@ -113,7 +113,7 @@ class Step:
             with exchange(True):
                 backward(
                     *supervised_loss(
-                        errors(self.family, self.model, self._noised(inputs, inputs.batch.winner_BX))
+                        per_sample_mse(self.family, self.model, self._noised(inputs, inputs.batch.winner_BX))
                     )
                 )
             return
@@ -122,7 +122,7 @@ class Step:
         reference_N = reference_N.to(inputs.batch.winner_BX.device)
         if self.together:
             with exchange(True):
-                policy_N = errors(self.family, self.model, self._noised(inputs, _both(inputs)))
+                policy_N = per_sample_mse(self.family, self.model, self._noised(inputs, _both(inputs)))
                 backward(*self.loss(policy_N, reference_N))
         else:
             self._apart(inputs, reference_N, backward, exchange)
@@ -138,47 +138,47 @@ class Step:
         )
         return preference_loss(self.objective, pairs, self.beta, self.winner_anchor, self.winner_weight)
 
-    def _apart(self, inputs: Inputs, reference_N: Tensor, backward: Backward, exchange: Exchange) -> None:
+    def _apart(self, inputs: MicroBatch, reference_N: Tensor, backward: Backward, exchange: Exchange) -> None:
         """Never both graphs alive: the loser's error without a graph gives the loss and its own gradient."""
         losers = self._noised(inputs, inputs.batch.loser_BX)
         with torch.no_grad():
-            lose_B = errors(self.family, self.family.transformer, losers)
+            lose_B = per_sample_mse(self.family, self.family.transformer, losers)
         lose_B.requires_grad_()
         with exchange(False):
-            win_B = errors(self.family, self.model, self._noised(inputs, inputs.batch.winner_BX))
+            win_B = per_sample_mse(self.family, self.model, self._noised(inputs, inputs.batch.winner_BX))
             backward(*self.loss(torch.cat([win_B, lose_B]), reference_N))
         slope_B = lose_B.grad
         assert slope_B is not None
         with exchange(True):
-            again_B = errors(self.family, self.model, losers)
+            again_B = per_sample_mse(self.family, self.model, losers)
             # The slope carries whatever `backward` scaled the loss by: this pass is not scaled again.
             (again_B * slope_B).sum().backward()  # type: ignore[no-untyped-call]
 
-    def _without_graph(self, inputs: Inputs) -> Tensor:
+    def _without_graph(self, inputs: MicroBatch) -> Tensor:
         sides = [_both(inputs)] if self.together else [inputs.batch.winner_BX, inputs.batch.loser_BX]
         model = self.family.transformer
-        return torch.cat([errors(self.family, model, self._noised(inputs, side)) for side in sides])
+        return torch.cat([per_sample_mse(self.family, model, self._noised(inputs, side)) for side in sides])
 
-    def _noised(self, inputs: Inputs, clean_NX: Tensor) -> Noised:
-        return noised(self.family, inputs, clean_NX, self.counted_X)
+    def _noised(self, inputs: MicroBatch, clean_NX: Tensor) -> Noised:
+        return noised(self.family, inputs, clean_NX, self.loss_weight_X)
 
 
-def _both(inputs: Inputs) -> Tensor:
+def _both(inputs: MicroBatch) -> Tensor:
     return torch.cat([inputs.batch.winner_BX, inputs.batch.loser_BX])
 
 
 @dataclass(kw_only=True)
-class Update:
+class OptimizerStep:
     """What a step changes and how; `reference` is set when errors of the reference were computed ahead."""
 
     config: TrainConfig
     accelerator: Accelerator
-    compute: Step
+    compute: PairForward
     parameters: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
     reference: ReferenceCache | None = None
 
-    def step(self, number: int, ahead: Ahead[Inputs]) -> dict[str, float]:
+    def step(self, number: int, ahead: Prefetcher[MicroBatch]) -> dict[str, float]:
         """Step `number` (0-based) over its micro-batches, and its figures.
 
         Raises NonFiniteLossError for a loss, figure or gradient that is not finite; the optimiser step is
@@ -203,7 +203,7 @@ class Update:
         self.optimizer.step()
         return totals | {"grad_norm": grad_norm, "lr": rate}
 
-    def _accumulate(self, number: int, inputs: Inputs, *, last: bool) -> dict[str, float]:
+    def _accumulate(self, number: int, inputs: MicroBatch, *, last: bool) -> dict[str, float]:
         """The passes of a micro-batch; gradients are exchanged between processes in the last one only."""
         found: dict[str, float] = {}
 

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import Inputs, PairLoader, PairSource, derived_seed, open_pairs, require_same_model
+from trainer.data import MicroBatch, PairLoader, PairSource, derived_seed, open_pairs, require_same_model
 from trainer.families.base import PairShapes
 from trainer.metrics import HELD_OUT
 from trainer.processes import StopRequest
-from trainer.step import Step
+from trainer.step import PairForward
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +128,7 @@ class PairValidation:
 
     config: TrainConfig
     loader: PairLoader
-    compute: Step
+    compute: PairForward
     timesteps: tuple[int, int]
     accelerator: Accelerator
     _reference_V2: Tensor | None = field(default=None, init=False)
@@ -168,7 +168,7 @@ class PairValidation:
             del found["saturated"]
         return found
 
-    def _policy_errors(self, inputs: Inputs) -> Tensor:
+    def _policy_errors(self, inputs: MicroBatch) -> Tensor:
         return self.compute.policy_errors(inputs)
 
     @property
@@ -177,7 +177,7 @@ class PairValidation:
         pairs = min(self.config.validate_pairs, len(self.loader.source))
         return [(pair, level) for level in range(len(LEVELS)) for pair in range(pairs)]
 
-    def _errors(self, of: Callable[[Inputs], Tensor], stopped: Callable[[], bool]) -> Tensor | None:
+    def _errors(self, of: Callable[[MicroBatch], Tensor], stopped: Callable[[], bool]) -> Tensor | None:
         """errors_V2 (winner, loser) in fp64; None when stopped."""
         places, size = self._places, self.config.batch_size
         processes, process = self.accelerator.num_processes, self.accelerator.process_index
@@ -197,7 +197,7 @@ class PairValidation:
             errors_V2 = shared.cpu()
         return errors_V2
 
-    def _inputs(self, places: Sequence[tuple[int, int]]) -> Inputs:
+    def _inputs(self, places: Sequence[tuple[int, int]]) -> MicroBatch:
         batch = self.loader.batch([pair for pair, _ in places])
         noise, drawn = [], []
         low, high = self.timesteps
@@ -205,7 +205,7 @@ class PairValidation:
             generator = torch.Generator().manual_seed(derived_seed(self.config.seed, "validate", *place))
             noise.append(torch.randn(batch.winner_BX.shape[1:], generator=generator))
             drawn.append(low + round(LEVELS[place[1]] * (high - low)))
-        return Inputs(batch=batch, noise_BX=torch.stack(noise), drawn_B=torch.tensor(drawn))
+        return MicroBatch(batch=batch, noise_BX=torch.stack(noise), timestep_index_B=torch.tensor(drawn))
 
 
 def validation_pairs(config: TrainConfig, given: PairSource | None = None) -> PairSource | None:
@@ -251,7 +251,7 @@ def make_checks(
     config: TrainConfig,
     *,
     accelerator: Accelerator,
-    compute: Step,
+    compute: PairForward,
     timesteps: tuple[int, int],
     trained: PairShapes,
     export: Callable[[Path], None],

@@ -99,19 +99,19 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     giving it another name.
     The same command again does only what is missing. RECIPES are YAML as in jobs/recipes.
     """
-    from jobs.ablate.processes import course_of
+    from jobs.ablate.processes import make_scheduler
     from jobs.ablate.selections import with_candidates
     from jobs.main import PARTIAL
 
     started = time.monotonic()
     settings = _settings(run, chosen)
     if dry_run:
-        _foretell(settings, as_json)
+        _print_forecast(settings, as_json)
         return
     opened = with_candidates(settings.commands)
     with opened.lock("ablate"):
-        course = course_of(opened, _left_of(settings, time.monotonic() - started), _say)
-        outcome = course.follow()
+        scheduler = make_scheduler(opened, _left_of(settings, time.monotonic() - started), _say)
+        outcome = scheduler.execute()
         _finish(outcome, settings, chosen, as_json)
     if outcome.failed:
         ctx.exit(PARTIAL)
@@ -174,10 +174,10 @@ def _left_of(settings: Settings, spent: float) -> Settings:
     return replace(settings, budget=None if settings.budget is None else settings.budget - spent)
 
 
-def _foretell(settings: Settings, as_json: bool) -> None:
-    from jobs.ablate.scheduler import Course
+def _print_forecast(settings: Settings, as_json: bool) -> None:
+    from jobs.ablate.scheduler import Scheduler
     from jobs.ablate.selections import forecast_candidates, open_run
-    from jobs.ablate.show import foretell, show_plan
+    from jobs.ablate.show import forecast_trainings, show_plan
 
     sampling = forecast_candidates(settings.commands)
     there = open_run(settings.commands)
@@ -185,13 +185,13 @@ def _foretell(settings: Settings, as_json: bool) -> None:
         text = f"{sampling}\nmore is known once a few candidates are there"
         click.echo(json.dumps({"sample": sampling.as_dict()}) if as_json else f"sample: {text}")
         return
-    course = Course(run=there, settings=_left_of(settings, 3600 * (sampling.hours or 0)), say=_say)
+    scheduler = Scheduler(run=there, settings=_left_of(settings, 3600 * (sampling.hours or 0)), say=_say)
     if not as_json:
-        show_plan(course, str(sampling))
+        show_plan(scheduler, str(sampling))
         return
     told = {
         training.name: {"seconds": cost.seconds, "unknown": list(cost.unknown), "fits": fits}
-        for training, cost, fits in foretell(course)
+        for training, cost, fits in forecast_trainings(scheduler)
     }
     click.echo(json.dumps({"sample": sampling.as_dict(), "trainings": told}))
 

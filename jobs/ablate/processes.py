@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from jobs.ablate.costs import Begun, Cost, EvaluationCost
-from jobs.ablate.scheduler import Course
+from jobs.ablate.scheduler import Scheduler
 from jobs.ablate.trainings import FOLDER, Training
 from trainer.processes import stop_requests
 
@@ -140,7 +140,7 @@ def _end_with_parent() -> Callable[[], None]:
     return ask
 
 
-class SideBySide(Course):
+class SideBySide(Scheduler):
     """A call of gpa ablate that runs up to `settings.parallel` trainings at once."""
 
     def __post_init__(self) -> None:
@@ -197,9 +197,9 @@ class SideBySide(Course):
         self._learn(begun, ended.at)
 
 
-def course_of(run: Run, settings: Settings, say: Callable[[str], None]) -> Course:
-    """The course that the settings ask for: in this process, or side by side."""
-    kind = Course if settings.parallel == 1 else SideBySide
+def make_scheduler(run: Run, settings: Settings, say: Callable[[str], None]) -> Scheduler:
+    """The scheduler that the settings ask for: in this process, or side by side."""
+    kind = Scheduler if settings.parallel == 1 else SideBySide
     return kind(run=run, settings=settings, say=say)
 
 

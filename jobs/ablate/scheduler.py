@@ -1,4 +1,4 @@
-"""The course of an ablation: what is done in which order, what no longer fits the budget, what failed.
+"""How an ablation is scheduled: what is done in which order, what no longer fits the budget, what failed.
 
 Trainings go in rounds, every recipe with the first seed before any with the second, so that a budget that
 ends early leaves a table in which recipes stand side by side. After each round everything trained is
@@ -46,7 +46,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(kw_only=True)
-class Course:
+class Scheduler:
     """One call of gpa ablate on an opened run that holds candidates."""
 
     run: Run
@@ -70,7 +70,7 @@ class Course:
         budget = self.settings.budget
         return float("inf") if budget is None else budget - (self.clock() - self._started)
 
-    def follow(self) -> Outcome:
+    def execute(self) -> Outcome:
         """Train what fits, evaluate after every round, and say what was left out or failed.
 
         Raises UserError when there is nothing to compare at the end.

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from jobs.ablate.costs import Cost, describe, scoring_seconds, training_seconds
 from jobs.ablate.files import notes
-from jobs.ablate.scheduler import Course
+from jobs.ablate.scheduler import Scheduler
 from jobs.ablate.tables import Figures, cell
 from jobs.ablate.trainings import Outcome, Training, is_trained
 from pipeline.evaluation.comparison import Row
@@ -50,20 +50,20 @@ class _Ahead:
         return True
 
 
-def foretell(course: Course) -> list[tuple[Training, Cost, bool]]:
+def forecast_trainings(scheduler: Scheduler) -> list[tuple[Training, Cost, bool]]:
     """What every training would take, and whether it would fit, if all went as measured."""
-    left = course.left
-    ahead = _Ahead(slots=[0.0] * course.settings.parallel)
+    left = scheduler.left
+    ahead = _Ahead(slots=[0.0] * scheduler.settings.parallel)
     told = []
     scoring = {
-        one.recipe.name: scoring_seconds(course.run, course.settings.commands, one)
-        for one in course.settings.trainings
+        one.recipe.name: scoring_seconds(scheduler.run, scheduler.settings.commands, one)
+        for one in scheduler.settings.trainings
         if one.seed == 0
     }
-    evaluation = course.evaluation_cost()
+    evaluation = scheduler.evaluation_cost()
     first = evaluation.trained
-    for training in course.settings.trainings:
-        if is_trained(course.run, training.name):
+    for training in scheduler.settings.trainings:
+        if is_trained(scheduler.run, training.name):
             told.append((training, Cost(), True))
             continue
         ahead.enter(training.seed)
@@ -71,7 +71,7 @@ def foretell(course: Course) -> list[tuple[Training, Cost, bool]]:
         owed = None if evaluation.each is None or first is None else evaluation.each + first
         cost = Cost.of(
             score=0.0 if version in ahead.scored else score,
-            train=training_seconds(course.run, course.settings.commands, training),
+            train=training_seconds(scheduler.run, scheduler.settings.commands, training),
             evaluate=owed,
         )
         fits = ahead.take(cost, left)
@@ -115,11 +115,11 @@ def show(outcome: Outcome, found: Figures, files: Sequence[Path]) -> None:
     console.print(f"results: {', '.join(str(file) for file in files)}", soft_wrap=True)
 
 
-def show_plan(course: Course, sampling: str) -> None:
+def show_plan(scheduler: Scheduler, sampling: str) -> None:
     """Print what every training would take and what would be left out."""
     console = Console(width=_WIDTH, highlight=False)
     console.print(f"sample: {sampling}", soft_wrap=True)
-    for training, cost, fits in foretell(course):
+    for training, cost, fits in forecast_trainings(scheduler):
         done = "" if cost.seconds or cost.unknown else "trained already"
         said = done or describe(cost, float("inf"))
         console.print(f"{training.name:26s} {said}{'' if fits else '; would be left out'}", soft_wrap=True)

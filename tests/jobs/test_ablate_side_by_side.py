@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from jobs.ablate.processes import Ended, SideBySide
-from jobs.ablate.show import foretell
+from jobs.ablate.show import forecast_trainings
 from storage.run import Run
-from tests.jobs.test_ablate_course import EACH, TRAIN, Toy, run, trainings
+from tests.jobs.test_ablate_scheduler import EACH, TRAIN, Toy, run, trainings
 
 __all__ = ["run"]
 
@@ -59,7 +59,7 @@ class ToyPair(SideBySide, Toy):
 def test_two_run_at_once_and_a_round_ends_before_the_next(run: Run) -> None:
     toy = ToyPair(run, ["best", "sft", "beta-100"], 2)
     toy.takes = {"best-0": 3 * TRAIN}
-    toy.follow()
+    toy.execute()
     assert toy.done == ["sft-0", "beta-100-0", "best-0", "best-1", "sft-1", "beta-100-1"]
     assert [len(names) for names in toy.evaluated] == [3, 6]
     assert toy.most == 2
@@ -68,8 +68,8 @@ def test_two_run_at_once_and_a_round_ends_before_the_next(run: Run) -> None:
 
 def test_the_evaluation_of_what_runs_is_part_of_the_budget(run: Run) -> None:
     # Two trainings at once and the evaluation of both are 140 s.
-    assert ToyPair(run, ["best", "sft"], 1, budget=140.0).follow().left_out.keys() == set()
-    assert ToyPair(run, ["best", "sft"], 1, budget=139.0).follow().left_out.keys() == {"sft-0"}
+    assert ToyPair(run, ["best", "sft"], 1, budget=140.0).execute().left_out.keys() == set()
+    assert ToyPair(run, ["best", "sft"], 1, budget=139.0).execute().left_out.keys() == {"sft-0"}
 
 
 def test_a_short_training_waits_for_the_evaluation_behind_a_long_one(
@@ -92,19 +92,19 @@ def test_both_of_a_pair_that_were_slow_count_once(run: Run) -> None:
     for budget, left_out in ((460.0, set()), (459.0, {"beta-100-0"})):
         toy = ToyPair(run, ["best", "sft", "beta-100"], 1, budget=budget)
         toy.takes = dict.fromkeys(("best-0", "sft-0", "beta-100-0"), 2 * TRAIN)
-        assert toy.follow().left_out.keys() == left_out
+        assert toy.execute().left_out.keys() == left_out
 
 
 def test_within_a_budget_the_first_that_end_are_evaluated_with_nothing_beside(run: Run) -> None:
     toy = ToyPair(run, ["best", "sft", "beta-100"], 1, budget=1000.0)
-    toy.follow()
+    toy.execute()
     assert toy.evaluated == [["best-0", "sft-0"], ["best-0", "sft-0", "beta-100-0"]]
 
 
 def test_a_child_that_fails_says_its_last_lines_and_the_others_go_on(run: Run) -> None:
     toy = ToyPair(run, ["best", "sft"], 2)
     toy.fails.add("best-0")
-    failed = toy.follow().failed
+    failed = toy.execute().failed
     assert toy.done == ["sft-0", "best-1", "sft-1"]
     assert failed.keys() == {"best-0"}
     said = f"gpa train-dpo ended with 1: begins; error: no memory (all of it: {run.path / 'log.txt'})"
@@ -113,7 +113,7 @@ def test_a_child_that_fails_says_its_last_lines_and_the_others_go_on(run: Run) -
 
 def test_foretelling_fills_the_slots_round_by_round(run: Run) -> None:
     def fitting(budget: float) -> list[str]:
-        told = foretell(ToyPair(run, ["best", "sft"], 2, budget=budget))
+        told = forecast_trainings(ToyPair(run, ["best", "sft"], 2, budget=budget))
         return [training.name for training, _, fits in told if fits]
 
     two = TRAIN + 2 * EACH

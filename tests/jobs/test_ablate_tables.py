@@ -21,7 +21,7 @@ from pipeline.evaluation.panel import Header
 from pipeline.evaluation.tables import Evaluation, make_tables
 from storage.judgements import EvaluatedClip, write_clips
 from storage.run import Run
-from tests.jobs.test_ablate_course import record
+from tests.jobs.test_ablate_scheduler import record
 
 PROMPTS, SEEDS = 6, 3
 MEASURES = (

@@ -153,7 +153,7 @@ def test_the_sizes_of_a_preset_fit_the_published_model(preset: str) -> None:
         num_frames=settings.num_frames,
     )
     family.check(shapes)
-    counted = family.counted(shapes)
+    counted = family.loss_weight(shapes)
     assert padding == int("1.5" in preset)
     assert (counted is None) == (padding == 0)
     assert family.image_to_video == ("i2v" in preset)

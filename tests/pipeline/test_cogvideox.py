@@ -200,7 +200,7 @@ def test_the_trainer_predicts_what_the_sampler_did_from_what_it_kept(
         num_frames=9,
     )
     family.check(shapes)
-    counted = family.counted(shapes)
+    counted = family.loss_weight(shapes)
     assert (None if counted is None else counted.flatten().tolist()) == (
         [0, 1, 1, 1] if version_1_5 else None
     )

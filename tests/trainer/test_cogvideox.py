@@ -62,7 +62,7 @@ def test_prediction_equals_the_pipelines(
         num_frames=frames,
     )
     family.check(shapes)
-    counted = family.counted(shapes)
+    counted = family.loss_weight(shapes)
     padded = "patch_size_t" in kind.transformer and frames == 9
     assert (counted is None) != padded
 

@@ -16,7 +16,7 @@ from trainer.families import load_family
 from trainer.families.base import Condition, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.loop import train
-from trainer.step import Noised, errors
+from trainer.step import Noised, per_sample_mse
 
 PROMPT = (5, 12)
 
@@ -90,13 +90,13 @@ def test_only_the_frames_in_front_that_decoding_discards_do_not_count(
     make_family: Callable[[str], CogVideoXFamily],
 ) -> None:
     family = make_family("1.5")
-    counted = family.counted(shapes((4, 4, 4, 6), num_frames=9))
+    counted = family.loss_weight(shapes((4, 4, 4, 6), num_frames=9))
     assert counted is not None
     assert counted.flatten().tolist() == [0, 1, 1, 1]
-    assert family.counted(shapes((4, 4, 4, 6), num_frames=13)) is None
-    assert make_family("5b").counted(shapes((4, 4, 4, 6))) is None
+    assert family.loss_weight(shapes((4, 4, 4, 6), num_frames=13)) is None
+    assert make_family("5b").loss_weight(shapes((4, 4, 4, 6))) is None
     with pytest.raises(UserError, match="run `gpa pair` again"):
-        family.counted(shapes((4, 4, 4, 6)))
+        family.loss_weight(shapes((4, 4, 4, 6)))
 
 
 def test_the_error_of_a_padded_video_is_that_of_its_own_frames(
@@ -113,10 +113,10 @@ def test_the_error_of_a_padded_video_is_that_of_its_own_frames(
             target_NX=target_NX,
             timestep_N=inputs["timestep"],
             condition=Condition(prompt_BLD=inputs["encoder_hidden_states"]),
-            counted_X=family.counted(shapes(tuple(predicted.shape[1:]), num_frames=9)),
+            loss_weight_X=family.loss_weight(shapes(tuple(predicted.shape[1:]), num_frames=9)),
         )
         with torch.no_grad():
-            return errors(family, family.transformer, given).item()
+            return per_sample_mse(family, family.transformer, given).item()
 
     expected = (predicted[:, 1:] - target[:, 1:]).square().mean().item()
     assert error(target) == pytest.approx(expected, rel=1e-5)

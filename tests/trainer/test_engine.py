@@ -13,16 +13,18 @@ import torch
 from torch import Tensor
 
 from trainer.config import TrainConfig
-from trainer.data import Ahead, Inputs, InputSource, PairLoader
+from trainer.data import MicroBatch, MicroBatchSource, PairLoader, Prefetcher
 from trainer.loop import Trainer, train
 from trainer.processes import Interrupted, StopRequest
 from trainer.reference import ReferenceCache
-from trainer.step import Step
+from trainer.step import PairForward
 
 CPU = torch.device("cpu")
 
 
-def gradients(compute: Step, trainer: Trainer, inputs: Inputs) -> tuple[dict[str, float], list[Tensor]]:
+def gradients(
+    compute: PairForward, trainer: Trainer, inputs: MicroBatch
+) -> tuple[dict[str, float], list[Tensor]]:
     found: dict[str, float] = {}
 
     def backward(loss: Tensor, metrics: dict[str, Tensor]) -> None:
@@ -43,7 +45,7 @@ def test_sides_apart_have_the_gradient_of_sides_together(
     pairs = make_pairs(4)
     trainer = Trainer(make_config(steps=3, lr=1e-2, objective=objective, winner_anchor=0.5), pairs)
     trainer.run(StopRequest())
-    inputs = InputSource(trainer.config, trainer.loader, trainer.timesteps).load(17)
+    inputs = MicroBatchSource(trainer.config, trainer.loader, trainer.timesteps).load(17)
     together, of_together = gradients(trainer.update.compute, trainer, inputs)
     apart, of_apart = gradients(replace(trainer.update.compute, together=False), trainer, inputs)
     assert together == pytest.approx(apart, rel=1e-4, abs=1e-6)
@@ -82,14 +84,14 @@ def test_fixed_draws_come_back_every_k_epochs(
     make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
     config = make_config(batch_size=3, cache_reference=2)
-    source = InputSource(config, PairLoader(make_pairs(3), CPU), (0, 999))
+    source = MicroBatchSource(config, PairLoader(make_pairs(3), CPU), (0, 999))
     epochs = [source.load(number) for number in range(4)]
     for one in epochs:
         assert one.fixed is not None
         assert sorted(pair for pair, _ in one.fixed) == [0, 1, 2]
     assert [{number for _, number in one.fixed or ()} for one in epochs] == [{0}, {1}, {0}, {1}]
 
-    def noise(inputs: Inputs) -> dict[int, Tensor]:
+    def noise(inputs: MicroBatch) -> dict[int, Tensor]:
         return {pair: inputs.noise_BX[i] for i, (pair, _) in enumerate(inputs.fixed or ())}
 
     first, second, third = (noise(one) for one in epochs[:3])
@@ -123,7 +125,9 @@ def test_a_damaged_or_foreign_cache_is_computed_anew_and_says_so(
     config, pairs = make_config(cache_reference=1), make_pairs(2)
     loader = PairLoader(pairs, CPU)
     cache = ReferenceCache(config, loader, "key", 1, 0)
-    assert cache.fill(lambda inputs: torch.ones(2 * len(inputs.drawn_B)), (0, 999), stopped=lambda: False)
+    assert cache.fill(
+        lambda inputs: torch.ones(2 * len(inputs.timestep_index_B)), (0, 999), stopped=lambda: False
+    )
     assert ReferenceCache(config, loader, "key", 1, 0).missing() == []
     assert len(ReferenceCache(config, loader, "other", 1, 0).missing()) == 2
     assert "another training" in caplog.text
@@ -147,7 +151,7 @@ def test_a_process_that_is_done_keeps_nothing_of_the_others(
     """Three places of two processes in batches of one: the second one has a round too many."""
     config, loader = make_config(cache_reference=1, batch_size=1), PairLoader(make_pairs(3), CPU)
 
-    def errors(inputs: Inputs) -> Tensor:
+    def errors(inputs: MicroBatch) -> Tensor:
         assert inputs.fixed is not None
         return torch.tensor([1.0 + inputs.fixed[0][0], 5.0])
 
@@ -168,7 +172,7 @@ def test_loading_ahead_keeps_order_and_raises_where_it_failed() -> None:
             raise ValueError("pair 3 is damaged")
         return number * 10
 
-    ahead = Ahead(load, end=5)
+    ahead = Prefetcher(load, end=5)
     assert [ahead.get(number) for number in range(3)] == [0, 10, 20]
     with pytest.raises(ValueError, match="pair 3 is damaged"):
         ahead.get(3)

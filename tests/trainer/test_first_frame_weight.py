@@ -15,14 +15,14 @@ from storage.errors import UserError
 from tests.tiny_wan import CHANNELS, TOKENS, build, latent_shape
 from tests.trainer.cogvideox_kinds import KINDS, make_scheduler
 from trainer.config import TrainConfig
-from trainer.data import InputSource
+from trainer.data import MicroBatchSource
 from trainer.families import load_family
 from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.loop import Trainer, train
 from trainer.reference import reference_key
 from trainer.setup import estimate
-from trainer.step import errors, noised
+from trainer.step import noised, per_sample_mse
 
 LATENT = (3, 4, 4, 6)
 IMAGE = (1, 4, 4, 6)
@@ -37,14 +37,14 @@ def test_an_error_is_the_mean_in_which_the_first_frame_counts_so_much(
     weight: float, make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
     trainer = Trainer(make_config(first_frame_weight=weight), make_pairs(4))
-    inputs = InputSource(trainer.config, trainer.loader, trainer.timesteps).load(0)
-    counted_X = trainer.update.compute.counted_X
-    given = noised(trainer.family, inputs, inputs.batch.winner_BX, counted_X)
+    inputs = MicroBatchSource(trainer.config, trainer.loader, trainer.timesteps).load(0)
+    loss_weight_X = trainer.update.compute.loss_weight_X
+    given = noised(trainer.family, inputs, inputs.batch.winner_BX, loss_weight_X)
     with torch.no_grad():
         prediction = trainer.family.predict(
             trainer.family.transformer, given.noised_NX, given.timestep_N, given.condition
         )
-        found_N = errors(trainer.family, trainer.family.transformer, given)
+        found_N = per_sample_mse(trainer.family, trainer.family.transformer, given)
     square = (prediction - given.target_NX).numpy().astype(np.float64) ** 2
     for sample, found in zip(square, found_N.tolist(), strict=True):
         first, rest = sample[0], sample[1:]
@@ -67,21 +67,21 @@ def test_without_weight_the_first_frame_of_a_target_teaches_nothing(
     make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
     trainer = Trainer(make_config(first_frame_weight=0.0, objective="sft"), make_pairs(4))
-    inputs = InputSource(trainer.config, trainer.loader, trainer.timesteps).load(0)
+    inputs = MicroBatchSource(trainer.config, trainer.loader, trainer.timesteps).load(0)
     compute = trainer.update.compute
-    given = noised(trainer.family, inputs, inputs.batch.winner_BX, compute.counted_X)
-    before = errors(trainer.family, trainer.family.transformer, given)
+    given = noised(trainer.family, inputs, inputs.batch.winner_BX, compute.loss_weight_X)
+    before = per_sample_mse(trainer.family, trainer.family.transformer, given)
     given.target_NX[:, 0] += 100
-    assert torch.equal(errors(trainer.family, trainer.family.transformer, given), before)
+    assert torch.equal(per_sample_mse(trainer.family, trainer.family.transformer, given), before)
     given.target_NX[:, 1] += 100
-    assert bool((errors(trainer.family, trainer.family.transformer, given) > before + 100).all())
+    assert bool((per_sample_mse(trainer.family, trainer.family.transformer, given) > before + 100).all())
 
 
 def test_at_one_a_training_is_bit_for_bit_what_it_was_before_the_option(
     make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
     trainer = Trainer(make_config(first_frame_weight=1.0), make_pairs(4))
-    assert trainer.update.compute.counted_X is None
+    assert trainer.update.compute.loss_weight_X is None
     assert "first_frame_weight" not in trainer.fixed
     assert trainer.fixed | {"first_frame_weight": 0.0} != trainer.fixed
     weighed = trainer.fixed | {"first_frame_weight": 2.0}
@@ -101,7 +101,7 @@ def test_which_latent_frame_is_the_first(make_transformer: Callable[..., Any], t
         return CogVideoXFamily(make_transformer(**KINDS[name].transformer), make_scheduler(KINDS[name]))
 
     def weights(family: Any, given: PairShapes, weight: float) -> tuple[tuple[int, ...], list[float]]:
-        counted = family.counted(given, weight)
+        counted = family.loss_weight(given, weight)
         return tuple(counted.shape), counted.flatten().tolist()
 
     assert weights(cogvideox("5b i2v"), shapes(), 0.5) == ((3, 1, 1, 1), [0.5, 1, 1])
@@ -119,11 +119,11 @@ def test_a_frame_that_is_kept_clean_has_nothing_to_weigh(tmp_path: Path) -> None
     latent = latent_shape("ti2v")
     given = PairShapes(latent=latent, prompt=(TOKENS, 16), image=(CHANNELS, 1, *latent[2:]))
     for weight in (0.0, 1.0):
-        assert family.counted(given, weight).flatten()[0] == 0
+        assert family.loss_weight(given, weight).flatten()[0] == 0
     with pytest.raises(UserError, match=r"keeps the first latent frame clean .* leave it at 1"):
-        family.counted(given, 2.0)
+        family.loss_weight(given, 2.0)
     with pytest.raises(UserError, match="must be 1 for pairs without a first frame, got 0"):
-        family.counted(PairShapes(latent=latent, prompt=(TOKENS, 16)), 0.0)
+        family.loss_weight(PairShapes(latent=latent, prompt=(TOKENS, 16)), 0.0)
 
 
 def test_weights_that_cannot_be(
@@ -133,10 +133,10 @@ def test_weights_that_cannot_be(
 ) -> None:
     text = CogVideoXFamily(make_transformer(**KINDS["5b"].transformer), make_scheduler(KINDS["5b"]))
     with pytest.raises(UserError, match=r"must be 1 for pairs without a first frame, got 0.5"):
-        text.counted(shapes(image=None), 0.5)
+        text.loss_weight(shapes(image=None), 0.5)
     world = CogVideoXFamily(make_transformer(), make_scheduler(KINDS["world"]))
     with pytest.raises(UserError, match="above 0 for latents of 1 frame"):
-        world.counted(shapes((1, 4, 4, 6)), 0.0)
+        world.loss_weight(shapes((1, 4, 4, 6)), 0.0)
     for bad in (-1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="first_frame_weight must be a finite number >= 0"):
             make_config(first_frame_weight=bad)

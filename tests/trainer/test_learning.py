@@ -11,7 +11,7 @@ import torch
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import Inputs, PairLoader, draw
+from trainer.data import MicroBatch, PairLoader, draw
 from trainer.loop import Trainer, train
 from trainer.lora import lora_state
 from trainer.processes import NonFiniteLossError, StopRequest
@@ -22,7 +22,7 @@ def evaluate(trainer: Trainer, pairs: Any) -> dict[str, float]:
     loader = PairLoader(pairs, torch.device("cpu"))
     batch = loader.batch([i for i in range(len(pairs)) for _ in range(16)])
     noise, drawn = draw(999, 0, range(16 * len(pairs)), pairs.latent_shape, (0, 999))
-    inputs = Inputs(batch=batch, noise_BX=noise, drawn_B=drawn)
+    inputs = MicroBatch(batch=batch, noise_BX=noise, timestep_index_B=drawn)
     compute = replace(trainer.update.compute, objective="dpo")
     _, metrics = compute.loss(compute.policy_errors(inputs), compute.reference_errors(inputs))
     return {name: value.item() for name, value in metrics.items()}

@@ -15,7 +15,7 @@ from accelerate import Accelerator
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.data import Inputs
+from trainer.data import MicroBatch
 from trainer.loop import Trainer, train
 from trainer.metrics import read_log, recent_means
 from trainer.objectives import PairErrors, preference_loss
@@ -85,7 +85,7 @@ def by_hand(trainer: Trainer, pairs: Any, count: int) -> list[list[float]]:
     for level, share in enumerate(LEVELS):
         for pair in range(count):
             inputs = check._inputs([(pair, level)])
-            assert inputs.drawn_B.tolist() == [round(share * 999)]
+            assert inputs.timestep_index_B.tolist() == [round(share * 999)]
             assert torch.equal(inputs.batch.winner_BX[0], pairs.rows[pair].winner_latents)
             compute = trainer.update.compute
             rows.append([*compute.policy_errors(inputs).tolist(), *compute.reference_errors(inputs).tolist()])
@@ -180,9 +180,9 @@ def test_two_processes_share_the_places(
         parts, calls = [], []
         for process in range(processes):
             check.accelerator = _Process(processes, process)  # type: ignore[assignment]
-            counted: list[Inputs] = []
+            counted: list[MicroBatch] = []
 
-            def errors(inputs: Inputs, counted: list[Inputs] = counted) -> torch.Tensor:
+            def errors(inputs: MicroBatch, counted: list[MicroBatch] = counted) -> torch.Tensor:
                 counted.append(inputs)
                 return trainer.update.compute.policy_errors(inputs)
 

@@ -30,7 +30,7 @@ from trainer.export import export_adapter
 from trainer.families import load_family
 from trainer.families.base import Condition, PairShapes
 from trainer.lora import attach_lora, lora_parameters, lora_state
-from trainer.step import Noised, errors
+from trainer.step import Noised, per_sample_mse
 
 # Kind of model, and whether a video starts from a first frame.
 CASES: list[tuple[Kind, bool]] = [("t2v", False), ("i2v", True), ("ti2v", False), ("ti2v", True)]
@@ -45,7 +45,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
 def run_pipeline(
     folder: Path, kind: Kind, from_image: bool, guidance: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> list[tuple[dict[str, Any], Tensor]]:
-    """Inputs and output of the transformer at every step of a run of the stock pipeline."""
+    """MicroBatch and output of the transformer at every step of a run of the stock pipeline."""
     cls = WanImageToVideoPipeline if from_image else WanPipeline
     pipe = cls.from_pretrained(folder, torch_dtype={"vae": torch.float32, "default": dtype})
     pipe.set_progress_bar_config(disable=True)
@@ -141,23 +141,23 @@ def condition_of(kind: Kind, from_image: bool) -> Condition:
 def test_a_clean_first_frame_does_not_enter_the_error(models: dict[Kind, Path]) -> None:
     family = load_family(models["ti2v"], torch.float32)
     shapes = PairShapes(latent=latent_shape("ti2v"), prompt=(TOKENS, 16), image=(CHANNELS, 1, 4, 4))
-    counted_X = family.counted(shapes)
-    assert counted_X is not None
-    assert family.counted(PairShapes(latent=shapes.latent, prompt=shapes.prompt)) is None
+    loss_weight_X = family.loss_weight(shapes)
+    assert loss_weight_X is not None
+    assert family.loss_weight(PairShapes(latent=shapes.latent, prompt=shapes.prompt)) is None
     clean, noise = random_pair("ti2v")
     other = clean.clone()
     other[:, :, 0] += 3.0
 
-    def error(clean: Tensor, counted_X: Tensor | None) -> Tensor:
+    def error(clean: Tensor, loss_weight_X: Tensor | None) -> Tensor:
         timestep_N = family.timestep(torch.tensor([500]))
         noised_NX, target_NX = family.noised(clean, noise, timestep_N)
         condition = condition_of("ti2v", True)
         given = Noised(noised_NX=noised_NX, target_NX=target_NX, timestep_N=timestep_N,
-                       condition=condition, counted_X=counted_X)  # fmt: skip
+                       condition=condition, loss_weight_X=loss_weight_X)  # fmt: skip
         with torch.no_grad():
-            return errors(family, family.transformer, given)
+            return per_sample_mse(family, family.transformer, given)
 
-    assert torch.equal(error(clean, counted_X), error(other, counted_X))
+    assert torch.equal(error(clean, loss_weight_X), error(other, loss_weight_X))
     assert not torch.allclose(error(clean, None), error(other, None), rtol=0.1)
 
 

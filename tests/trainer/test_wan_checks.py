@@ -124,5 +124,5 @@ def test_the_kind_comes_from_the_folder(families: dict[Kind, WanFamily], tmp_pat
         "ti2v": True,
     }
     euler = load_family(build(tmp_path, "t2v", "euler"), torch.float32)
-    drawn_B = torch.arange(0, 1000, 111)
-    assert torch.equal(euler.timestep(drawn_B), families["t2v"].timestep(drawn_B))
+    timestep_index_B = torch.arange(0, 1000, 111)
+    assert torch.equal(euler.timestep(timestep_index_B), families["t2v"].timestep(timestep_index_B))

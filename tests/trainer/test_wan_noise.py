@@ -34,10 +34,10 @@ def test_timesteps_and_noise_are_those_of_the_flow_matching_scheduler(model: Pat
 
 def test_timesteps_and_noise_are_those_of_unipc(model: Path) -> None:
     family, unipc = load_family(model, torch.float32), scheduler("unipc")
-    drawn_B = torch.tensor([990, 700, 499, 100, 20])
-    unipc.set_timesteps(sigmas=((drawn_B + 1) / 1000).numpy())
-    clean, noise = random_pair(count=len(drawn_B))
-    timestep_B = family.timestep(drawn_B)
+    timestep_index_B = torch.tensor([990, 700, 499, 100, 20])
+    unipc.set_timesteps(sigmas=((timestep_index_B + 1) / 1000).numpy())
+    clean, noise = random_pair(count=len(timestep_index_B))
+    timestep_B = family.timestep(timestep_index_B)
     # The scheduler keeps the whole part of its timesteps only.
     assert torch.equal(timestep_B.long(), unipc.timesteps)
     noised, target = family.noised(clean, noise, timestep_B)

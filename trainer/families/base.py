@@ -70,7 +70,7 @@ class Family(Protocol):
     def check(self, shapes: PairShapes) -> None:
         """Raise UserError when a pair of these shapes cannot be of this model."""
 
-    def counted(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
+    def loss_weight(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
         """How much each element of a latent counts in the loss, broadcastable to X; None when all alike.
 
         One, zero where decoding or the pipeline discards the element, and `first_frame_weight` in the first
@@ -78,7 +78,7 @@ class Family(Protocol):
         where no first frame is given, or where it is not predicted.
         """
 
-    def timestep(self, drawn_B: Tensor) -> Tensor:
+    def timestep(self, timestep_index_B: Tensor) -> Tensor:
         """The timestep that the model takes, of the training steps drawn (long)."""
 
     def noised(self, clean_BX: Tensor, noise_BX: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -98,7 +98,7 @@ class CogVideoXFamily:
             raise mismatch("image latents", image_shape, f"{shapes.latent} (an image-to-video model)")
         self._padding_frames(shapes)
 
-    def counted(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
+    def loss_weight(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
         """All elements; of a padded video (1.5) all but the frames in front that decoding discards (F 1 1 1).
 
         The first latent frame, after the padding, counts `first_frame_weight` times. Raises UserError for
@@ -108,14 +108,14 @@ class CogVideoXFamily:
         check_first_frame_weight(first_frame_weight, shapes, shapes.latent[0] - padding)
         if not padding and first_frame_weight == 1:
             return None
-        counted_F111 = torch.ones(shapes.latent[0], 1, 1, 1)
-        counted_F111[:padding] = 0
-        counted_F111[padding] = first_frame_weight
-        return counted_F111
+        loss_weight_F111 = torch.ones(shapes.latent[0], 1, 1, 1)
+        loss_weight_F111[:padding] = 0
+        loss_weight_F111[padding] = first_frame_weight
+        return loss_weight_F111
 
-    def timestep(self, drawn_B: Tensor) -> Tensor:
+    def timestep(self, timestep_index_B: Tensor) -> Tensor:
         """The training step itself."""
-        return drawn_B
+        return timestep_index_B
 
     def noised(self, clean_BFCHW: Tensor, noise_BFCHW: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
         """The noised latents, and the velocity sqrt(a) noise - sqrt(1 - a) clean or the noise, both fp32."""

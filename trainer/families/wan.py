@@ -78,7 +78,7 @@ class WanFamily:
             raise mismatch("prompt embeddings", shapes.prompt, f"[L, {config.text_dim}]")
         self._check_image(shapes)
 
-    def counted(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
+    def loss_weight(self, shapes: PairShapes, first_frame_weight: float = 1.0) -> Tensor | None:
         """All elements, or all but the first latent frame where it is the clean image (C F H W).
 
         Where it is predicted, it counts `first_frame_weight` times. Raises UserError for a weight that does
@@ -93,13 +93,13 @@ class WanFamily:
             )
         if not clean and first_frame_weight == 1:
             return None
-        counted_1F11 = torch.ones(1, shapes.latent[1], 1, 1)
-        counted_1F11[:, 0] = 0 if clean else first_frame_weight
-        return counted_1F11
+        loss_weight_1F11 = torch.ones(1, shapes.latent[1], 1, 1)
+        loss_weight_1F11[:, 0] = 0 if clean else first_frame_weight
+        return loss_weight_1F11
 
-    def timestep(self, drawn_B: Tensor) -> Tensor:
+    def timestep(self, timestep_index_B: Tensor) -> Tensor:
         """1000 sigma (fp32) with sigma = shift s / (1 + (shift - 1) s), s = (drawn + 1) / 1000."""
-        level_B = (drawn_B.double() + 1) / TRAIN_TIMESTEPS
+        level_B = (timestep_index_B.double() + 1) / TRAIN_TIMESTEPS
         sigma_B = self.shift * level_B / (1 + (self.shift - 1) * level_B)
         return (sigma_B * TRAIN_TIMESTEPS).float()
 

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from jobs.bench.training.architectures import architecture
 from storage.errors import UserError
-from trainer.data import Inputs, PairBatch, draw_from
+from trainer.data import MicroBatch, PairBatch, draw_from
 from trainer.families import load_family
 from trainer.families.base import Condition, Family, PairShapes
 from trainer.lora import attach_lora, lora_parameters
 from trainer.objectives import PairErrors, preference_loss
 from trainer.setup import DTYPES, compile_blocks
-from trainer.step import Step, errors, noised
+from trainer.step import PairForward, noised, per_sample_mse
 
 OBVIOUS, FRESH, CACHED = "obvious", "gpa", "gpa, references cached"
 RunStep = Callable[[], float]
@@ -100,11 +100,11 @@ def prepare(workload: Workload, variant: Variant) -> RunStep:
     batches = [
         make_inputs(workload, first, variant.micro) for first in range(0, workload.pairs, variant.micro)
     ]
-    counted_X = family.counted(workload.shapes)
+    loss_weight_X = family.loss_weight(workload.shapes)
     if reference is not None:
-        compute = _obvious(family, reference, counted_X, workload.beta, len(batches))
+        compute = _obvious(family, reference, loss_weight_X, workload.beta, len(batches))
     else:
-        compute = _ours(family, counted_X, workload, variant, batches)
+        compute = _ours(family, loss_weight_X, workload, variant, batches)
 
     def run() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -116,7 +116,7 @@ def prepare(workload: Workload, variant: Variant) -> RunStep:
     return run
 
 
-def make_inputs(workload: Workload, first: int, count: int) -> Inputs:
+def make_inputs(workload: Workload, first: int, count: int) -> MicroBatch:
     """Random pairs `first` to `first + count`, the same for every variant, on the device."""
     device, shapes = torch.device(workload.device), workload.shapes
     generators = [torch.Generator().manual_seed(workload.seed + first + i) for i in range(count)]
@@ -129,8 +129,8 @@ def make_inputs(workload: Workload, first: int, count: int) -> Inputs:
         image_BX=None if shapes.image is None else random(shapes.image),
         image_embeds_BLD=None if shapes.image_embeds is None else random(shapes.image_embeds),
     )
-    noise_BX, drawn_B = draw_from(range(first, first + count), shapes.latent, (0, 999))
-    return Inputs(
+    noise_BX, timestep_index_B = draw_from(range(first, first + count), shapes.latent, (0, 999))
+    return MicroBatch(
         batch=PairBatch(
             pair_ids=tuple(str(first + i) for i in range(count)),
             winner_BX=random(shapes.latent),
@@ -138,21 +138,21 @@ def make_inputs(workload: Workload, first: int, count: int) -> Inputs:
             condition=condition,
         ),
         noise_BX=noise_BX,
-        drawn_B=drawn_B,
+        timestep_index_B=timestep_index_B,
     )
 
 
 def _obvious(
-    family: Family, reference: nn.Module, counted_X: Tensor | None, beta: float, micros: int
-) -> Callable[[Inputs], float]:
+    family: Family, reference: nn.Module, loss_weight_X: Tensor | None, beta: float, micros: int
+) -> Callable[[MicroBatch], float]:
     """Two models and four forward passes: policy and reference, winner and loser, each on its own."""
 
-    def compute(inputs: Inputs) -> float:
-        winners = noised(family, inputs, inputs.batch.winner_BX, counted_X)
-        losers = noised(family, inputs, inputs.batch.loser_BX, counted_X)
-        policy = [errors(family, family.transformer, side) for side in (winners, losers)]
+    def compute(inputs: MicroBatch) -> float:
+        winners = noised(family, inputs, inputs.batch.winner_BX, loss_weight_X)
+        losers = noised(family, inputs, inputs.batch.loser_BX, loss_weight_X)
+        policy = [per_sample_mse(family, family.transformer, side) for side in (winners, losers)]
         with torch.no_grad():
-            base = [errors(family, reference, side) for side in (winners, losers)]
+            base = [per_sample_mse(family, reference, side) for side in (winners, losers)]
         pairs = PairErrors(
             policy_win_B=policy[0],
             policy_lose_B=policy[1],
@@ -168,23 +168,23 @@ def _obvious(
 
 def _ours(
     family: Family,
-    counted_X: Tensor | None,
+    loss_weight_X: Tensor | None,
     workload: Workload,
     variant: Variant,
-    batches: Sequence[Inputs],
-) -> Callable[[Inputs], float]:
-    step = Step(
+    batches: Sequence[MicroBatch],
+) -> Callable[[MicroBatch], float]:
+    step = PairForward(
         family=family,
         model=family.transformer,
         objective="dpo",
         beta=workload.beta,
-        counted_X=counted_X,
+        loss_weight_X=loss_weight_X,
     )
     cached = (
         {id(inputs): step.reference_errors(inputs) for inputs in batches} if variant.kind == CACHED else {}
     )
 
-    def compute(inputs: Inputs) -> float:
+    def compute(inputs: MicroBatch) -> float:
         found: list[float] = []
 
         def backward(loss: Tensor, _: dict[str, Tensor]) -> None:

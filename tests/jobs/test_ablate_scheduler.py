@@ -13,8 +13,8 @@ from jobs.ablate import scheduler as module
 from jobs.ablate import show as plan
 from jobs.ablate.commands import Commands
 from jobs.ablate.costs import Cost, EvaluationCost
-from jobs.ablate.scheduler import Course
-from jobs.ablate.show import foretell, rounds
+from jobs.ablate.scheduler import Scheduler
+from jobs.ablate.show import forecast_trainings, rounds
 from jobs.ablate.trainings import Record, Selection, Settings, Training, keep, kept
 from jobs.settings.presets import load_recipe
 from storage.errors import UserError
@@ -31,7 +31,7 @@ def trainings(recipes: Sequence[str], seeds: int) -> tuple[Training, ...]:
     )
 
 
-class Toy(Course):
+class Toy(Scheduler):
     """Trains by the clock alone; `takes` are seconds by the name of a training, `raises` what it raises."""
 
     def __init__(
@@ -86,11 +86,11 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 def test_every_recipe_has_its_turn_before_the_next_seed(run: Run) -> None:
     toy = Toy(run, trainings(["best", "sft"], 2))
-    toy.follow()
+    toy.execute()
     assert toy.done == ["best-0", "sft-0", "best-1", "sft-1"]
     assert toy.evaluated == [["best-0", "sft-0"], ["best-0", "sft-0", "best-1", "sft-1"]]
     toy = Toy(run, trainings(["best", "sft"], 1), budget=1000.0)
-    toy.follow()
+    toy.execute()
     assert toy.evaluated == [["best-0"], ["best-0", "sft-0"]], (
         "within a budget the first is evaluated at once"
     )
@@ -100,12 +100,12 @@ def test_an_evaluation_slower_than_foretold_leaves_less_for_the_rest(run: Run) -
     toy = Toy(run, trainings(["best", "sft"], 1), budget=300.0)
     toy.evaluation_takes = 4 * EACH
     # 100 + 80 s are gone; by the rates 120 more would fit, by the clock it is 180.
-    assert toy.follow().left_out.keys() == {"sft-0"}
+    assert toy.execute().left_out.keys() == {"sft-0"}
 
 
 def test_what_an_evaluation_takes_is_counted_once_between_evaluations(run: Run) -> None:
     toy = Toy(run, trainings(["best", "sft", "top-2"], 2))
-    toy.follow()
+    toy.execute()
     assert toy.counted == 2
     toy = Toy(run, trainings(["best", "sft", "top-2"], 1))
     assert toy.evaluation_cost() == EvaluationCost(trained=0.0, each=EACH)
@@ -116,7 +116,7 @@ def test_what_an_evaluation_takes_is_counted_once_between_evaluations(run: Run) 
 def test_what_no_longer_fits_is_left_out_and_named(run: Run) -> None:
     # A training with its evaluation is 120 s: two of them and half of a third.
     toy = Toy(run, trainings(["best", "sft"], 2), budget=300.0)
-    outcome = toy.follow()
+    outcome = toy.execute()
     assert toy.done == ["best-0", "sft-0"]
     assert sorted(outcome.left_out) == ["best-1", "sft-1"]
     assert "would take about 2 min, 60 s are left" in outcome.left_out["best-1"]
@@ -125,8 +125,8 @@ def test_what_no_longer_fits_is_left_out_and_named(run: Run) -> None:
 
 def test_the_evaluation_that_is_owed_is_part_of_the_budget(run: Run) -> None:
     # 250 s are enough for two trainings and the evaluation of one, not of both.
-    assert Toy(run, trainings(["best", "sft"], 1), budget=250.0).follow().left_out.keys() == set()
-    assert Toy(run, trainings(["best", "sft"], 1), budget=235.0).follow().left_out.keys() == {"sft-0"}
+    assert Toy(run, trainings(["best", "sft"], 1), budget=250.0).execute().left_out.keys() == set()
+    assert Toy(run, trainings(["best", "sft"], 1), budget=235.0).execute().left_out.keys() == {"sft-0"}
 
 
 def test_a_smaller_training_may_still_fit(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +136,7 @@ def test_a_smaller_training_may_still_fit(run: Run, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "training_seconds", seconds)
     toy = Toy(run, trainings(["best", "sft", "steps-half"], 1), budget=200.0)
     toy.takes["steps-half-0"] = 30.0
-    assert toy.follow().left_out.keys() == {"sft-0"}
+    assert toy.execute().left_out.keys() == {"sft-0"}
     assert toy.done == ["best-0", "steps-half-0"]
 
 
@@ -144,14 +144,14 @@ def test_a_clock_slower_than_the_logs_is_believed(run: Run) -> None:
     toy = Toy(run, trainings(["best", "sft", "beta-100"], 1), budget=460.0)
     toy.takes = dict.fromkeys(("best-0", "sft-0", "beta-100-0"), 2 * TRAIN)
     # By the logs 3 x 120 s fit; at the pace of the first one, two do.
-    assert toy.follow().left_out.keys() == {"beta-100-0"}
+    assert toy.execute().left_out.keys() == {"beta-100-0"}
     assert toy.now <= 460.0
 
 
 def test_what_was_never_measured_is_begun(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "training_seconds", lambda *_: None)
     toy = Toy(run, trainings(["best"], 1), budget=30.0)
-    toy.follow()
+    toy.execute()
     assert toy.done == ["best-0"]
     assert "what is not measured yet (train)" in toy.said[0]
 
@@ -159,7 +159,7 @@ def test_what_was_never_measured_is_begun(run: Run, monkeypatch: pytest.MonkeyPa
 def test_a_failure_stops_its_own_training_alone(run: Run) -> None:
     toy = Toy(run, trainings(["best", "sft"], 2))
     toy.raises["best-0"] = UserError("no pair: lower the gap")
-    outcome = toy.follow()
+    outcome = toy.execute()
     assert toy.done == ["sft-0", "best-1", "sft-1"]
     assert outcome.failed == {"best-0": "no pair: lower the gap"}
 
@@ -168,19 +168,19 @@ def test_a_signal_stops_everything(run: Run) -> None:
     toy = Toy(run, trainings(["best", "sft"], 1))
     toy.raises["best-0"] = Interrupted("SIGTERM", 3, 6, Path("out"))
     with pytest.raises(Interrupted):
-        toy.follow()
+        toy.execute()
     assert toy.done == []
 
 
 def test_nothing_trained_is_an_error_that_says_why(run: Run) -> None:
     toy = Toy(run, trainings(["best", "sft"], 1), budget=100.0)
     with pytest.raises(UserError, match=r"nothing was trained: best-0: it would take about 2 min, 2 min are"):
-        toy.follow()
+        toy.execute()
 
 
 def test_foretelling_counts_the_scores_of_a_reward_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plan, "scoring_seconds", lambda *_: ("v1", SCORE))
-    told = foretell(Toy(run, trainings(["best", "sft"], 2), budget=3 * (TRAIN + EACH) + SCORE))
+    told = forecast_trainings(Toy(run, trainings(["best", "sft"], 2), budget=3 * (TRAIN + EACH) + SCORE))
     assert [(training.name, cost.seconds, fits) for training, cost, fits in told] == [
         ("best-0", SCORE + TRAIN + EACH, True),
         ("sft-0", TRAIN + EACH, True),
