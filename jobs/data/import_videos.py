@@ -138,7 +138,7 @@ def import_settings(chosen: dict[str, Any]) -> ImportSettings:
 
 
 def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_json: bool) -> None:
-    from pipeline.importing.forecast import forecast_import
+    from pipeline.importing.plan import forecast_import
 
     told = forecast_import(
         run,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from jobs.reporting.folder import ReportFolder, file_key, number, numbers, plain
 from pipeline.engine.stage import Progress
 from storage.errors import UserError
-from storage.media.browser_video import plays_in_browsers, video_and_still
+from storage.media.video import plays_in_browsers, video_and_still
 from storage.run import Run
 from storage.sql.report_queries import MEASURES
 

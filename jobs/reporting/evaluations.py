@@ -17,7 +17,7 @@ from pipeline.engine.stage import Progress
 from pipeline.evaluation.judges import judge as judging
 from pipeline.world.clips import WorldPrompt, render_prompt
 from storage.errors import UserError
-from storage.media.browser_video import browser_video, still
+from storage.media.video import browser_video, still
 from storage.run import Run
 from storage.run_file import RUN_FILE
 from storage.tables.shards import shard_files

@@ -18,9 +18,8 @@ from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_dif
 from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
 from pipeline.evaluation.judges.judge import JudgeChoice
 from pipeline.evaluation.judges.world import true_clip, world_prompt
-from pipeline.evaluation.panel import Panel, header_of, run_judge
+from pipeline.evaluation.panel import Panel, header_of, run_judge, true_clips, truth_means
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
-from pipeline.evaluation.truth import true_clips, truth_means
 from pipeline.models import resolve_adapter, resolve_model
 from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
 from pipeline.scoring.score import ScoreSettings, run_score

@@ -12,8 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.evaluation.evaluate import EvaluateSettings, wanted_clips
-from pipeline.forecast.forecast import Footprint, Forecast, Rate
-from pipeline.forecast.sizes import model_sizes
+from pipeline.forecast.forecast import Footprint, Forecast, Rate, model_sizes
 from pipeline.models import ModelRef
 from pipeline.pairing import PairResult
 from pipeline.sampling.sample import SamplePlan, SampleSettings, plan_sample

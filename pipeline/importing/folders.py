@@ -11,8 +11,7 @@ from pathlib import Path
 
 from pipeline.importing.manifest import MAX_TEXT, Entry, entry, reject, text_of
 from storage.errors import UserError
-from storage.media.external_video import Refused
-from storage.media.ingest import confined, show
+from storage.media.external_video import Refused, confined, show
 from storage.tables.records import Reject
 
 VIDEOS = (".mp4", ".m4v", ".mov")

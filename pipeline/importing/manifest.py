@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import UserError
-from storage.media.external_video import Refused
-from storage.media.ingest import confined, show
+from storage.media.external_video import Refused, confined, show
 from storage.tables.ids import SPLITS, Split, canonical_json
 from storage.tables.records import Reject
 

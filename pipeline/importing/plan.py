@@ -1,11 +1,15 @@
-"""gpa import: which videos of a source are wanted, which are missing, and what their prompts are."""
+"""gpa import: which videos of a source are wanted, which are missing, their prompts, and the cost."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pyarrow.compute as pc
+
+from pipeline.forecast.forecast import Footprint, Forecast, Rate, model_sizes
 from pipeline.importing.folders import VIDEOS, folder_entries
 from pipeline.importing.manifest import FORMATS, Entry, manifest_entries, reject
 from pipeline.importing.prompt_book import PromptBook
@@ -13,8 +17,7 @@ from pipeline.importing.stage import NO_MODEL, NO_REVISION, Encoding, ImportItem
 from pipeline.sampling.sample import require_same_conditions
 from pipeline.sampling.samplers import first_frame
 from storage.errors import UserError
-from storage.media.external_video import Refused, VideoFacts, VideoLimits, inspect_video
-from storage.media.ingest import file_sha256, show
+from storage.media.external_video import Refused, VideoFacts, VideoLimits, file_sha256, inspect_video, show
 from storage.run import Run
 from storage.tables.ids import content_id
 from storage.tables.records import Prompt, Reject
@@ -212,3 +215,38 @@ def _require_one_model(run: Run, encoding: Encoding | None) -> None:
     run.require_model(name, revision, besides=None if encoding is None else NO_MODEL)
     if encoding is not None:
         require_same_conditions(run, encoding.settings)
+
+
+_UNMEASURED = "no video was imported like this yet"
+
+
+def forecast_import(
+    run: Run | None, plan: ImportPlan, encoding: Encoding | None, *, link: bool, workers: int, gpus: float
+) -> Forecast:
+    """Videos to take in; what is refused counts nowhere."""
+    each = 0.0 if link or not plan.missing else plan.bytes / plan.missing
+    source = "no copies of the files: they are linked" if link else "the files themselves"
+    sizes = None if encoding is None else model_sizes(encoding.model, encoding.settings)
+    if sizes is not None:
+        each, source = each + sizes.latents, f"{source}; latents from sizes"
+    return Forecast(
+        unit="videos",
+        wanted=plan.wanted,
+        present=plan.wanted - plan.missing,
+        rate=Rate.measured(_seconds(run, encoding), "videos imported like this", _UNMEASURED),
+        footprint=Footprint(each=each, source=source),
+        workers=workers,
+        gpus_per_worker=gpus,
+    )
+
+
+def _seconds(run: Run | None, encoding: Encoding | None) -> list[float]:
+    """Of the imported candidates that were encoded with this model, or with none."""
+    if run is None:
+        return []
+    table = run.rows("candidates", ["latent_uri", "model", "sampler", "seconds"])
+    if encoding is None:
+        table = table.filter(pc.is_null(table["latent_uri"]))
+    else:
+        table = table.filter(pc.equal(table["model"], encoding.model.name))
+    return [row["seconds"] for row in table.to_pylist() if "imported" in json.loads(row["sampler"])]

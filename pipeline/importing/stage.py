@@ -24,8 +24,16 @@ from pipeline.models import ModelRef, pick_device
 from pipeline.sampling.sampler import Condition, Execution, Sampler, SamplerSettings, nonfinite_reason
 from pipeline.sampling.samplers import make_sampler
 from storage.errors import UserError
-from storage.media.external_video import Refused, VideoFacts, VideoLimits, decode_video
-from storage.media.ingest import copy_file, file_sha256, link_file, show
+from storage.media.external_video import (
+    Refused,
+    VideoFacts,
+    VideoLimits,
+    copy_file,
+    decode_video,
+    file_sha256,
+    link_file,
+    show,
+)
 from storage.media.tensors import write_tensors
 from storage.media.video import read_image, write_video
 from storage.run import Run

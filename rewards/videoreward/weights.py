@@ -20,8 +20,7 @@ from torch import Tensor
 
 from rewards.errors import RewardError
 from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
-from rewards.videoreward.inputs import Words
-from rewards.videoreward.network import VideoRewardNetwork, build_network
+from rewards.videoreward.network import VideoRewardNetwork, Words, build_network
 from rewards.videoreward.settings import FETCH_PROMPT, PROMPT, VideoRewardConfig, read_config, read_prompt
 
 PUBLISHED = "KlingTeam/VideoReward"

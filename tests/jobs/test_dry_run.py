@@ -228,7 +228,7 @@ def test_sizes_follow_from_the_configuration_of_a_large_model(tmp_path: Path, pr
     """Without any weights: what a candidate of 49 frames of 480x720 and one of 81 of 480x832 leave."""
     from jobs.data.sample import sample_settings
     from jobs.settings.presets import load_preset
-    from pipeline.forecast.sizes import model_sizes
+    from pipeline.forecast.forecast import model_sizes
     from pipeline.models import ModelRef
 
     vae, family = {

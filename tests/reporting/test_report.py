@@ -23,8 +23,7 @@ from pipeline.scoring.reward_settings import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt
 from rewards.rasterise.zbuffer import backproject
 from storage.errors import UserError
-from storage.media.browser_video import browser_video, plays_in_browsers
-from storage.media.video import read_video, write_video
+from storage.media.video import browser_video, plays_in_browsers, read_video, write_video
 from storage.run import Run
 from storage.sql.report_queries import shown_pairs
 from storage.tables.shards import write_shard

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from pipeline.evaluation.judges.judge import JudgedClip, Measure
-from rewards.videoreward.inputs import Words, prepare, refusal
-from rewards.videoreward.network import VideoRewardNetwork, collate
+from rewards.videoreward.network import VideoRewardNetwork, Words, collate, prepare, refusal
 from rewards.videoreward.settings import DIMENSIONS
 from rewards.videoreward.weights import VideoRewardWeights, find_weights, load_network
 

@@ -13,9 +13,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from rewards.geometry.vggt.backbone import Aggregator
 from rewards.geometry.vggt.heads import CameraHead, DenseHead
-from rewards.geometry.vggt.layers import Mlp, VGGTConfig
+from rewards.geometry.vggt.layers import Aggregator, Mlp, VGGTConfig
 
 _LEVELS = 7  # pyramid levels of the correlation
 _RADIUS = 4

@@ -14,7 +14,7 @@ from transformers import Qwen2VLVideoProcessor
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from rewards.errors import RewardError
-from rewards.videoreward.inputs import (
+from rewards.videoreward.network import (
     Words,
     choose_frames,
     fit_size,

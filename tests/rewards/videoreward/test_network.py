@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from rewards.videoreward.inputs import Words, prepare
-from rewards.videoreward.network import VideoRewardNetwork, build_network, collate
+from rewards.videoreward.network import VideoRewardNetwork, Words, build_network, collate, prepare
 from rewards.videoreward.settings import VideoRewardConfig, read_config
 from rewards.videoreward.weights import fit_network
 from tests.rewards.videoreward.tiny import (
