@@ -16,7 +16,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @pytest.fixture(autouse=True)
 def _same_process_state() -> Iterator[None]:
-    """The switches that numbers depend on are set before; environment, folder and signals are put back after."""
+    """Set the switches that numbers depend on before; put environment, folder and signals back after."""
     _settle()
     environment, folder = dict(os.environ), os.getcwd()
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -31,7 +31,7 @@ def _same_process_state() -> Iterator[None]:
 
 
 def _settle() -> None:
-    """Generators at one seed; of the libraries that are loaded, one thread and the defaults of a new process."""
+    """Generators at one seed; libraries that are loaded at one thread and the defaults of a new process."""
     random.seed(SEED)
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(SEED)
