@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 FIVE_KILLS = pytest.mark.long(
-    reason="six starts of a command that loads torch or DuckDB; make test kills gpa sample once, the drivers of "
-    "test_faults.py and a training, and stops a run at every write in pipeline/test_stopped_anywhere.py"
+    reason="six starts of a command that loads torch or DuckDB; make test kills gpa sample once, commands "
+    "of test_faults.py and a training, and stops a run at every write (pipeline/test_stopped_anywhere.py)"
 )
 
 

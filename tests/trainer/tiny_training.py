@@ -1,8 +1,8 @@
 """A tiny training as a program, for tests that start it with a launcher: MODEL OUT, then options as JSON.
 
-It computes in float64. How many pairs share a matrix product, and how many processes a sum, decides in which
-order numbers are added; in float32 that alone moves an error near 1 by 1e-7, which beta = 500 makes 1e-5 of the
-loss. In float64 what is the same computation agrees to 1e-13, and any real difference shows.
+It computes in float64. How many pairs share a matrix product, and how many processes a sum, decides in
+which order numbers are added; in float32 that alone moves an error near 1 by 1e-7, which beta = 500 makes
+1e-5 of the loss. In float64 the same computation agrees to 1e-13, and any real difference shows.
 """
 
 from __future__ import annotations
