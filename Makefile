@@ -6,17 +6,21 @@ BIN := $(VENV)/bin
 PACKAGES := storage rewards pipeline trainer jobs
 DEMO_ARGS ?=
 TEST_ARGS ?=
+# As many tests at a time. Those of a file stay together: they share what its fixtures made.
+TEST_WORKERS ?= 2
+PYTEST = $(BIN)/pytest --numprocesses $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 
 # Named after the contents that decide an installation: a new pin reinstalls, a checkout that touches times does not.
 KEY := $(shell cat pyproject.toml constraints.txt requirements-pytorch3d.txt | cksum | tr ' ' '-')
 INSTALLED := $(VENV)/.installed-$(KEY)
 
-.PHONY: help install demo test browser quality format clean
+.PHONY: help install demo test test-long test-all browser quality format clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo     the whole loop on the embedded world, ends with a table and a report"
-	@echo "make test     the tests"
+	@echo "make test     the tests, but for the long ones: minutes on two cores"
+	@echo "make test-all every test; make test-long: only those that make test leaves out"
 	@echo "make browser  Chromium for the tests of the report: needs apt-get (Debian, Ubuntu) and root, or one on the PATH"
 	@echo "make quality  formatting, lint, strict types, import directions"
 	@echo "make format   rewrite the sources as quality wants them"
@@ -43,7 +47,13 @@ demo: $(INSTALLED)
 	$(BIN)/gpa demo $(DEMO_ARGS)
 
 test: $(INSTALLED)
-	$(BIN)/pytest $(TEST_ARGS)
+	$(PYTEST) -m 'not long' $(TEST_ARGS)
+
+test-long: $(INSTALLED)
+	$(PYTEST) -m long $(TEST_ARGS)
+
+test-all: $(INSTALLED)
+	$(PYTEST) $(TEST_ARGS)
 
 # A Chromium on the PATH, or $GPA_CHROMIUM, is used as it is. Without one, tests of the page are skipped.
 browser: $(INSTALLED)

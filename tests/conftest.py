@@ -1,14 +1,21 @@
-"""Fixtures that several packages' tests share: tiny models of the real classes, and prompts for them."""
+"""What all tests share: one thread a process, tiny models of the real classes, and prompts for them."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 PROMPTS = 3
+
+# Before anything loads OpenMP, and for every process that a test starts: the matrices here are too small to
+# be shared by threads, and processes with a thread a core each would only wait for one another.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+pytest_plugins = ["tests.process_state", "tests.long_tests"]
 
 
 @pytest.fixture(scope="session")

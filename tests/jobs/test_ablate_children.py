@@ -80,6 +80,10 @@ def results(run: Path) -> dict[str, object]:
 
 
 @pytest.mark.slow
+@pytest.mark.long(
+    reason="three whole ablations and their trainings, a process each; make test has what children see, say "
+    "and leave behind here, their order in test_ablate_side_by_side.py, a whole ablation in test_ablate.py"
+)
 def test_side_by_side_all_end_one_fails_and_a_table_of_few_is_made(tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = finished(ablate(run, ["diverges", "ours", "winners"], "--parallel", "2"))
@@ -119,6 +123,10 @@ def both_train(run: Path) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.long(
+    reason="two whole ablations, of two trainings of 40 steps side by side; make test stops children of a "
+    "parent here, and a training that writes its checkpoint in trainer/test_resume.py"
+)
 def test_stopped_by_a_signal_the_children_write_checkpoints_and_the_same_command_finishes(
     tmp_path: Path,
 ) -> None:

@@ -22,7 +22,8 @@ def gpa(*words: str) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo") / "run"
-    done = gpa("demo", "--fast", "--out", str(out))
+    # Workers are what the Ray tests look at; here they would load every model twice more.
+    done = gpa("demo", "--fast", "--out", str(out), "--workers", "0")
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -76,6 +77,21 @@ def test_the_same_demo_again_does_nothing_twice(demo: tuple[Path, str]) -> None:
     assert again.returncode == 0, again.stderr
     assert "0 candidates sampled, 16 were there" in again.stdout
     assert (demo[0] / "eval" / "heldout" / "evaluation.json").read_text() == before
+
+
+@pytest.mark.slow
+@pytest.mark.long(
+    reason="starts Ray for three stages, with two workers that load torch each; make test has the same demo "
+    "in one process, and workers against one process in pipeline/test_sample.py, jobs/test_import_command.py"
+)
+def test_with_its_two_workers_the_demo_finds_the_same(demo: tuple[Path, str], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = gpa("demo", "--fast", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    assert "--workers 2" in done.stdout
+    for path in ("evaluation.csv", "evaluation.json"):
+        path = f"eval/heldout/{path}"
+        assert (out / path).read_bytes() == (demo[0] / path).read_bytes()
 
 
 def test_evaluate_names_a_missing_adapter(demo: tuple[Path, str]) -> None:

@@ -285,6 +285,10 @@ def wait_for_files(process: subprocess.Popen[str], folder: Path, count: int) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.long(
+    reason="five starts of gpa evaluate, which loads the world's models each time; make test evaluates again "
+    "here what is there in part, and kills gpa sample in test_kill.py"
+)
 def test_a_kill_at_any_point_changes_no_byte_of_the_table(
     evaluated: tuple[Run, Run], words: list[object], tmp_path: Path
 ) -> None:

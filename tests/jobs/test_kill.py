@@ -27,6 +27,10 @@ KILLS = 5
 ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
+FIVE_KILLS = pytest.mark.long(
+    reason="six starts of a command that loads torch or DuckDB; make test kills gpa sample once, commands "
+    "of test_faults.py and a training, and stops a run at every write (pipeline/test_stopped_anywhere.py)"
+)
 
 
 def start(words: list[object]) -> subprocess.Popen[str]:
@@ -77,21 +81,27 @@ def rows_in_files(directory: Path, column: str) -> list[str]:
     return [name for path in directory.glob("*.parquet") for name in pq.read_table(path)[column].to_pylist()]
 
 
-def test_sample_survives_five_kills(tiny_model: Path, tmp_path: Path) -> None:
-    prompts = write_prompts(tmp_path / "prompts", 15)
+@pytest.mark.parametrize(
+    ("number", "kills", "hits"), [(8, 1, 1), pytest.param(15, KILLS, 2, marks=FIVE_KILLS)]
+)
+def test_sample_survives_kills(number: int, kills: int, hits: int, tiny_model: Path, tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts", number)
     run = tmp_path / "run"
     command: list[object] = ["sample", run, *tiny_options(tiny_model, prompts), "--batch", 1, "--steps", 6]
-    # Once with actors, which the kill of their driver leaves alone for a moment.
-    commands = [[*command, "--workers", 2], *[command] * (KILLS - 1)]
-    assert kill_often(commands, run / "media" / "latents", seed=1) >= 2
+    commands = [command] * kills
+    if kills > 1:
+        # Once with actors, which the kill of their driver leaves alone for a moment.
+        commands[0] = [*command, "--workers", 2]
+    assert kill_often(commands, run / "media" / "latents", seed=1) >= hits
     finish(command)
     ids = rows_in_files(run / "candidates", "candidate_id")
-    assert len(ids) == len(set(ids)) == 45
+    assert len(ids) == len(set(ids)) == 3 * number
     for row in (opened := Run.open(run)).rows("candidates").to_pylist():
         assert read_video(opened.resolve(row["video_uri"])).shape == (9, 32, 32, 3)
         assert read_tensors(opened.resolve(row["latent_uri"]))["latents"].shape == (3, 4, 4, 4)
 
 
+@FIVE_KILLS
 def test_score_survives_five_kills(tiny_geometry: Path, tmp_path: Path) -> None:
     run = Run.create_or_open(tmp_path / "run")
     made = [candidate(f"c{number}", "p0") for number in range(60)]
@@ -107,6 +117,7 @@ def test_score_survives_five_kills(tiny_geometry: Path, tmp_path: Path) -> None:
     assert len(ids) == len(set(ids)) == 60
 
 
+@FIVE_KILLS
 def test_pair_survives_five_kills(tmp_path: Path) -> None:
     run = run_with_pairs(tmp_path / "run", prompts=900)
     measured = ["--min-image-motion", 0, "--min-sharpness", 0, "--min-coverage", 0]
@@ -128,7 +139,15 @@ def running_sample(tiny_model: Path, tmp_path: Path) -> tuple[list[object], Path
     return ["sample", run, *tiny_options(tiny_model, prompts), "--batch", 1, "--steps", 6], run
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGTERM, 1), (signal.SIGINT, 0)])
+WITH_RAY = pytest.mark.long(
+    reason="two starts of gpa sample and one of Ray; make test sends SIGTERM to a gpa run on workers "
+    "(jobs/test_run.py), to the Ray runner (pipeline/test_runners.py), and SIGINT to gpa sample here"
+)
+
+
+@pytest.mark.parametrize(
+    ("number", "workers"), [pytest.param(signal.SIGTERM, 1, marks=WITH_RAY), (signal.SIGINT, 0)]
+)
 def test_a_signal_ends_sample_cleanly_and_the_same_command_continues(
     running_sample: tuple[list[object], Path], number: signal.Signals, workers: int
 ) -> None:
