@@ -61,7 +61,7 @@ def test_a_question_imports_only_what_reads_tables() -> None:
     )
     found = imported_by(code)
     assert {"duckdb", "pyarrow"} <= found
-    assert not found & {"torch", "ray", "diffusers", "transformers", "pandas", "pyarrow.dataset", "av", "rich"}
+    assert not found & {"torch", "ray", "diffusers", "pandas", "pyarrow.dataset", "av", "rich"}
 
 
 def imported_by(code: str) -> set[str]:
