@@ -65,12 +65,15 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; map what it raises to a line on stderr and an exit code."""
+        from pipeline.engine.warm import kept_warm
         from rewards.errors import RewardError
         from storage.errors import UserError
 
         stopped_by = _listen()
         try:
-            return super().invoke(ctx)
+            # A command that gives others, such as demo, has one Ray and one set of workers for all.
+            with kept_warm():
+                return super().invoke(ctx)
         except (UserError, RewardError) as error:
             code = _signal_code(error)
             click.echo(str(error) if code else f"error: {error}", err=True)

@@ -179,16 +179,16 @@ def _on_ray(
     """
     from pipeline.engine.ray_pool import Pool
     from pipeline.engine.ray_runner import deferred_sigterm, drive
-    from pipeline.engine.ray_session import ray_session
+    from pipeline.engine.warm import crew_for
 
     ready = arrivals.complete()
     if not plan.tasks and not ready:
         return
     sample, score = settings.sample, settings.score
     hungrier: Any = max((sample, score), key=lambda one: one.gpus_per_worker)
-    with ray_session(hungrier, sample.workers + score.workers) as ray, deferred_sigterm() as termination:
-        sampling = Pool(ray, stages[0], sample)
-        scoring = Pool(ray, stages[1], replace(score, min_workers=0))
+    with crew_for(hungrier, sample.workers + score.workers) as crew, deferred_sigterm() as termination:
+        sampling = Pool(crew, stages[0], sample)
+        scoring = Pool(crew, stages[1], replace(score, min_workers=0))
         sampling.feed(plan.tasks)
         sampling.close()
         scoring.feed(ready)

@@ -12,7 +12,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.engine.ray_worker import Actor, Phase, start_actor
+from pipeline.engine.ray_crew import IDLE_SECONDS, SURE_SECONDS, Crew
+from pipeline.engine.ray_worker import Actor, CannotStart, Phase
 from pipeline.engine.stage import WORKER_LOST, Stage, Task, TaskOutcome, give_up, pieces
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
@@ -22,19 +23,17 @@ log = logging.getLogger(__name__)
 MAX_DEATHS = 3
 # A node takes down whatever runs on it, so its death says little about a task.
 MAX_NODE_DEATHS = 10
-IDLE_SECONDS = 60.0
 # Loading weights can take long without a sign of progress.
 SETUP_SECONDS = 1800.0
 _WATCH_SECONDS = 5.0
-_SURE_SECONDS = 5.0
 _PLACE_WARNING_SECONDS = 60.0
 
 
 class Pool:
     """Feed it tasks, poll it for outcomes, close it when no more tasks come. Not thread-safe."""
 
-    def __init__(self, ray: Any, stage: Stage[Any], settings: WorkerSettings) -> None:
-        self._ray, self._stage, self._settings = ray, stage, settings
+    def __init__(self, crew: Crew, stage: Stage[Any], settings: WorkerSettings) -> None:
+        self._crew, self._ray, self._stage, self._settings = crew, crew.ray, stage, settings
         self._runtime_env = settings.read_runtime_env()
         self._queue: deque[Task] = deque()
         self._actors: list[Actor] = []
@@ -60,6 +59,14 @@ class Pool:
         self._closed = self._abandoned = True
         for actor in [one for one in self._actors if one.phase is not Phase.BUSY]:
             self._remove(actor)
+
+    def stop(self) -> None:
+        """Let the actors go that have nothing to do, and end the others at once.
+
+        What these were doing is done again by the next run.
+        """
+        for actor in sorted(self._actors, key=lambda one: one.phase is Phase.IDLE):
+            self._remove(actor, keep=actor.phase is Phase.IDLE)
 
     @property
     def size(self) -> int:
@@ -95,12 +102,6 @@ class Pool:
         self._hand_out()
         return outcomes
 
-    def stop(self) -> None:
-        """End every actor at once; what they were doing is done again by the next run."""
-        for actor in self._actors:
-            self._ray.kill(actor.handle)
-        self._actors.clear()
-
     def _scale(self) -> None:
         """As many actors as there is work for, within the bounds."""
         if self._abandoned:
@@ -109,11 +110,11 @@ class Pool:
         least = min(self._settings.min_workers, self._fed)
         wanted = max(least, min(most, self.in_flight + len(self._queue)))
         while len(self._actors) < wanted:
-            self._actors.append(start_actor(self._ray, self._stage, self._runtime_env))
+            self._actors.append(self._crew.hire(self._stage, self._runtime_env))
         patience = 0.0 if self._closed else IDLE_SECONDS
         for actor in [one for one in self._actors if one.idle_for() > patience]:
             if len(self._actors) > wanted:
-                self._remove(actor)
+                self._remove(actor, keep=True)
 
     def _hand_out(self) -> None:
         for actor in self._actors:
@@ -126,7 +127,8 @@ class Pool:
             outcome: TaskOutcome | None = self._ray.get(actor.reference)
         except errors.RayTaskError as error:
             # Only setup can raise: attempt() turns what a task raises into an outcome.
-            raise _cause(error) from error
+            cause = _cause(error)
+            raise self._cannot_start(cause) if isinstance(cause, CannotStart) else cause from error
         except errors.RuntimeEnvSetupError as error:
             raise UserError(
                 f"--runtime-env {self._settings.runtime_env} cannot be set up ({error}): correct it"
@@ -135,10 +137,7 @@ class Pool:
             raise UserError("Ray ended on this machine: run the same command again") from error
         except errors.RayError as error:
             if "creation task" in str(error):
-                raise UserError(
-                    f"a worker of {self._stage.name} cannot start ({_last_line(error)}): it needs this gpa "
-                    "in its Python environment (--runtime-env, or what the nodes have installed)"
-                ) from error
+                raise self._cannot_start(error) from error
             # An actor that cannot be reached may be alive behind a broken network, or its node just went.
             unsure = isinstance(error, errors.ActorUnavailableError)
             return self._bury(actor, str(error).splitlines()[0], not unsure or self._has_died(actor))
@@ -157,6 +156,7 @@ class Pool:
         # If this process itself stood still, silence says nothing about the actors.
         was_away = now - self._watched > 3 * every + 1
         self._watched = now
+        self._crew.tidy()
         outcomes: list[TaskOutcome] = []
         for actor in list(self._actors):
             actor.listen(self._ray)
@@ -175,7 +175,8 @@ class Pool:
         log.warning("%s: a worker is replaced (%s)", self._stage.name, why)
         if task is not None and not self._abandoned:
             return self._redo(task, node_alive, why)
-        if phase is Phase.SETUP and node_alive:
+        # One that served before may have died before it was asked: its successor will tell.
+        if phase is Phase.SETUP and node_alive and not actor.served:
             self._setup_deaths += 1
             if self._setup_deaths >= MAX_DEATHS:
                 raise UserError(
@@ -197,15 +198,24 @@ class Pool:
         reason = f"killed its worker {deaths} times" if node_alive else f"its node died {deaths} times"
         return [give_up(task, WORKER_LOST, f"{reason}, at last: {why}")]
 
-    def _remove(self, actor: Actor) -> None:
-        self._ray.kill(actor.handle)
+    def _remove(self, actor: Actor, *, keep: bool = False) -> None:
         self._actors.remove(actor)
+        if keep:
+            self._crew.dismiss(actor)
+        else:
+            self._crew.end(actor)
+
+    def _cannot_start(self, error: Exception) -> UserError:
+        return UserError(
+            f"a worker of {self._stage.name} cannot start ({_last_line(error)}): it needs this gpa "
+            "in its Python environment (--runtime-env, or what the nodes have installed)"
+        )
 
     def _has_died(self, actor: Actor) -> bool:
         """Whether the process of an actor is known to have ended; Ray may need a moment to find out."""
         errors = self._ray.exceptions
         try:
-            self._ray.get(actor.handle.pulse.remote(), timeout=_SURE_SECONDS)
+            self._ray.get(actor.handle.pulse.remote(), timeout=SURE_SECONDS)
         except errors.ActorDiedError:
             return True
         except errors.RayError:

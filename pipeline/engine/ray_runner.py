@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any
 
 from pipeline.engine.ray_pool import Pool
-from pipeline.engine.ray_session import ray_session
 from pipeline.engine.stage import Stage, Task, TaskOutcome
+from pipeline.engine.warm import crew_for
 from pipeline.engine.worker_settings import WorkerSettings
 
 
@@ -66,7 +66,7 @@ _POLL_SECONDS = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class RayRunner:
-    """Does the tasks of a stage on actors of an existing cluster, or of a Ray that is started for it."""
+    """Does the tasks of a stage on actors of an existing cluster, or of a Ray on this machine."""
 
     settings: WorkerSettings
 
@@ -80,8 +80,8 @@ class RayRunner:
         if not waiting:
             return
         places = min(self.settings.workers, len(waiting))
-        with ray_session(self.settings, places) as ray, deferred_sigterm() as termination:
-            pool = Pool(ray, stage, self.settings)
+        with crew_for(self.settings, places) as crew, deferred_sigterm() as termination:
+            pool = Pool(crew, stage, self.settings)
             pool.feed(waiting)
             pool.close()
             waiting.clear()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from pipeline.engine.ray_crew import Crew
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
 
@@ -23,9 +24,8 @@ _NICENESS = "RAY_worker_niceness"  # the name that Ray reads
 _OBJECT_STORE_BYTES = 100 * 2**20
 
 
-@contextmanager
-def ray_session(settings: WorkerSettings, cpus: int) -> Iterator[Any]:
-    """The cluster at `settings.ray_address`, or a local one with `cpus` places, stopped at the end.
+def open_crew(settings: WorkerSettings, cpus: int) -> Crew:
+    """The cluster at `settings.ray_address`, or a local one with `cpus` places, and no actor yet.
 
     Raises UserError when Ray does not start, and when no node can ever hold a worker with its GPUs.
     """
@@ -37,9 +37,10 @@ def ray_session(settings: WorkerSettings, cpus: int) -> Iterator[Any]:
             _start(ray, _start_options(settings, cpus))
     try:
         _require_gpus(ray, settings)
-        yield ray
-    finally:
+    except UserError:
         ray.shutdown()
+        raise
+    return Crew(ray, settings, cpus)
 
 
 def local_environment() -> dict[str, str]:

@@ -1,17 +1,27 @@
-"""One actor: a stage with its weights, a thread that says whether it moves on, and its view by the driver."""
+"""One actor: a stage with its weights, a thread that says whether it moves on, and its view by the driver.
+
+Its process outlives the stage: it has imported what takes long, and serves the next stage of the command.
+"""
 
 from __future__ import annotations
 
 import enum
+import gc
 import os
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipeline.engine.imports import swift_imports
 from pipeline.engine.stage import Stage, Task, TaskOutcome, attempt, beat, idle_seconds, settle_threads
 
 # The methods of a group have a thread of their own, so that a busy actor can answer.
 PULSE_GROUP = "pulse"
+
+
+class CannotStart(Exception):
+    """The stage cannot be unpickled where the worker is: something is not installed there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,19 +34,38 @@ class Pulse:
 
 
 class RayWorker:
-    """Does the tasks of one stage, one at a time; what it makes it writes itself."""
+    """Does the tasks of one stage at a time, one after the other; what it makes it writes itself."""
 
-    def __init__(self, stage: Stage[Any]) -> None:
-        self._stage = stage
+    def __init__(self) -> None:
+        self._stage: Stage[Any] | None = None
+        self._before: Traits | None = None
 
-    def setup(self) -> None:
-        """Load the weights. Raises what the stage raises."""
+    def setup(self, pickled: bytes) -> None:
+        """Take a stage and load its weights. Raises what the stage raises, and CannotStart."""
         beat()
-        self._stage.setup()
+        with swift_imports():
+            self._stage = _unpickled(pickled)
+            self._before = traits()
+            _seed()
+            self._stage.setup()
         settle_threads(self._stage.resources.gpus)
+
+    def release(self) -> bool:
+        """Free the weights; whether another stage finds the process as a new one would be."""
+        self._stage = None
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None:
+            if "torch._dynamo" in sys.modules:
+                # Compiled code is kept by function: it would count against that of the next model.
+                torch._dynamo.reset()
+            if torch.cuda.is_initialized():
+                torch.cuda.empty_cache()
+        return self._before == traits()
 
     def process(self, task: Task) -> TaskOutcome:
         """Do one task."""
+        assert self._stage is not None, "setup comes first"
         beat()
         return attempt(self._stage, task)
 
@@ -46,6 +75,51 @@ class RayWorker:
 
         node = ray.get_runtime_context().get_node_id()
         return Pulse(node=node, pid=os.getpid(), idle=idle_seconds())
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What of a process decides the results of the next stage, besides its weights and its threads.
+
+    `torch` is None while it is not imported.
+    """
+
+    environment: tuple[tuple[str, str], ...]
+    folder: str
+    torch: tuple[Any, ...] | None
+
+
+def traits() -> Traits:
+    """Those of this process."""
+    torch = sys.modules.get("torch")
+    flags = None
+    if torch is not None:
+        cudnn = torch.backends.cudnn
+        flags = (
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_float32_matmul_precision(),
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
+        )
+    return Traits(tuple(sorted(os.environ.items())), os.getcwd(), flags)
+
+
+def _seed() -> None:
+    """Begin every stage with the same random numbers, whatever a new process or the former stage drew."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.manual_seed(0)
+
+
+def _unpickled(pickled: bytes) -> Stage[Any]:
+    from ray import cloudpickle
+
+    try:
+        stage: Stage[Any] = cloudpickle.loads(pickled)
+    except (ImportError, AttributeError) as error:
+        raise CannotStart(str(error)) from error
+    return stage
 
 
 def worker_class(ray: Any) -> Any:
@@ -67,12 +141,27 @@ class Phase(enum.Enum):
     BUSY = enum.auto()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """What an actor occupies and the environment it lives in: the stages of one place can share actors.
+
+    `runtime_env` is JSON.
+    """
+
+    cpus: float
+    gpus: float
+    runtime_env: str = "{}"
+
+
 @dataclass(kw_only=True, eq=False)
 class Actor:
     """An actor's handle, its task, the reference of the awaited result, and when it was last heard."""
 
     handle: Any
     reference: Any
+    place: Place
+    served: bool = False
+    """Whether it had a stage before this one."""
     phase: Phase = Phase.SETUP
     task: Task | None = None
     node: str | None = None
@@ -120,21 +209,3 @@ class Actor:
         silent = time.monotonic() - self._heard
         # The last answer may be of the time before the present task.
         return min(max(silent, self._idle + silent), time.monotonic() - self.since)
-
-
-def start_actor(ray: Any, stage: Stage[Any], runtime_env: dict[str, Any]) -> Actor:
-    """Ask for an actor and have it set up; it may have to wait for its place."""
-    options: dict[str, Any] = {
-        "num_cpus": stage.resources.cpus,
-        "num_gpus": stage.resources.gpus,
-        "max_restarts": 0,
-    }
-    if runtime_env:
-        options["runtime_env"] = runtime_env
-    if not stage.resources.gpus:
-        # Spread what only needs CPUs; GPUs are packed, so that whole ones stay free.
-        options["scheduling_strategy"] = "SPREAD"
-    handle = worker_class(ray).options(**options).remote(stage)
-    actor = Actor(handle=handle, reference=handle.setup.remote())
-    actor.listen(ray)
-    return actor

@@ -47,10 +47,28 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys; from jobs.main import cli\n"
         "for words in (['--help'], ['sample', '--help'], ['train-dpo', '--help']):\n"
         "    cli(words, standalone_mode=False)\n"
-        "print({'torch', 'ray', 'diffusers', 'duckdb', 'pyarrow'} & set(sys.modules))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "set()"
+    heavy = {"torch", "ray", "diffusers", "transformers", "duckdb", "pyarrow", "numpy", "pandas", "rich"}
+    assert not imported_by(code) & heavy
+
+
+def test_a_question_imports_only_what_reads_tables() -> None:
+    """Half a second, where pandas, torch or the table that csv does not print would each add their own."""
+    run = Path(__file__).parents[1] / "fixtures" / "run_at_2_12_1" / "run"
+    code = (
+        "import sys; from jobs.main import cli\n"
+        f"cli(['query', {str(run)!r}, '--csv', 'SELECT count(*) FROM scores'], standalone_mode=False)\n"
+    )
+    found = imported_by(code)
+    assert {"duckdb", "pyarrow"} <= found
+    assert not found & {"torch", "ray", "diffusers", "pandas", "pyarrow.dataset", "av", "rich"}
+
+
+def imported_by(code: str) -> set[str]:
+    """The modules that a fresh interpreter holds after this code."""
+    told = code + "print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
 
 
 def test_every_command_is_listed_and_says_the_same_in_its_own_help() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
 import time
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pipeline.engine.stage import Resources, TaskOutcome, beat
 from storage.errors import DiskError, UserError
@@ -48,6 +50,16 @@ def _import_absent() -> None:
     raise ModuleNotFoundError("No module named 'gpa_absent'")
 
 
+class Weights:
+    """What a stage loads, with a reference to itself, so that only the collector frees it."""
+
+    alive: ClassVar[weakref.WeakSet[Weights]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self.itself = self
+        self.alive.add(self)
+
+
 @dataclass(kw_only=True)
 class ToyStage:
     """Every try of a task leaves a line in `folder`/key, so that tests can count them."""
@@ -63,6 +75,7 @@ class ToyStage:
             raise UserError("toy has no weights: make some")
         if self.trouble == "setup kills":
             os.kill(os.getpid(), signal.SIGKILL)
+        self.weights = Weights()
 
     def process(self, task: ToyTask | ToyChunk) -> TaskOutcome:
         for one in task.ids:
@@ -90,8 +103,24 @@ class ToyStage:
                 beat()
         if key.startswith("env"):
             path.write_text(os.environ.get("GPA_TOY", "") + " " + sys.executable)
+        if key.startswith("litters"):
+            os.environ["GPA_TOY"] = "left behind"
+        if key.startswith("looks"):
+            path.write_text(json.dumps(_looks()))
         if key.startswith("kills") or (key.startswith("once") and first):
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _looks() -> dict[str, Any]:
+    """What a task finds in its process, and what it draws there."""
+    import torch
+
+    return {
+        "pid": os.getpid(),
+        "weights": len(Weights.alive),
+        "threads": torch.get_num_threads(),
+        "draws": torch.rand(4).tolist(),
+    }
 
 
 def tries(folder: Path, key: str) -> int:

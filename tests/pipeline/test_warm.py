@@ -1,0 +1,162 @@
+"""Workers outlive their stage, and the next stage finds them as new."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.engine import ray_crew
+from pipeline.engine.ray_crew import Crew
+from pipeline.engine.ray_runner import RayRunner
+from pipeline.engine.stage import Resources
+from pipeline.engine.warm import crew_for, kept_warm
+from pipeline.engine.worker_settings import WorkerSettings
+from tests.pipeline.toy import ToyStage, ToyTask
+
+
+def look(folder: Path, *keys: str, cpus: float = 1) -> dict[str, Any]:
+    """What the first of these tasks, done by one worker, finds in its process."""
+    folder.mkdir()
+    # As real stages do, it has torch imported before it is set up.
+    stage = ToyStage(folder=folder, resources=Resources(cpus=cpus), luggage=torch.float32)
+    tasks = [ToyTask(key=key) for key in ("looks", *keys)]
+    outcomes = list(RayRunner(settings=WorkerSettings(workers=1)).run(stage, tasks))
+    assert sorted(outcome.key for outcome in outcomes) == sorted(task.key for task in tasks)
+    found: dict[str, Any] = json.loads((folder / "looks").read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_a_stage_finds_the_worker_of_the_former_one_as_new(tmp_path: Path) -> None:
+    alone = look(tmp_path / "alone")
+    with kept_warm():
+        first = look(tmp_path / "first")
+        with kept_warm():
+            second = look(tmp_path / "second", "litters")
+        assert second == first, "one process, and one set of weights at a time"
+        assert {**second, "pid": alone["pid"]} == alone, "a warm worker is as a new one"
+
+        third = look(tmp_path / "third")
+        assert third["pid"] != second["pid"], "what a stage left behind would reach the next"
+        os.kill(third["pid"], signal.SIGKILL)
+        fourth = look(tmp_path / "fourth")
+        assert fourth["pid"] != third["pid"], "a dead worker is replaced"
+        assert look(tmp_path / "fifth", cpus=0.5)["pid"] != fourth["pid"], "another place, another worker"
+
+        import ray
+
+        assert ray.is_initialized()
+    assert not ray.is_initialized()
+    with pytest.raises(ProcessLookupError):
+        os.kill(fourth["pid"], 0)
+
+
+@pytest.mark.slow
+def test_what_an_error_ended_is_not_kept(tmp_path: Path) -> None:
+    with kept_warm():
+        with pytest.raises(ZeroDivisionError), crew_for(WorkerSettings(workers=1), 1) as crew:
+            _ = 1 / 0
+        with crew_for(WorkerSettings(workers=1), 1) as other:
+            assert other is not crew
+        with crew_for(WorkerSettings(workers=1), 1) as again:
+            assert again is other
+        with crew_for(WorkerSettings(workers=2), 2) as wider:
+            assert wider is not other, "a local Ray has the places that it started with"
+
+
+class FakeRay:
+    """A Ray whose actors are names: what is killed, and what their release returns, can be seen."""
+
+    exceptions = SimpleNamespace(RayError=TimeoutError)
+    cloudpickle = SimpleNamespace(dumps=repr)
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.killed: list[str] = []
+        self.clean: dict[str, bool] = {}
+
+    def is_initialized(self) -> bool:
+        return True
+
+    def get(self, references: list[str], timeout: float) -> list[Any]:
+        return [self.clean.get(references[0], True), "alive"]
+
+    def wait(self, references: list[str], timeout: float) -> tuple[list[str], list[str]]:
+        return [], references
+
+    def kill(self, handle: SimpleNamespace) -> None:
+        self.killed.append(handle.name)
+
+    def actor(self) -> SimpleNamespace:
+        self.made += 1
+        name = f"actor-{self.made}"
+        method = SimpleNamespace(remote=lambda *_: name)
+        return SimpleNamespace(name=name, setup=method, release=method, pulse=method)
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
+    fake = FakeRay()
+    options = SimpleNamespace(remote=fake.actor)
+    monkeypatch.setattr(
+        ray_crew, "worker_class", lambda ray: SimpleNamespace(options=lambda **values: options)
+    )
+    return fake
+
+
+def stage(gpus: float) -> ToyStage:
+    return ToyStage(folder=Path(), resources=Resources(gpus=gpus))
+
+
+def test_an_actor_of_other_resources_makes_room(ray: FakeRay) -> None:
+    crew = Crew(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
+    whole = crew.hire(stage(1.0), {})
+    whole.rest()
+    crew.dismiss(whole)
+    assert crew.hire(stage(1.0), {}).handle.name == "actor-1"
+    crew = Crew(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
+    whole = crew.hire(stage(1.0), {})
+    whole.rest()
+    crew.dismiss(whole)
+    assert crew.hire(stage(0.5), {}).handle.name == "actor-3"
+    assert ray.killed == ["actor-2"]
+
+
+def test_an_actor_goes_when_another_waits_for_its_place(ray: FakeRay) -> None:
+    crew = Crew(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
+    first = crew.hire(stage(1.0), {})
+    first.rest()
+    crew.hire(stage(0.5), {})
+    crew.dismiss(first)
+    assert (ray.killed, crew.benched) == (["actor-1"], 0)
+
+
+def test_gpus_are_given_back_before_long_work_without_ray(ray: FakeRay) -> None:
+    for settings, gpus, kept in (
+        (WorkerSettings(workers=1), 0.0, 1),
+        (WorkerSettings(workers=1, gpus_per_worker=1), 1.0, 0),
+        (WorkerSettings(workers=1, ray_address="head:1"), 0.0, 0),
+    ):
+        crew = Crew(ray, settings, 1)
+        actor = crew.hire(stage(gpus), {})
+        actor.rest()
+        crew.dismiss(actor)
+        crew.let_go()
+        assert crew.benched == kept
+
+
+def test_an_actor_that_is_not_as_new_is_replaced(ray: FakeRay) -> None:
+    crew = Crew(ray, WorkerSettings(workers=1), 1)
+    actor = crew.hire(stage(0.0), {})
+    actor.rest()
+    crew.dismiss(actor)
+    ray.clean["actor-1"] = False
+    again = crew.hire(stage(0.0), {})
+    assert (again.handle.name, again.served, ray.killed) == ("actor-2", False, ["actor-1"])
