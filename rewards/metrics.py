@@ -11,11 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, check_frames, select_frames
-from rewards.measures.perceptual import Perceptual
+from rewards.geometry.reconstruction import Reconstruction
 from rewards.measures.quality import SSIM_WINDOW, ssim_map
 from rewards.rasterise.zbuffer import backproject
-from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 
 _WHOLE = 0.999  # share of the bilinear weight that must lie on pixels with a depth
 
@@ -92,21 +90,3 @@ def _depth_error(
     if not bool(kept_N.any()):
         return None
     return float((read_2N[0] - points_N3[:, 2])[kept_N].square().mean())
-
-
-def consistency_3d(
-    frames_THW3: Tensor,
-    backend: GeometryBackend,
-    options: ReprojectionOptions | None = None,
-    perceptual: Perceptual | None = None,
-) -> ReprojectionResult:
-    """3DCS: the reprojection error by a geometry model that the reward did not use (VideoGPA's evaluation).
-
-    frames_THW3 are all of a clip's float frames in [0,1], of which `options.frames` are used; options are
-    those of the reprojection reward (None: the defaults), perceptual the term they name. The score is -value
-    of the result, lower is better. Raises RewardError for what is no clip.
-    """
-    options = options or ReprojectionOptions()
-    check_frames(frames_THW3)
-    chosen_KHW3 = frames_THW3[select_frames(frames_THW3.shape[0], options.frames)]
-    return reprojection_error(backend.reconstruct(chosen_KHW3), options, perceptual)

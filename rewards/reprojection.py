@@ -13,7 +13,7 @@ from torch import Tensor
 from rewards.geometry.reconstruction import Reconstruction
 from rewards.measures.perceptual import PERCEPTUAL, Perceptual
 from rewards.measures.quality import camera_motion
-from rewards.rasterise.rasterisers import RASTERISERS, find_rasteriser
+from rewards.rasterise.rasterisers import AUTO, RASTERISERS, find_rasteriser
 from rewards.rasterise.zbuffer import backproject
 
 
@@ -26,8 +26,8 @@ class ReprojectionOptions:
     paper); "masked" leaves them out and adds hole_penalty times their share. perceptual: which distance is
     added, times perceptual_weight. photometric: squared ("mse", the paper) or absolute ("l1") differences of
     colours; the latter is less ruled by a few edges. frames: how many frames of the clip are used.
-    rasteriser: the one built in ("torch") or PyTorch3D's, which draws the same; "auto" becomes "torch", the
-    faster one. Raises ValueError for what does not exist, RewardError when PyTorch3D is asked for and cannot
+    rasteriser: the one built in ("torch"), PyTorch3D's, which draws the same, or "auto", the faster one for
+    the device. Raises ValueError for what does not exist, RewardError when PyTorch3D is asked for and cannot
     be imported.
     """
 
@@ -42,7 +42,7 @@ class ReprojectionOptions:
 
     def __post_init__(self) -> None:
         for field, allowed in (
-            ("rasteriser", ("auto", *RASTERISERS)),
+            ("rasteriser", (AUTO, *RASTERISERS)),
             ("views", ("all", "others")),
             ("holes", ("black", "masked")),
             ("perceptual", PERCEPTUAL),
@@ -57,8 +57,6 @@ class ReprojectionOptions:
             raise ValueError(
                 f"frames must be >= 2 because an error between views needs two, got {self.frames}"
             )
-        if self.rasteriser == "auto":  # resolved here, so that both words give one version of the reward
-            object.__setattr__(self, "rasteriser", "torch")
         find_rasteriser(self.rasteriser)
 
 
@@ -125,7 +123,7 @@ def reproject(reconstruction: Reconstruction, views: str, rasteriser: str = "tor
     frames = reconstruction.num_frames
     height, width = reconstruction.size
     points_THW3 = backproject(reconstruction.depth_THW, reconstruction.intrinsics_T33, reconstruction.w2c_T34)
-    images_THW3, _, index_THW = find_rasteriser(rasteriser)(
+    images_THW3, _, index_THW = find_rasteriser(rasteriser, reconstruction.depth_THW.device.type)(
         points_THW3.view(-1, 3),
         reconstruction.frames_THW3.reshape(-1, 3),
         reconstruction.intrinsics_T33,

@@ -26,6 +26,7 @@ from rewards.geometry.reconstruction import (
 from rewards.measures.perceptual import load_perceptual
 from rewards.measures.quality import image_motion, sharpness
 from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
+from rewards.rasterise.rasterisers import AUTO, BUILT_IN
 from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
@@ -183,8 +184,11 @@ def options_version(
 ) -> str:
     """The code's version and a hash of all that a value depends on, such as 1-3f2a9c04.
 
-    geometry is None for a reward that looks at the frames alone.
+    geometry is None for a reward that looks at the frames alone. The rasteriser `auto` counts as the built-in
+    one, because every one that it may choose draws the same pixels.
     """
+    if options.get("rasteriser") == AUTO:
+        options = {**options, "rasteriser": BUILT_IN}
     model = (geometry.name, geometry.model, geometry.revision) if geometry else ()
     content = json.dumps([version, options, *model], sort_keys=True)
     return f"{version}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

@@ -17,7 +17,6 @@ from torch import Tensor
 from yaml import YAMLError
 
 from storage.atomic import write_bytes
-from storage.errors import UserError
 from storage.hub.provenance import Provenance
 from trainer.checkpoint import sha256, write_json, write_tensors
 from trainer.config import TrainConfig
@@ -183,20 +182,6 @@ NOTE_NAME = "adapter.json"
 _METADATA_KEY = "lora_adapter_metadata"
 
 
-@dataclass(frozen=True, kw_only=True)
-class AdapterInfo:
-    """Which base an adapter belongs to, and its content: `sha256` is that of the weights file."""
-
-    base_model: str
-    base_revision: str
-    family: str
-    rank: int
-    alpha: int
-    targets: tuple[str, ...]
-    sha256: str
-    training: dict[str, Any]
-
-
 def export_adapter(
     directory: Path,
     lora: dict[str, Tensor],
@@ -241,30 +226,3 @@ def export_adapter(
     }
     write_json(directory / NOTE_NAME, note)
     return directory
-
-
-def read_adapter(directory: Path) -> AdapterInfo:
-    """The note of an adapter folder. Raises UserError when the folder is no adapter of ours or is damaged."""
-    path = directory / NOTE_NAME
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-        info = AdapterInfo(**{**note, "targets": tuple(note["targets"])})
-        intact = sha256(directory / WEIGHTS_NAME) == info.sha256
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{directory} is not a whole adapter ({error}): give the adapter folder of a finished training"
-        ) from error
-    if not intact:
-        raise UserError(
-            f"{directory / WEIGHTS_NAME} is not what was exported: run the training command again"
-        )
-    return info
-
-
-def require_base(info: AdapterInfo, model: str, revision: str) -> None:
-    """Raise UserError when the adapter was trained on another base than this model and revision."""
-    if (info.base_model, info.base_revision) != (model, revision):
-        raise UserError(
-            f"the adapter was trained on {info.base_model} at revision {info.base_revision}, not on {model} "
-            f"at {revision}: choose that base, or train an adapter for this one"
-        )

@@ -26,6 +26,7 @@ from jobs.settings.presets import PresetCommand, preset_option, recipe_option
 if TYPE_CHECKING:
     from pipeline.scoring.score import ScorePlan, ScoreSettings
     from rewards.geometry.reconstruction import GeometryInfo
+    from rewards.rasterise.rasterisers import Choice
     from storage.run import Run
 
 _REWARD_OPTIONS = (
@@ -131,19 +132,22 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
     settings = score_settings(chosen, given_options(ctx))
     opened = Run.open(run)
+    drawn = settings.reward.rasteriser("cuda" if settings.gpus_per_worker > 0 else "cpu")
     if dry_run:
         from pipeline.forecast.commands import forecast_score
 
         plan = plan_score(opened, settings)
         told = forecast_score(opened, settings, plan)
         values = told.as_dict() | {"reward_version": plan.reward_version, "geometry": _geometry(plan)}
-        print_result(values, as_json, f"{chosen['reward']} version {plan.reward_version}: {told}")
+        values |= {"rasteriser": None if drawn is None else drawn.name}
+        shown = "" if drawn is None else f"\nrasteriser: {drawn.name} ({drawn.reason})"
+        print_result(values, as_json, f"{chosen['reward']} version {plan.reward_version}: {told}{shown}")
         return
     plan, summary = run_score(
         opened,
         settings,
         progress=ConsoleProgress("candidates"),
-        before_work=lambda plan: _begin(opened, chosen, plan),
+        before_work=lambda plan: _begin(opened, chosen, plan, drawn),
     )
     text = (
         f"{summary.done} candidates scored, {summary.present} were, {summary.failed} failed: "
@@ -158,10 +162,13 @@ def _geometry(plan: ScorePlan) -> dict[str, Any] | None:
     return None if plan.geometry is None else dataclasses.asdict(plan.geometry)
 
 
-def _begin(run: Run, chosen: dict[str, Any], plan: ScorePlan) -> None:
-    """Record what was asked for and say whose labels these will be, before any weights are loaded."""
-    run.record("score", recordable(chosen))
+def _begin(run: Run, chosen: dict[str, Any], plan: ScorePlan, drawn: Choice | None) -> None:
+    """Record what was asked for, say whose labels these will be and what draws, before weights are loaded."""
+    found = {} if drawn is None else {"drawn_by": drawn.name}
+    run.record("score", recordable(chosen) | found)
     announce(plan.geometry)
+    if drawn is not None and chosen.get("rasteriser") == "auto":
+        click.echo(f"rasteriser: {drawn.name} ({drawn.reason})", err=True)
 
 
 def announce(one: GeometryInfo | None) -> None:

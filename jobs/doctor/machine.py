@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from jobs.doctor.finding import GIB, Finding, Needs
+from jobs.doctor.finding import GIB, Finding, Needs, State
 from storage.errors import UserError
 from storage.locks import require_locks
 
@@ -187,35 +187,46 @@ def video() -> Iterator[Finding]:
 
 
 def rasterisers(needs: Needs) -> Iterator[Finding]:
-    """The built-in one draws a point; PyTorch3D may be missing."""
+    """Each draws a point, PyTorch3D also on a GPU; what `auto` is, and which PyTorch3D is here."""
     import torch
 
     from rewards.errors import RewardError
-    from rewards.rasterise.rasterisers import RASTERISERS, find_rasteriser
+    from rewards.rasterise.pytorch3d import REMEDY, find_build
+    from rewards.rasterise.rasterisers import AUTO, BUILT_IN, RASTERISERS, choose_rasteriser
 
-    point = (torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1, 3))
-    intrinsics = torch.tensor([[[4.0, 0, 2], [0, 4, 2], [0, 0, 1]]])
+    build = find_build()
+    chosen = choose_rasteriser("cuda" if needs.gpus > 0 else "cpu")
+    yield Finding(name=f"rasteriser {AUTO}", state="ok", detail=f"{chosen.name} ({chosen.reason})")
     for name in RASTERISERS:
-        required = name == "torch" or name in needs.rasterisers
+        title, required = f"rasteriser {name}", name == BUILT_IN or name in needs.rasterisers
+        on_gpu = torch.cuda.is_available() and (name == BUILT_IN or bool(build and build.cuda))
+        about = "" if name == BUILT_IN else f"; {build}, with torch {torch.__version__}"
+        devices = ("cpu", "cuda") if on_gpu else ("cpu",)
         try:
-            image, _, _ = find_rasteriser(name)(*point, intrinsics, torch.eye(4)[None, :3], 5, 5)
+            blank = [device for device in devices if not _draws(name, device)]
         except RewardError as error:
-            yield Finding(
-                name=f"rasteriser {name}",
-                state="missing",
-                detail="cannot be imported; the built-in one draws the same",
-                remedy=str(error).rpartition(": ")[2],
-                required=required,
-            )
+            detail = str(error).removeprefix(f"rasteriser {name!r}: ").removesuffix(f": {REMEDY}")
+            state: State = "problem" if build else "missing"
+            yield Finding(name=title, state=state, detail=detail, remedy=REMEDY, required=required)
             continue
-        if image.max() == 1:
-            yield Finding(name=f"rasteriser {name}", state="ok", detail="draws")
-        else:
-            remedy = "use --rasteriser torch" if name != "torch" else "install gpa and torch anew"
-            detail = "draws nothing where a point lies"
-            yield Finding(
-                name=f"rasteriser {name}", state="problem", detail=detail, remedy=remedy, required=required
-            )
+        if not blank:
+            yield Finding(name=title, state="ok", detail=f"draws on {' and '.join(devices)}{about}")
+            continue
+        remedy = "use --rasteriser torch" if name != BUILT_IN else "install gpa and torch anew"
+        detail = f"draws nothing where a point lies on {' and '.join(blank)}{about}"
+        yield Finding(name=title, state="problem", detail=detail, remedy=remedy, required=required)
+
+
+def _draws(name: str, device: str) -> bool:
+    """Whether a rasteriser draws a point. Raises RewardError where it cannot be used."""
+    import torch
+
+    from rewards.rasterise.rasterisers import find_rasteriser
+
+    with torch.device(device):
+        cloud = torch.tensor([[0.0, 0.0, 1.0]]), torch.ones(1, 3)
+        cameras = torch.tensor([[[4.0, 0, 2], [0, 4, 2], [0, 0, 1]]]), torch.eye(4)[None, :3]
+    return bool(find_rasteriser(name)(*cloud, *cameras, 5, 5)[0].max() == 1)
 
 
 def perceptual(needs: Needs) -> Iterator[Finding]:

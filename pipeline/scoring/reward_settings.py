@@ -11,6 +11,7 @@ from rewards.errors import RewardError
 from rewards.geometry.backends import describe_backend, load_backend
 from rewards.geometry.reconstruction import GeometryInfo
 from rewards.measures.perceptual import require_backbone
+from rewards.rasterise.rasterisers import AUTO, Choice, choose_rasteriser
 from rewards.table import REWARDS, Reward, load_reward, reward_version
 
 
@@ -54,6 +55,13 @@ class RewardSettings:
             return spec.options(**self.options)
         except ValueError as error:
             raise RewardError(f"reward {self.reward!r}: {error}") from error
+
+    def rasteriser(self, device: str) -> Choice | None:
+        """What draws the points on a device, and why; None for a reward that draws none."""
+        name = getattr(self.reward_options(), "rasteriser", None)
+        if name is None:
+            return None
+        return choose_rasteriser(device) if name == AUTO else Choice(name=name, reason="as asked")
 
     def load(self, device: str) -> Reward:
         """Load the geometry model, where one is needed, and build the reward.

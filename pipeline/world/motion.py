@@ -149,10 +149,3 @@ def flow_to_first(clip: Clip, tolerance: float = 0.03) -> tuple[Tensor, Tensor]:
     limit = where_THW2.new_tensor([width - 0.5, height - 0.5])
     inside = ((where_THW2 >= -0.5) & (where_THW2 <= limit)).all(-1) & (z_THW > 1e-6)
     return where_THW2 - grid_HW2, seen & inside
-
-
-def warp_first(frames_THW3: Tensor, flow_THW2: Tensor) -> Tensor:
-    """Frame 0 pulled along a backward flow: frames [T, H, W, 3] as a motion-compensated codec shows them."""
-    count, height, width = flow_THW2.shape[:3]
-    first = frames_THW3[:1].permute(0, 3, 1, 2).expand(count, 3, height, width)
-    return sample_at(first, pixel_grid(height, width) + flow_THW2).permute(0, 2, 3, 1)

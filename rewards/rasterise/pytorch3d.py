@@ -6,7 +6,12 @@ Q squares of the image, C those of them that points fall into, S side of a squar
 
 from __future__ import annotations
 
+import mmap
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata, util
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,23 +20,82 @@ from rewards.errors import RewardError
 from rewards.rasterise.zbuffer import EMPTY, check_cloud, project, projection, resolve, sort_keys
 
 INSTALL = "https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md"
+# Wheels and torch that work together: a test compares them with constraints.txt.
+FITTING = {"easypytorch3d": "0.7.9.post1", "torch": "2.12.1"}
+_FROM_SOURCE = "pytorch3d"  # the distribution that a build of the sources gives
+REMEDY = (
+    "install that pair (make, or the extra [pytorch3d]), build PyTorch3D for this torch as "
+    f"{INSTALL} says, or use --rasteriser torch"
+)
 # The library tests every point of a cloud against every pixel of its image (on a GPU it can bin the points,
 # and drops those that overflow a bin). So each square of this side is an image with a cloud of its own.
 _SIDE = 8
 _RADIUS = 0.45  # of a disc in pixels: a point at the centre of its pixel must reach no other centre
 
 
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """An installed PyTorch3D: its distribution with the version, and the CUDA that it was compiled with."""
+
+    distribution: str
+    cuda: str | None
+
+    def __str__(self) -> str:
+        return f"{self.distribution}, {f'CUDA {self.cuda}' if self.cuda else 'compiled without CUDA'}"
+
+
+def find_build() -> Build | None:
+    """What is installed, without importing it, which may fail; None without any."""
+    spec = util.find_spec("pytorch3d")
+    if spec is None:
+        return None
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    versions = {name: _version(name) for name in ("easypytorch3d", _FROM_SOURCE)}
+    known = [f"{name} {version}" for name, version in versions.items() if version]
+    where = " and ".join(known) or f"pytorch3d of no distribution at {folders[0] if folders else spec.origin}"
+    return Build(distribution=where, cuda=_compiled_cuda(folders))
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _compiled_cuda(folders: Sequence[Path]) -> str | None:
+    """The version of CUDA's runtime that the compiled part is linked with; None without CUDA's functions.
+
+    A build for the CPU alone lacks the function looked for: its callers say "Not compiled with GPU support".
+    """
+    for path in (path for folder in folders for path in sorted(folder.glob("_C.*")) if path.stat().st_size):
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if content.find(b"RasterizePointsNaiveCuda") >= 0:
+                linked = re.search(rb"libcudart\.so\.([0-9.]+)", content)
+                return linked[1].decode() if linked else "of unknown version"
+    return None
+
+
 def require_pytorch3d() -> None:
-    """Raise RewardError unless PyTorch3D can be imported, its compiled part included."""
+    """Raise RewardError unless PyTorch3D can be imported, its compiled part included.
+
+    The message, one line, names its version, torch's and the pair that works.
+    """
     try:
         import pytorch3d.renderer.points.rasterize_points  # noqa: F401
-    except ImportError as error:
-        reason = str(error).splitlines()[0]
+    except (ImportError, OSError) as error:
+        fitting = " with ".join(f"{name} {version}" for name, version in FITTING.items())
         raise RewardError(
-            f"rasteriser 'pytorch3d' needs the package pytorch3d, which cannot be imported ({reason}): "
-            f"install it as {INSTALL} says (torch >= 2.13 needs a build from source with C++20), or use "
-            "--rasteriser torch"
+            f"rasteriser 'pytorch3d': {_why(error)}; the pair that works is {fitting}: {REMEDY}"
         ) from error
+
+
+def _why(error: ImportError | OSError) -> str:
+    build, beside = find_build(), f"torch {torch.__version__}"
+    if build is None:
+        return f"PyTorch3D is not installed beside {beside}"
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return f"{build.distribution} cannot be imported under {beside} ({reason})"
 
 
 @torch.no_grad()

@@ -6,8 +6,10 @@ Shape legend: N points, V views, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from rewards.errors import RewardError
@@ -46,8 +48,36 @@ def _pytorch3d() -> Rasteriser:
 RASTERISERS: dict[str, Callable[[], Rasteriser]] = {"torch": _torch, "pytorch3d": _pytorch3d}
 
 
-def find_rasteriser(name: str) -> Rasteriser:
-    """The rasteriser `name`. Raises RewardError when it does not exist or what it needs is not installed."""
+AUTO, BUILT_IN = "auto", "torch"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """The rasteriser that `auto` is on a device, and why."""
+
+    name: str
+    reason: str
+
+
+# The faster one on each kind of device, as `gpa bench score` measured it (docs/benchmarks.md). All draw the
+# same bit for bit, so that what stands here changes no score and no version of a reward.
+_FASTER = {"cpu": Choice(name=BUILT_IN, reason="measured 5 to 12 times faster than pytorch3d on a CPU")}
+
+
+def choose_rasteriser(device: str) -> Choice:
+    """What `auto` is on a device: the one measured faster, or the built-in one where none was."""
+    kind = torch.device(device).type
+    unmeasured = Choice(name=BUILT_IN, reason=f"built in; not measured against pytorch3d on {kind}")
+    return _FASTER.get(kind, unmeasured)
+
+
+def find_rasteriser(name: str, device: str = "cpu") -> Rasteriser:
+    """The rasteriser `name`; `auto` is the one chosen for the device.
+
+    Raises RewardError when it does not exist or what it needs is not installed.
+    """
+    if name == AUTO:
+        name = choose_rasteriser(device).name
     if name not in RASTERISERS:
         raise RewardError(f"rasteriser '{name}' does not exist; choose one of: {', '.join(RASTERISERS)}")
     return RASTERISERS[name]()

@@ -14,7 +14,7 @@ import pyarrow as pa
 from storage.errors import UserError
 from storage.mining import statements as sql
 from storage.mining.decisions import Decisions
-from storage.mining.rules import CANDIDATE_RULES, DROPPED, PAIR_RULES, FunnelStep, MinedPairs, PairRules
+from storage.mining.rules import CANDIDATE_RULES, DROPPED, PAIR_RULES, FunnelStep, PairRules
 from storage.mining.statements import STEP
 from storage.run import Run
 from storage.sql.views import Limits, fetch, session
@@ -185,18 +185,6 @@ def mining(
             paired_prompts=paired_prompts,
             largest_gap=largest_gap,
             applied=applied,
-        )
-
-
-def mine_pairs(run: Run, rules: PairRules, decisions: Decisions | None = None) -> MinedPairs:
-    """All that `mining` finds, in memory. Raises what it raises."""
-    with mining(run, rules, decisions=decisions) as found:
-        return MinedPairs(
-            rows=found.rows().read_all(),
-            funnel=found.funnel,
-            rejects_table=found.rejects().read_all(),
-            candidates=found.candidates,
-            prompts=found.prompts,
         )
 
 

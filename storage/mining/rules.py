@@ -9,10 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
-import pyarrow as pa
-
 from storage.tables.ids import SPLITS
-from storage.tables.records import Reject
 
 Strategy: TypeAlias = Literal["best-worst", "all", "top-k"]
 
@@ -102,25 +99,6 @@ class FunnelStep(NamedTuple):
     candidates_lost: int
     prompts_lost: int
     left: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MinedPairs:
-    """Pair rows (index columns, in order of pair_id), where the rest was lost, and why.
-
-    The funnel starts with ("sampled", 0, 0, candidates); the losses and what is left add up to that number.
-    """
-
-    rows: pa.Table
-    funnel: list[FunnelStep]
-    rejects_table: pa.Table
-    candidates: int
-    prompts: int
-
-    @property
-    def rejects(self) -> list[Reject]:
-        """The reject rows as records; `rejects_table` is the same without a Python object for each."""
-        return [Reject(**row) for row in self.rejects_table.to_pylist()]
 
 
 def _invalid(field: str, rule: str, received: object, remedy: str) -> ValueError:

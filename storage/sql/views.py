@@ -14,7 +14,6 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from storage.errors import UserError
 from storage.run import Run
@@ -219,16 +218,6 @@ _VERSIONS = """
 """
 
 _SCORED = "SELECT candidate_id FROM scores WHERE reward = $reward AND reward_version = $reward_version"
-
-
-def existing_ids(run: Run, table: str, *, status: str | None = None) -> set[str]:
-    """The ids that a table already holds (its first key column), candidates optionally of one status only."""
-    key = KEYS[table][0]
-    columns = [key] if status is None else [key, "status"]
-    rows = run.rows(table, columns)
-    if status is not None:
-        rows = rows.filter(pc.equal(rows["status"], status))
-    return set(rows[key].to_pylist())
 
 
 def scored_ids(run: Run, reward: str, reward_version: str) -> set[str]:

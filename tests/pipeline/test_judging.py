@@ -24,8 +24,7 @@ from pipeline.world.motion import flow_to_first
 from pipeline.world.scenes import make_scene
 from rewards.errors import RewardError
 from rewards.geometry.backends import load_backend
-from rewards.metrics import consistency_3d
-from rewards.reprojection import ReprojectionOptions
+from rewards.reprojection import ReprojectionOptions, reprojection_error
 from storage.errors import UserError
 from storage.tables.records import CLIP_MEASURES
 
@@ -97,7 +96,7 @@ def test_the_geometry_columns_are_those_of_its_own_model(tiny_geometry: Path) ->
     perceptual, _ = find_lpips()
     options = ReprojectionOptions(frames=9, perceptual=perceptual)
     if perceptual == "none":
-        error = consistency_3d(clip.frames_THW3, backend, options).value
+        error = reprojection_error(backend.reconstruct(clip.frames_THW3), options).value
         assert error is not None
         assert found["error_3dcs"] == pytest.approx(-error)
     assert other.measure(clip)["error_3dcs"] != found["error_3dcs"]

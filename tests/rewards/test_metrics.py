@@ -9,16 +9,13 @@ import pytest
 import torch
 
 from pipeline.world.clips import render_prompt, world_prompts
-from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
 from rewards.measures.quality import ssim
 from rewards.metrics import (
-    consistency_3d,
     multi_view_consistency,
     reprojection_psnr,
     reprojection_ssim,
 )
-from rewards.reprojection import ReprojectionOptions, reprojection_error
 
 
 def wall(depth: float = 2.0, frames: int = 3) -> Reconstruction:
@@ -88,24 +85,3 @@ def test_fidelity_looks_only_where_a_point_lands() -> None:
     assert reprojection_ssim(images, frames, lower) == pytest.approx(1)
     assert math.isnan(reprojection_psnr(images, frames, ~everywhere))
     assert math.isnan(reprojection_ssim(images[:, :8], frames[:, :8], everywhere[:, :8]))
-
-
-class Still:
-    """A backend of walls: another judge than the one that rewarded."""
-
-    name, model, revision, license = "still", "still", "1", "none"
-
-    def reconstruct(self, frames_THW3: torch.Tensor) -> Reconstruction:
-        return replace(wall(frames=len(frames_THW3)), frames_THW3=frames_THW3)
-
-
-def test_3dcs_is_the_reprojection_error_by_the_backend_that_is_given() -> None:
-    clip = wall(frames=9).frames_THW3
-    options = ReprojectionOptions(frames=3, photometric="l1")
-    found = consistency_3d(clip, Still(), options)
-    expected = reprojection_error(Still().reconstruct(clip[[0, 4, 8]]), options)
-    assert found.value is not None
-    assert found.value == expected.value < 0
-    assert len(consistency_3d(clip, Still()).frame_errors) == 9
-    with pytest.raises(RewardError, match="frames must be float"):
-        consistency_3d((clip * 255).byte(), Still())

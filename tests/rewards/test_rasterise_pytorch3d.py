@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
 from torch import Tensor
 
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
 from rewards.rasterise import pytorch3d as rasterise_pytorch3d
+from rewards.rasterise import rasterisers
 from rewards.rasterise import zbuffer as rasterise
-from rewards.rasterise.rasterisers import find_rasteriser
+from rewards.rasterise.pytorch3d import find_build
+from rewards.rasterise.rasterisers import Choice, choose_rasteriser, find_rasteriser
 from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.scoring import options_version
 
 SIDE = rasterise_pytorch3d._SIDE
 SIZES = [(10, 14), (1, 1), (8, 8), (17, 5)]
@@ -67,7 +74,27 @@ def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def library() -> None:
-    pytest.importorskip("pytorch3d.renderer.points.rasterize_points", exc_type=ImportError)
+    """PyTorch3D itself: skipped only where it is not installed, since one that is broken must be seen."""
+    if find_build() is None:
+        pytest.skip("PyTorch3D is not installed: make installs it, or the extra [pytorch3d]")
+    rasterise_pytorch3d.require_pytorch3d()
+
+
+def package(folder: Path, error: str, compiled: bytes = b"") -> None:
+    """A package pytorch3d that raises an error when it is imported."""
+    points = folder / "pytorch3d" / "renderer" / "points"
+    points.mkdir(parents=True)
+    for part in (points, points.parent, points.parent.parent):
+        (part / "__init__.py").touch()
+    (points / "rasterize_points.py").write_text(f"raise {error}\n")
+    (folder / "pytorch3d" / "_C.cpython-311-x86_64-linux-gnu.so").write_bytes(compiled)
+
+
+@pytest.fixture
+def no_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if none had been imported; what a test puts on the path is found first."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pytorch3d"]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def assert_same(height: int, width: int, *cloud: Tensor) -> float:
@@ -78,18 +105,103 @@ def assert_same(height: int, width: int, *cloud: Tensor) -> float:
     return float((got[2] >= 0).float().mean())
 
 
+def fitting() -> str:
+    return "easypytorch3d 0.7.9.post1 with torch 2.12.1"
+
+
 @pytest.mark.usefixtures("hidden")
 def test_a_missing_library_is_told_when_options_are_built() -> None:
-    message = (
-        r"rasteriser 'pytorch3d' needs the package pytorch3d, which cannot be imported \(.+\): install it as "
-        r"https://github.com/facebookresearch/pytorch3d/blob/main/INSTALL.md says \(torch >= 2.13 needs a "
-        r"build from source with C\+\+20\), or use --rasteriser torch"
+    message = re.escape(
+        f"rasteriser 'pytorch3d': PyTorch3D is not installed beside torch {torch.__version__}; the pair that "
+        f"works is {fitting()}: install that pair (make, or the extra [pytorch3d]), build PyTorch3D for this "
+        f"torch as {rasterise_pytorch3d.INSTALL} says, or use --rasteriser torch"
     )
     with pytest.raises(RewardError, match=message):
         ReprojectionOptions(rasteriser="pytorch3d")
     with pytest.raises(RewardError, match=message):
         rasterise_pytorch3d.splat_views(*scene(0, 5)[:4], 4, 4)
     assert ReprojectionOptions(rasteriser="torch").rasteriser == "torch"
+    assert find_build() is None
+
+
+@pytest.mark.usefixtures("no_package")
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (
+            "ImportError('_C.so: undefined symbol: _ZN3c106detail\\nmore')",
+            "_C.so: undefined symbol: _ZN3c106detail",
+        ),
+        ("OSError('libcudart.so.13: cannot open')", "libcudart.so.13: cannot open"),
+        ("ImportError()", "ImportError"),
+    ],
+)
+def test_a_library_that_does_not_fit_torch_is_told_in_one_line_with_the_pair_that_does(
+    error: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path, error)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(torch, "__version__", "2.14.0+cu130")
+    versions = {"easypytorch3d": "0.7.9.post1"}
+    monkeypatch.setattr(rasterise_pytorch3d, "_version", versions.get)
+    with pytest.raises(RewardError) as raised:
+        find_rasteriser("pytorch3d")
+    assert str(raised.value) == (
+        "rasteriser 'pytorch3d': easypytorch3d 0.7.9.post1 cannot be imported under torch 2.14.0+cu130 "
+        f"({reason}); the pair that works is {fitting()}: {rasterise_pytorch3d.REMEDY}"
+    )
+    assert "\n" not in str(raised.value)
+
+
+def test_the_pair_that_works_is_the_one_that_make_installs() -> None:
+    root = Path(__file__).parents[2]
+    pinned = dict(
+        line.split("==")
+        for line in (root / "constraints.txt").read_text().splitlines()
+        if "==" in line and not line.startswith("#")
+    )
+    assert {name: pinned[name] for name in rasterise_pytorch3d.FITTING} == rasterise_pytorch3d.FITTING
+    version, torch_version = rasterise_pytorch3d.FITTING.values()
+    assert f"easypytorch3d=={version} \\" in (root / "requirements-pytorch3d.txt").read_text().splitlines()
+    extras = tomllib.loads((root / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wheel, *libraries = map(Requirement, extras["pytorch3d"])
+    assert str(wheel) == f"easypytorch3d=={version}"
+    assert torch_version in next(one.specifier for one in libraries if one.name == "torch")
+
+
+@pytest.mark.usefixtures("no_package")
+@pytest.mark.parametrize(
+    ("compiled", "cuda"),
+    [
+        (b"..RasterizePointsNaiveCpu..Not compiled with GPU support..", None),
+        (b"..RasterizePointsNaiveCuda..libcudart.so.13\0libtorch", "13"),
+        (b"..RasterizePointsNaiveCuda..", "of unknown version"),
+        (b"", None),
+    ],
+)
+def test_a_build_is_known_without_an_import(
+    compiled: bytes, cuda: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package(tmp_path, "AssertionError('imported')", compiled)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(rasterise_pytorch3d, "_version", {"pytorch3d": "0.7.9"}.get)
+    build = find_build()
+    assert build is not None
+    assert (build.distribution, build.cuda) == ("pytorch3d 0.7.9", cuda)
+    monkeypatch.setattr(rasterise_pytorch3d, "_version", lambda _: None)
+    assert str(find_build()).startswith(f"pytorch3d of no distribution at {tmp_path / 'pytorch3d'}, ")
+
+
+@pytest.mark.usefixtures("library")
+def test_what_the_file_says_of_cuda_is_what_the_compiled_part_says_itself() -> None:
+    """Among the libraries that it loads is CUDA's runtime exactly in a build with CUDA."""
+    import pytorch3d._C
+
+    build = find_build()
+    assert build is not None
+    with Path(pytorch3d._C.__file__).open("rb") as file:
+        linked = b"libcudart.so" in file.read(1 << 20)
+    assert (build.cuda is not None) == linked
 
 
 def test_a_rasteriser_that_does_not_exist_is_named() -> None:
@@ -101,9 +213,23 @@ def test_a_rasteriser_that_does_not_exist_is_named() -> None:
         find_rasteriser("opengl")
 
 
-def test_auto_is_the_built_in_one_and_the_same_version() -> None:
-    assert asdict(ReprojectionOptions(rasteriser="auto")) == asdict(ReprojectionOptions())
-    assert find_rasteriser("torch") is rasterise.splat_views
+def test_auto_has_the_version_of_the_built_in_one_whatever_it_draws_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    auto, built_in = (asdict(ReprojectionOptions(rasteriser=name)) for name in ("auto", "torch"))
+    assert options_version("1", auto, None) == options_version("1", built_in, None)
+    assert find_rasteriser("torch") is find_rasteriser("auto") is rasterise.splat_views
+    monkeypatch.setitem(rasterisers.RASTERISERS, "quick", lambda: rasterise_pytorch3d.splat_views)
+    monkeypatch.setitem(rasterisers._FASTER, "xpu", Choice(name="quick", reason="measured"))
+    assert find_rasteriser("auto", "xpu:1") is rasterise_pytorch3d.splat_views
+    assert options_version("1", auto, None) == options_version("1", built_in, None)
+
+
+def test_auto_says_what_it_took_and_whether_that_was_measured() -> None:
+    assert "measured" in choose_rasteriser("cpu").reason
+    for device in ("cuda", "cuda:1"):
+        choice = choose_rasteriser(device)
+        assert (choice.name, choice.reason) == ("torch", "built in; not measured against pytorch3d on cuda")
 
 
 @pytest.mark.usefixtures("no_library")

@@ -19,7 +19,7 @@ from rewards.geometry.reconstruction import (
     GeometryInfo,
     reconstruct_many,
 )
-from rewards.geometry.vggt.backend import resize_frames, save_vggt
+from rewards.geometry.vggt.backend import _CONFIG, _WEIGHTS, resize_frames
 from rewards.geometry.vggt.heads import decode_cameras
 from rewards.geometry.vggt.model import VGGT
 from rewards.table import REWARDS, load_reward, reward_version
@@ -30,8 +30,12 @@ from tests.rewards.vggt_seed import SMALL, seed_weights
 def folder(tmp_path: Path) -> Path:
     model = VGGT(SMALL)
     seed_weights(model)
-    save_vggt(model, tmp_path / "vggt", "made for a test")
-    return tmp_path / "vggt"
+    made = tmp_path / "vggt"
+    made.mkdir()
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, made / _WEIGHTS)
+    about = dataclasses.asdict(model.config) | {"license": "made for a test"}
+    (made / _CONFIG).write_text(json.dumps(about))
+    return made
 
 
 def load(folder: Path | str) -> GeometryBackend:

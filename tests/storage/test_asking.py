@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.errors import UserError
-from storage.mining.mining import mine_pairs
 from storage.mining.rules import PairRules
 from storage.pairs.writer import write_pair_shards
 from storage.run import Run
@@ -23,6 +22,7 @@ from storage.sql.views import Limits
 from storage.tables.schemas import TABLES
 from storage.tables.shards import shard_files, write_shard
 from tests.storage.builders import candidate, run_with_pairs
+from tests.storage.mined import mine_pairs
 
 SECRET = "c4f1e6-secret"
 READING = [

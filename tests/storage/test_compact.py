@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from pipeline.pairing import PairSettings, run_pair
 from storage.errors import UserError
-from storage.mining.mining import mine_pairs
 from storage.mining.rules import PairRules
 from storage.pairs.dataset import PairDataset
 from storage.run import Run
@@ -28,6 +27,7 @@ from storage.tables.schemas import KEYS, TABLES
 from storage.tables.shards import shard_files, write_shard
 from storage.upkeep.upkeep import Compacted, compact_table
 from tests.storage.builders import candidate, prompt, run_with_pairs, score
+from tests.storage.mined import mine_pairs
 
 RULES = PairRules(reward="reprojection", reward_version="v1", min_gap=0.0)
 QUESTIONS = (

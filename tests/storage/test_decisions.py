@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.mining.decisions import WORDS, read_decisions
-from storage.mining.mining import mine_pairs
-from storage.mining.rules import DROPPED, MinedPairs, PairRules
+from storage.mining.rules import DROPPED, PairRules
 from storage.run import Run
 from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
+from tests.storage.mined import MinedPairs, mine_pairs
 
 PROMPTS, CANDIDATES = 3, 4
 RULES = PairRules(reward="reprojection", reward_version="v1", min_gap=0.15, strategy="all")

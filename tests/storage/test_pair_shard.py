@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from storage.errors import UserError
-from storage.mining.mining import mine_pairs
 from storage.mining.rules import PairRules
 from storage.pairs.dataset import PairDataset, PairRow
 from storage.pairs.shard import PairShard
 from storage.pairs.writer import write_pair_shards
 from storage.run import Run
 from tests.storage.builders import run_with_pairs
+from tests.storage.mined import mine_pairs
 
 TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents")
 

@@ -11,7 +11,6 @@ import torch
 
 from storage.errors import UserError
 from storage.media.tensors import read_tensors, write_tensors
-from storage.mining.mining import mine_pairs
 from storage.mining.rules import PairRules
 from storage.pairs.dataset import PairDataset
 from storage.pairs.writer import write_pair_shards
@@ -22,6 +21,7 @@ from storage.tables.records import Candidate
 from storage.tables.schemas import TABLES, default_columns
 from storage.tables.shards import read_rows, shard_files, write_shard
 from tests.storage.builders import run_with_pairs
+from tests.storage.mined import mine_pairs
 
 RULES = PairRules(reward="reprojection", reward_version="v1")
 

@@ -14,9 +14,10 @@ from pipeline.world.corruptions import (
     corrupt,
     warp_field,
 )
-from pipeline.world.motion import flow_to_first, warp_first
+from pipeline.world.motion import flow_to_first
 from pipeline.world.render import Clip, render
 from pipeline.world.scenes import Scene, make_scene
+from tests.world.test_render import warp_first
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from pipeline.world.cameras import FRAMES, INTRINSICS, MOVES, camera_path
-from pipeline.world.motion import flow_to_first, pixel_grid, sample_at, warp_first
+from pipeline.world.motion import flow_to_first, pixel_grid, sample_at
 from pipeline.world.render import Clip, render
 from pipeline.world.scenes import Scene, make_scene
+
+
+def warp_first(frames_THW3: torch.Tensor, flow_THW2: torch.Tensor) -> torch.Tensor:
+    """Frame 0 pulled along a backward flow, as a motion-compensated codec shows it."""
+    count, height, width = flow_THW2.shape[:3]
+    first = frames_THW3[:1].permute(0, 3, 1, 2).expand(count, 3, height, width)
+    return sample_at(first, pixel_grid(height, width) + flow_THW2).permute(0, 2, 3, 1)
 
 
 def _wall_room() -> Scene:

@@ -16,7 +16,7 @@ from jobs.bench.scoring.timing import Timing, threads, time_in_turn
 from jobs.figure_tables import Cell, FigureTable
 from pipeline.engine.stage import Progress
 from rewards.errors import RewardError
-from rewards.rasterise.rasterisers import RASTERISERS, Rasteriser, find_rasteriser
+from rewards.rasterise.rasterisers import BUILT_IN, RASTERISERS, Rasteriser, find_rasteriser
 from rewards.rasterise.zbuffer import project, projection
 
 
@@ -71,7 +71,6 @@ def _paint(index_P: Tensor, pixel_D: Tensor, number_D: Tensor) -> Tensor:
 
 
 PAINTER = "painter (argsort)"
-BUILT_IN = "torch"
 Drawing = tuple[Tensor, Tensor, Tensor]
 
 

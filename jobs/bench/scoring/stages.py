@@ -27,7 +27,7 @@ from pipeline.engine.stage import Progress
 from pipeline.scoring.reward_settings import RewardSettings
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
 from rewards.measures.perceptual import Perceptual
-from rewards.rasterise.rasterisers import find_rasteriser
+from rewards.rasterise.rasterisers import AUTO, choose_rasteriser, find_rasteriser
 from rewards.rasterise.zbuffer import backproject
 from rewards.table import Reward, load_reward
 from storage.errors import UserError
@@ -90,7 +90,8 @@ def _stages(
     seen = geometry.reconstruct(frames_THW3)
     points_N3 = _points(seen).view(-1, 3)
     keep_TN = _keep(seen.num_frames, seen.depth_THW[0].numel(), device) if options.views == "others" else None
-    rasterise = find_rasteriser(options.rasteriser)
+    drawn_by = choose_rasteriser(device).name if options.rasteriser == AUTO else options.rasteriser
+    rasterise = find_rasteriser(drawn_by)
     cameras = seen.intrinsics_T33, seen.w2c_T34, *seen.size
     colors_N3 = seen.frames_THW3.reshape(-1, 3)
     images_THW3 = rasterise(points_N3, colors_N3, *cameras, keep_TN)[0]
@@ -108,7 +109,7 @@ def _stages(
         "decode": lambda: _decode(path),
         "geometry": lambda: geometry.reconstruct(frames_THW3),
         "back-projection": lambda: _points(seen),
-        f"rasteriser ({options.rasteriser})": lambda: rasterise(points_N3, colors_N3, *cameras, keep_TN),
+        f"rasteriser ({drawn_by})": lambda: rasterise(points_N3, colors_N3, *cameras, keep_TN),
     }
     if perceptual is not None:
         work[f"perceptual ({perceptual.name})"] = lambda: perceptual(images_THW3, seen.frames_THW3)

@@ -5,15 +5,14 @@ Shape legend: B clips, S frames, T frames of one clip, C colours, H, W pixels.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -127,15 +126,6 @@ def load_vggt(weights: VGGTWeights, device: str = "cpu") -> VGGT:
     require_same_tensors(weights.weights, state, model.state_dict())
     model.load_state_dict(state, assign=True)
     return model.requires_grad_(False).eval()
-
-
-def save_vggt(model: VGGT, folder: Path, license_name: str = _UNKNOWN) -> None:
-    """Write weights and config as `find_weights` reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / _WEIGHTS)
-    (folder / _CONFIG).write_text(
-        json.dumps({**asdict(model.config), "license": license_name}, indent=1) + "\n"
-    )
 
 
 class VGGTBackend:
