@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.options import dry_run_option, json_option, option, recordable, run_argument
-from jobs.settings.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.forecast.forecast import Forecast

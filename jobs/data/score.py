@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.options import (
     WORKER_OPTIONS,
     counts,
@@ -21,7 +22,6 @@ from jobs.settings.options import (
     run_argument,
     worker_options,
 )
-from jobs.settings.presets import PresetCommand, preset_option, recipe_option
 
 if TYPE_CHECKING:
     from pipeline.scoring.score import ScorePlan, ScoreSettings

@@ -79,8 +79,9 @@ def test_an_unknown_preset_lists_the_known() -> None:
         load_preset("sora")
     result = gpa("sample", "run", "--preset", "sora")
     assert result.exit_code == 1
+    known = ", ".join(preset_names())
     assert (
-        result.stderr == f"error: preset 'sora' does not exist; choose one of: {', '.join(preset_names())}\n"
+        result.stderr == f"error: preset 'sora' does not exist; choose one of: {known}; or give a YAML file\n"
     )
 
 

@@ -22,7 +22,7 @@ from jobs.data.sample import sample_settings
 from jobs.data.score import score_settings
 from jobs.evaluate.command import evaluate_settings
 from jobs.main import COMMANDS
-from jobs.settings.presets import load_preset, preset_names
+from jobs.settings.presets import find_preset, load_preset, preset_names
 from storage.mining.rules import PairRules
 from trainer.config import TrainConfig
 from trainer.families.base import PairShapes
@@ -101,7 +101,7 @@ def test_the_settings_accept_a_preset(preset: str, tmp_path: Path) -> None:
     PairRules(**shared | {"reward_version": "1"})
     chosen = parsed("evaluate", preset)
     del chosen["preset"], chosen["adapters"]
-    assert evaluate_settings(preset, ("adapter",), chosen).sample.sampler == sample.sampler
+    assert evaluate_settings(find_preset(preset), ("adapter",), chosen).sample.sampler == sample.sampler
     config = train_config(preset, tmp_path)
     assert config.model == sample.model
 
