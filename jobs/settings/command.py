@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -9,12 +10,39 @@ from typing import Any, ClassVar, TypeVar
 import click
 
 from jobs.settings.presets import DEFAULT, Preset, find_preset, load_recipe, of_run, preset_names, preset_of
+from rewards.errors import RewardError
 from storage.errors import UserError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+# A name by itself: between backticks, or no part of a path, of another name or of a flag.
+_FIELD = re.compile(r"`(?P<marked>\w+)`|(?<![\w./-])(?P<plain>[a-z]\w*)(?![\w/-]|\.\w)")
 
-class PresetCommand(click.Command):
+
+class Command(click.Command):
+    """A command that says the flags of its options where a library says the fields of its settings."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it; errors of settings are put in the words of the command line."""
+        try:
+            return super().invoke(ctx)
+        except (UserError, RewardError) as error:
+            error.args = (self.with_flags(str(error.args[0])), *error.args[1:])
+            raise
+
+    def with_flags(self, message: str) -> str:
+        """A message with the names of fields, as `FieldError` writes them, made the flags of this command."""
+        flags = {one.name: one.opts[0] for one in self.params if isinstance(one, click.Option)}
+
+        def said(found: re.Match[str]) -> str:
+            name = found["marked"] or found["plain"]
+            is_meant = name in flags and (found["marked"] or "_" in name)
+            return flags[name] if is_meant else found[0]
+
+        return _FIELD.sub(said, message)
+
+
+class PresetCommand(Command):
     """A command whose defaults are those of the preset that its command line or else its run names.
 
     A command that shares options with another takes those in `taken` from the `section` of that one.

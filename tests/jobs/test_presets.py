@@ -7,7 +7,6 @@ the sizes of a preset are checked without a download.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from jobs.data.score import score_settings
 from jobs.evaluate.command import evaluate_settings
 from jobs.main import COMMANDS
 from jobs.settings.presets import find_preset, load_preset, preset_names
-from storage.mining.rules import PairRules
 from trainer.config import TrainConfig
 from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
@@ -96,9 +94,7 @@ def test_the_settings_accept_a_preset(preset: str, tmp_path: Path) -> None:
     assert sample.model == load_preset(preset)["train-dpo"]["model"]
     score_settings(parsed("score", preset))
     pair, _ = pair_settings(parsed("pair", preset))
-    assert pair.reward == load_preset(preset)["score"]["reward"]
-    shared = {one.name: getattr(pair, one.name) for one in fields(PairRules)}
-    PairRules(**shared | {"reward_version": "1"})
+    assert pair.rules.reward == load_preset(preset)["score"]["reward"]
     chosen = parsed("evaluate", preset)
     del chosen["preset"], chosen["adapters"]
     assert evaluate_settings(find_preset(preset), ("adapter",), chosen).sample.sampler == sample.sampler
