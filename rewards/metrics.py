@@ -14,8 +14,9 @@ from torch.nn import functional as F
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, check_frames, select_frames
 from rewards.measures.perceptual import Perceptual
 from rewards.measures.quality import SSIM_WINDOW, ssim_map
+from rewards.options import ReprojectionOptions
 from rewards.rasterise.zbuffer import backproject
-from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
+from rewards.reprojection import ReprojectionResult, reprojection_error
 
 _WHOLE = 0.999  # share of the bilinear weight that must lie on pixels with a depth
 

@@ -14,7 +14,8 @@ class UserError(Exception):
 class FieldError(UserError, ValueError):
     """A field of settings that cannot be what it is. Names the field; a command line says its flag for it.
 
-    In the text of an error, a name with an underscore, or one between backticks, is that of a field.
+    In the text of any error, a name with an underscore, one between backticks and one that "must be"
+    something are those of fields.
     """
 
     def __init__(self, field: str, rule: str, received: object, remedy: str = "change it") -> None:

@@ -15,7 +15,8 @@ from storage.errors import UserError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-# A name by itself: between backticks, or no part of a path, of another name or of a flag.
+# A name by itself: between backticks, or no part of a path, of another name or of a flag. A plain word is a
+# name where it is said what it must be.
 _FIELD = re.compile(r"`(?P<marked>\w+)`|(?<![\w./-])(?P<plain>[a-z]\w*)(?![\w/-]|\.\w)")
 
 
@@ -36,8 +37,8 @@ class Command(click.Command):
 
         def said(found: re.Match[str]) -> str:
             name = found["marked"] or found["plain"]
-            is_meant = name in flags and (found["marked"] or "_" in name)
-            return flags[name] if is_meant else found[0]
+            sure = found["marked"] or "_" in name or found.string.startswith(" must be ", found.end())
+            return flags[name] if sure and name in flags else found[0]
 
         return _FIELD.sub(said, message)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass, make_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -33,10 +33,24 @@ OTHER = "Other options"
 class Setting(click.Option):
     """An option with its heading in the help, and whether the short help shows it."""
 
-    def __init__(self, *args: Any, group: str = OTHER, common: bool = False, **attributes: Any) -> None:
-        """A click option of a group."""
+    def __init__(
+        self,
+        *args: Any,
+        group: str = OTHER,
+        common: bool = False,
+        words: str | None = None,
+        **attributes: Any,
+    ) -> None:
+        """A click option of a group; `words` say its default where no value does."""
         super().__init__(*args, **attributes)
-        self.group, self.common = group, common
+        self.group, self.common, self.words = group, common, words
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """Its flag and its help, with the words for its default where no preset has another."""
+        record = super().get_help_record(ctx)
+        if record is None or self.words is None or (ctx.default_map or {}).get(str(self.name)) is not None:
+            return record
+        return record[0], f"{record[1]}  [default: {self.words}]"
 
 
 def options_of(
@@ -69,15 +83,13 @@ def option_of(one: Field[Any], kind: Any, change: Mapping[str, Any]) -> Callable
         flag = f"{flag}/--no-{flag[2:]}"
     none = one.metadata.get("none")
     default = None if one.default is MISSING else one.default
-    help_line = one.metadata["help"]
-    if "default" in one.metadata:
-        help_line, default = f"{help_line} [default: {one.metadata['default']}]", None
     attributes: dict[str, Any] = {
         "default": none if default is None else default,
         "show_default": True,
         "type": None if plain is bool else _click_type(plain, none),
         "metavar": None if plain is bool else one.metadata.get("metavar"),
-        "help": help_line,
+        "help": one.metadata["help"],
+        "words": one.metadata.get("default"),
         "group": one.metadata.get("group", OTHER),
         "common": one.metadata.get("common", False),
     }
@@ -107,6 +119,39 @@ def names_of(*classes: type) -> tuple[str, ...]:
     return tuple(one.name for cls in classes for one, _ in settings_of(cls))
 
 
+def union_of(classes: Mapping[str, type], apart_from: Collection[str] = ()) -> type:
+    """A dataclass with the options of several, for a command that works by one of them: none has a default.
+
+    Choices are those of all; the help says the defaults of each. Raises TypeError where two of them have an
+    option of one name and different types, or one is called as an option in `apart_from`.
+    """
+    found: dict[str, dict[str, tuple[Field[Any], Any]]] = {}
+    for name, cls in classes.items():
+        for one, kind in settings_of(cls):
+            if one.name in apart_from:
+                raise TypeError(f"the command has an option {one.name} of its own: {name} must rename it")
+            found.setdefault(one.name, {})[name] = (one, kind)
+    return make_dataclass(
+        "Union", [_united(name, each) for name, each in found.items()], frozen=True, kw_only=True
+    )
+
+
+def _united(name: str, each: Mapping[str, tuple[Field[Any], Any]]) -> tuple[str, Any, Any]:
+    kinds = [without_none(kind)[0] for _, kind in each.values()]
+    literal = [kind for kind in kinds if typing.get_origin(kind) is Literal]
+    if len({str if kind in literal else kind for kind in kinds}) != 1:
+        raise TypeError(f"option {name} is of different types for {', '.join(each)}")
+    choices = dict.fromkeys(choice for kind in literal for choice in typing.get_args(kind))
+    united: Any = Literal.__getitem__(tuple(choices)) if choices else kinds[0]
+    whose: dict[Any, list[str]] = {}
+    for who, (one, _) in each.items():
+        whose.setdefault(one.default, []).append(who)
+    words = [f"{value} for {' and '.join(names)}" for value, names in whose.items()]
+    default = ", ".join(words) if len(words) > 1 else str(next(iter(whose)))
+    first = next(iter(each.values()))[0]
+    return name, united | None, field(default=None, metadata={"default": default, **first.metadata})
+
+
 def built(cls: type[SettingsT], chosen: Mapping[str, Any], **fixed: Any) -> SettingsT:
     """A settings dataclass from parsed options, a section of a preset or a recorded configuration.
 
@@ -121,7 +166,7 @@ def built(cls: type[SettingsT], chosen: Mapping[str, Any], **fixed: Any) -> Sett
         kind = kinds[one.name]
         if is_dataclass(kind):
             part = typing.cast(type, kind)
-            inner = {name: values.pop(name) for name in names_of(part) if name in values}
+            inner = {one.name: values.pop(one.name) for one in fields(part) if one.name in values}
             values[one.name] = built(part, chosen, **inner)
         elif one.name in chosen:
             found = _plain(chosen[one.name], kind, one.metadata.get("none"))

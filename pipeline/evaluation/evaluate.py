@@ -23,7 +23,8 @@ from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_
 from pipeline.evaluation.truth import true_clips, truth_means
 from pipeline.models import resolve_adapter, resolve_model
 from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
-from pipeline.scoring.score import ScoreSettings, run_score
+from pipeline.scoring.score import run_score
+from pipeline.scoring.settings import ScoreSettings
 from storage.errors import UserError
 from storage.judgements import EvaluatedClip, write_clips
 from storage.media.video import read_video

@@ -176,7 +176,7 @@ class PairSettings:
     rules: PairRules = field(default_factory=PairRules)
     out: Path | None = field(
         default=None,
-        metadata=_option("Where the pairs go. [default: RUN/pairs]", metavar="DIR", group="Output"),
+        metadata=_option("Where the pairs go.", default="RUN/pairs", metavar="DIR", group="Output"),
     )
     decisions: Path | None = field(
         default=None,

@@ -44,8 +44,8 @@ def geometry_options(geometry: Path) -> list[object]:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from jobs.main import cli\n"
-        "for words in (['--help'], ['sample', '--help'], ['train-dpo', '--help']):\n"
+        "import sys; from jobs.main import COMMANDS, cli\n"
+        "for words in (['--help'], *([name, '--help'] for name in COMMANDS)):\n"
         "    cli(words, standalone_mode=False)\n"
         "print({'torch', 'ray', 'diffusers', 'duckdb', 'pyarrow'} & set(sys.modules))"
     )

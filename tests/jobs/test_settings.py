@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, reload
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,9 +13,14 @@ import click
 import pytest
 from click.testing import CliRunner
 
+import jobs.data.score
+from jobs.data.score import RewardOptions
 from jobs.main import COMMANDS
 from jobs.settings.command import Command
-from jobs.settings.from_dataclass import built, names_of, options_of, settings_of
+from jobs.settings.from_dataclass import built, names_of, options_of, settings_of, union_of
+from jobs.settings.options import recordable
+from pipeline.scoring.settings import ScoreSettings
+from rewards.table import REWARDS, RewardSpec
 from storage.errors import FieldError, UserError
 from storage.mining.rules import OF_CANDIDATES, OF_PAIRS, REMEDIES, PairRules, PairSettings
 from storage.tables.schemas import TABLES
@@ -94,16 +100,17 @@ def test_pair_says_its_flags() -> None:
 
 
 # Command, and the settings that its options are made of.
-SETTINGS: dict[str, type] = {"pair": PairSettings}
+SETTINGS: dict[str, tuple[type, ...]] = {"pair": (PairSettings,), "score": (ScoreSettings, RewardOptions)}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_field_is_an_option_and_has_a_help(name: str) -> None:
     command: click.Command = import_module(COMMANDS[name][0]).command
     options = {one.name: one for one in command.params if isinstance(one, click.Option)}
-    for one, _ in settings_of(SETTINGS[name]):
-        assert options[one.name].help
-        assert options[one.name].opts[0].startswith("--")
+    for cls in SETTINGS[name]:
+        for one, _ in settings_of(cls):
+            assert options[one.name].help
+            assert options[one.name].opts[0].startswith("--")
 
 
 def test_every_rule_of_pairs_is_an_option_with_a_remedy_and_a_measure() -> None:
@@ -111,3 +118,83 @@ def test_every_rule_of_pairs_is_an_option_with_a_remedy_and_a_measure() -> None:
     for bound in (*OF_CANDIDATES, *OF_PAIRS):
         assert bound.measure in TABLES["scores"].names
         assert bound.field in REMEDIES[bound.rule]
+
+
+NEW_REWARD = """
+from dataclasses import dataclass, field
+from rewards.options import ReprojectionOptions, versioned
+
+@dataclass(frozen=True, kw_only=True)
+class GlossOptions:
+    shine: float = field(default=0.5, metadata={"help": "How much shine counts.", "metavar": "X"})
+    lamp: str = field(default="sun", metadata={"help": "Which lamp.", "later": True})
+
+    def __post_init__(self):
+        if self.shine < 0:
+            raise ValueError(f"shine must be >= 0, got {self.shine}")
+
+class GlossReward:
+    def __init__(self, *, geometry, options, version, perceptual_weights=None, device="cpu"):
+        from rewards.scoring import options_version
+        self.version = options_version(version, versioned(options), None)
+"""
+
+
+@pytest.fixture
+def gloss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Command]:
+    """The command gpa score with a reward that is one file and one line."""
+    (tmp_path / "gloss_reward.py").write_text(NEW_REWARD)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    spec = RewardSpec(
+        version="1",
+        reward="gloss_reward:GlossReward",
+        options_class="gloss_reward:GlossOptions",
+        needs_geometry=False,
+    )
+    monkeypatch.setitem(REWARDS, "gloss", spec)
+    yield reload(jobs.data.score).command
+    monkeypatch.undo()
+    reload(jobs.data.score)
+
+
+def test_a_reward_with_options_is_one_file_and_one_line(gloss: click.Command, tmp_path: Path) -> None:
+    shown = " ".join(CliRunner().invoke(gloss, ["--help"]).output.split())
+    assert "--shine X How much shine counts. [default: 0.5]" in shown
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("extends: world\nscore: {reward: gloss, shine: 2}")
+    with gloss.make_context("score", ["run", "--preset", str(preset), "--frames", "4"]) as ctx:
+        chosen = dict(ctx.params)
+    with gloss.make_context("score", ["run", "--reward", "gloss"]) as ctx:
+        plain = dict(ctx.params)
+    assert recordable(chosen)["shine"] == 2
+    settings, default = (jobs.data.score.score_settings(one) for one in (chosen, plain))
+    assert settings.reward.options == {"shine": 2}
+    assert settings.reward.describe()[0] != default.reward.describe()[0], "part of the version"
+    assert settings.reward.load("cpu").version == settings.reward.describe()[0]
+    later = jobs.data.score.score_settings(plain | {"lamp": "sun"}).reward
+    assert later.describe() == default.reward.describe(), "an option that came later changes no old score"
+    assert jobs.data.score.score_settings(plain | {"lamp": "moon"}).reward.describe() != later.describe()
+    done = CliRunner().invoke(gloss, [str(tmp_path), "--reward", "gloss", "--shine", "-1"])
+    assert str(done.exception) == "reward 'gloss': --shine must be >= 0, got -1.0"
+
+
+def test_options_of_rewards_may_not_contradict_each_other() -> None:
+    @dataclass(frozen=True)
+    class Other:
+        width: float = field(default=1.0, metadata={"help": "Across."})
+
+    with pytest.raises(TypeError, match="option width is of different types for one, other"):
+        union_of({"one": Inner, "other": Other})
+    with pytest.raises(TypeError, match="the command has an option width of its own: one must rename it"):
+        union_of({"one": Inner}, apart_from=["width"])
+
+
+def test_no_reward_field_is_hidden_by_mistake() -> None:
+    hidden = {
+        (name, one.name)
+        for name, spec in REWARDS.items()
+        for one in dataclasses.fields(spec.options)
+        if one.name not in names_of(RewardOptions)
+    }
+    sift = ("ratio", "mutual", "min_matches", "min_share", "min_displacement", "threshold", "truncate")
+    assert hidden == {("combined", "min_image_motion"), *(("epipolar", name) for name in sift)}

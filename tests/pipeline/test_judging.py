@@ -25,7 +25,7 @@ from pipeline.world.scenes import make_scene
 from rewards.errors import RewardError
 from rewards.geometry.backends import load_backend
 from rewards.metrics import consistency_3d
-from rewards.reprojection import ReprojectionOptions
+from rewards.options import ReprojectionOptions
 from storage.errors import UserError
 from storage.tables.records import CLIP_MEASURES
 

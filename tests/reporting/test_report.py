@@ -19,7 +19,7 @@ from jobs.reporting.command import reward_of
 from jobs.reporting.overview import DRAWN_STEPS, thinned
 from jobs.reporting.reconstructions import MAX_POINTS, heat
 from pipeline.pairing import run_pair
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt
 from rewards.rasterise.zbuffer import backproject
 from storage.errors import UserError

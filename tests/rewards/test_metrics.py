@@ -18,7 +18,8 @@ from rewards.metrics import (
     reprojection_psnr,
     reprojection_ssim,
 )
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.options import ReprojectionOptions
+from rewards.reprojection import reprojection_error
 
 
 def wall(depth: float = 2.0, frames: int = 3) -> Reconstruction:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
+from rewards.options import ReprojectionOptions
 from rewards.rasterise import pytorch3d as rasterise_pytorch3d
 from rewards.rasterise import zbuffer as rasterise
 from rewards.rasterise.rasterisers import find_rasteriser
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.reprojection import reprojection_error
 
 SIDE = rasterise_pytorch3d._SIDE
 SIZES = [(10, 14), (1, 1), (8, 8), (17, 5)]
