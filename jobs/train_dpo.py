@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.options import dry_run_option, json_option, option, print_result, recordable, run_argument
-from jobs.settings.presets import PresetCommand, load_preset, preset_option, recipe_option
 
 if TYPE_CHECKING:
+    from jobs.settings.presets import Preset
     from pipeline.forecast.forecast import Forecast
     from storage.run import Run
     from trainer.config import TrainConfig
@@ -129,7 +130,7 @@ def command(
     name: str,
     model: str,
     revision: str | None,
-    preset: str,
+    preset: Preset,
     sample_prompts: int | None,
     **chosen: Any,
 ) -> None:
@@ -241,7 +242,7 @@ def _locked(run: Run, config: TrainConfig) -> Iterator[None]:
 def _on_sample(
     run: Run,
     config: TrainConfig,
-    preset: str,
+    preset: Preset,
     base: tuple[str, str | None],
     prompts: int | None,
     first: bool,
@@ -255,7 +256,7 @@ def _on_sample(
     if not first:
         return lambda *_: {}
     recorded = run.header().get("commands", {}).get("sample", {}).get("config")
-    settings = sample_settings(load_preset(preset)["sample"] if recorded is None else recorded)
+    settings = sample_settings(preset.sections["sample"] if recorded is None else recorded)
     model, revision = base
     return sampled_validation(
         run,

@@ -18,7 +18,8 @@ from pipeline.engine.runners import Summary, Tally
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
 from pipeline.sampling.sample import SamplePlan, SampleSettings, mend_sampled, plan_sample, sample_stage
 from pipeline.sampling.stage import SampleStage
-from pipeline.scoring.score import ScoreSettings, prompt_tasks, score_lock, score_stage
+from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
+from pipeline.scoring.settings import ScoreSettings
 from pipeline.scoring.stage import ScoreStage, ScoreTask
 from storage.errors import UserError
 from storage.run import Run

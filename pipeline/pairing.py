@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,66 +13,12 @@ from pipeline.damage import mend_tables
 from storage.errors import UserError
 from storage.mining.decisions import read_decisions
 from storage.mining.mining import Applied, Mining, mining
-from storage.mining.rules import CANDIDATE_RULES, DROPPED, FunnelStep, PairRules, Strategy
+from storage.mining.rules import CANDIDATE_RULES, REMEDIES, FunnelStep, PairRules, PairSettings
 from storage.pairs.writer import write_pair_shards
 from storage.run import Run
 from storage.sql.views import Limits, reward_versions
 from storage.tables.schemas import open_shard
 from storage.tables.shards import remove, shard_files, write_shards
-
-_REMEDIES = {
-    "sampling-failed": "see the reason column of its candidates",
-    "not-scored": "run `gpa score` with the same reward first",
-    "unscorable": "see the reason column of its scores",
-    "static": "lower --min-motion, or sample prompts with more camera motion",
-    "still": "lower --min-image-motion, or sample prompts with more camera motion",
-    "soft": "lower --min-sharpness, or sample with more steps",
-    "uncovered": "lower --min-coverage (to 0 for a reward without geometry), or score with more --frames",
-    "fewer-than-two": "sample more candidates per prompt (gpa sample --candidates)",
-    "not-chosen": "use --strategy all",
-    "max-error": "raise --max-error",
-    "motion-ratio": "raise --max-motion-ratio or lower --min-motion-ratio (inf and 0 without geometry)",
-    "image-motion-ratio": "lower --min-image-motion-ratio",
-    "sharpness-ratio": "lower --min-sharpness-ratio",
-    DROPPED: "drop fewer pairs in the file of --decisions",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairSettings:
-    """What `gpa pair` is asked for: the rules, and where the pairs go (None: the run's own).
-
-    `reward_version` None means the only one there is. `decisions` is a file of what a person decided about
-    pairs (storage/mining/decisions.py).
-    """
-
-    reward: str = "reprojection"
-    reward_version: str | None = None
-    min_gap: float = 0.05
-    max_error: float = 0.8
-    min_motion: float = 0.0
-    min_image_motion: float = 0.0
-    min_sharpness: float = 0.0
-    min_coverage: float = 0.0
-    max_motion_ratio: float = float("inf")
-    min_motion_ratio: float = 0.0
-    min_image_motion_ratio: float = 0.0
-    min_sharpness_ratio: float = 0.0
-    strategy: Strategy = "best-worst"
-    top_k: int = 2
-    split: str | None = None
-    out: Path | None = None
-    index_only: bool = False
-    decisions: Path | None = None
-
-    def rules(self, run: Run) -> PairRules:
-        """The rules with the run's reward version. Raises UserError when it is ambiguous or a rule is bad."""
-        try:
-            shared = {one.name: getattr(self, one.name) for one in fields(PairRules)}
-            version = self.reward_version or _only_version(run, self.reward)
-            return PairRules(**shared | {"reward_version": version})
-        except ValueError as error:
-            raise UserError(str(error)) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +58,7 @@ def run_pair(
     if write:
         mend_tables(run, "pair", "pairs", "rejects")
     with run.lock("pair") if write else nullcontext():
-        rules = settings.rules(run)
+        rules = settled(run, settings.rules)
         directory = settings.out or run.shard_dir("pairs")
         changed = False
         rows = None
@@ -142,6 +88,11 @@ def run_pair(
         )
 
 
+def settled(run: Run, rules: PairRules) -> PairRules:
+    """The rules with the run's reward version. Raises UserError when that is ambiguous, or there is none."""
+    return rules if rules.reward_version else replace(rules, reward_version=_only_version(run, rules.reward))
+
+
 def _only_version(run: Run, reward: str) -> str:
     versions = reward_versions(run, reward)
     if not versions:
@@ -149,7 +100,7 @@ def _only_version(run: Run, reward: str) -> str:
     if len(versions) > 1:
         listed = ", ".join(f"{version} ({count} scores)" for version, count in versions)
         raise UserError(
-            f"{run.path} has several versions of reward {reward!r}: give --reward-version, of {listed}"
+            f"{run.path} has several versions of reward {reward!r}: give reward_version, of {listed}"
         )
     return versions[0][0]
 
@@ -179,11 +130,11 @@ def _is_of_pairing(path: Path) -> bool:
 def _why_none(run: Run, rules: PairRules, mined: Mining) -> str:
     if not mined.candidates:
         which = "candidates" if rules.split is None else f"candidates of split {rules.split}"
-        return f"no pair: {run.path} holds no {which}; run `gpa sample` or choose another --split"
+        return f"no pair: {run.path} holds no {which}; run `gpa sample` or choose another `split`"
     losses = [step for step in mined.funnel if step.prompts_lost]
     worst = max(losses, key=lambda step: step.prompts_lost)
     said = ", ".join(f"{step.prompts_lost} to {step.rule}" for step in losses)
-    remedy = _largest_gap(run, rules) if worst.rule == "min-gap" else _REMEDIES[worst.rule]
+    remedy = _largest_gap(run, rules) if worst.rule == "min-gap" else REMEDIES[worst.rule]
     scorable = "" if worst.rule not in CANDIDATE_RULES else "; a prompt needs two scorable candidates"
     had = f"{mined.prompts} prompts with {mined.candidates} candidates"
     return f"no pair: of {had} were lost {said}{scorable}: {remedy}"
@@ -193,4 +144,4 @@ def _largest_gap(run: Run, rules: PairRules) -> str:
     with mining(run, replace(rules, min_gap=0.0)) as mined:
         if mined.largest_gap is None:
             return "all candidates of a prompt score the same; sample more of them (gpa sample --candidates)"
-        return f"the largest gap is {mined.largest_gap:.4g}, --min-gap is {rules.min_gap:g}: lower it"
+        return f"the largest gap is {mined.largest_gap:.4g}, min_gap is {rules.min_gap:g}: lower it"

@@ -9,7 +9,7 @@ Shape legend: K frames that are used, P pairs of frames, N matches.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 
@@ -17,32 +17,10 @@ from rewards.geometry.reconstruction import Reconstruction
 from rewards.matching.epipolar_geometry import epipolar_distance
 from rewards.matching.matches import dense_matches, require_opencv
 from rewards.measures.quality import image_motion
-from rewards.reprojection import ReprojectionOptions
+from rewards.options import CombinedOptions
 from rewards.scoring import ReprojectionReward, RewardResult
 
 MIN_MATCHES = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class CombinedOptions(ReprojectionOptions):
-    """Those of the reprojection, with absolute colour errors, and how matches are measured.
-
-    pairs: "half" matches every frame with the one half a clip later, "first" with the first one, which asks
-    the end of a clip to still show what the beginning did. min_image_motion: a clip whose pixels
-    move less (see `rewards.measures.quality.image_motion`) has no value: it stands still, and nothing can be
-    measured.
-    """
-
-    photometric: str = "l1"
-    pairs: str = "half"
-    min_image_motion: float = 0.05
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.pairs not in ("first", "half"):
-            raise ValueError(f"pairs must be one of first, half, got {self.pairs!r}")
-        if not 0.0 < self.min_image_motion < float("inf"):
-            raise ValueError(f"min_image_motion must be finite and > 0, got {self.min_image_motion}")
 
 
 class CombinedReward(ReprojectionReward):

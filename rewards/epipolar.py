@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -21,55 +21,11 @@ from torch import Tensor
 from rewards.geometry.reconstruction import GeometryBackend, check_frames, select_frames
 from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_distance
 from rewards.matching.matches import Matcher, Matches
-from rewards.matching.matching import MATCHERS, load_matcher
+from rewards.matching.matching import load_matcher
+from rewards.options import EpipolarOptions
 from rewards.scoring import RewardResult, options_version, unusable, with_picture
 
-PAIRS = ("adjacent", "half", "first")
 _FEW, _STILL, _NO_MATRIX = "too few matches", "no motion", "no fundamental matrix"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EpipolarOptions:
-    """How frames are matched and what counts. The paper's: pairs "adjacent", mutual False, truncate 0.
-
-    pairs: "adjacent" frames, every frame with the one "half" a clip later, or all with the "first"; most
-    faults grow with time and hide between neighbours. matcher: see `rewards.matching.matching`; ratio and
-    mutual are SIFT's, matcher_weights a folder with the files of a learned one (None: torch's cache).
-    min_matches: below, a pair is not measured (the paper's 20). min_share: of the pairs must be measured.
-    min_displacement: in pixels; a pair whose median match moves less stands still. threshold: in pixels of
-    the frame that was searched, for what the matrix must fit. truncate: distances above count as this many
-    pixels of a frame with a short side of 256, so that a wrong match cannot outweigh the rest; 0 takes the
-    plain mean. frames: how many of the clip are used.
-    """
-
-    frames: int = 10
-    pairs: str = "half"
-    matcher: str = "sift"
-    matcher_weights: str | None = None
-    ratio: float = 0.75
-    mutual: bool = True
-    min_matches: int = 20
-    min_share: float = 0.5
-    min_displacement: float = 0.1
-    threshold: float = 1.0
-    truncate: float = 2.0
-
-    def __post_init__(self) -> None:
-        for field, allowed in (("pairs", PAIRS), ("matcher", MATCHERS)):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
-        for field, low, high in (("ratio", 0.0, 1.0), ("min_share", 0.0, 1.0)):
-            if not low < getattr(self, field) <= high:
-                raise ValueError(f"{field} must be in ({low:g}, {high:g}], got {getattr(self, field)}")
-        for field in ("min_displacement", "threshold", "truncate"):
-            if not 0.0 <= getattr(self, field) < float("inf"):
-                raise ValueError(f"{field} must be finite and >= 0, got {getattr(self, field)}")
-        if self.threshold == 0:
-            raise ValueError("threshold must be > 0 because no match fits exactly, got 0")
-        if self.min_matches < 8:
-            raise ValueError(f"min_matches must be >= 8 because a matrix takes eight, got {self.min_matches}")
-        if self.frames < 2:
-            raise ValueError(f"frames must be >= 2 because a match needs two, got {self.frames}")
 
 
 class EpipolarReward:

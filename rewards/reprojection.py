@@ -11,53 +11,11 @@ import torch
 from torch import Tensor
 
 from rewards.geometry.reconstruction import Reconstruction
-from rewards.measures.perceptual import PERCEPTUAL, Perceptual
+from rewards.measures.perceptual import Perceptual
 from rewards.measures.quality import camera_motion
-from rewards.rasterise.rasterisers import AUTO, RASTERISERS, find_rasteriser
+from rewards.options import ReprojectionOptions
+from rewards.rasterise.rasterisers import find_rasteriser
 from rewards.rasterise.zbuffer import backproject
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReprojectionOptions:
-    """How the error is computed.
-
-    views: "all" splats every point into every frame (the paper); "others" leaves out a frame's own points,
-    which land on themselves without error. holes: "black" counts pixels that no point reaches as black (the
-    paper); "masked" leaves them out and adds hole_penalty times their share. perceptual: which distance is
-    added, times perceptual_weight. photometric: squared ("mse", the paper) or absolute ("l1") differences of
-    colours; the latter is less ruled by a few edges. frames: how many frames of the clip are used.
-    rasteriser: the one built in ("torch"), PyTorch3D's, which draws the same, or "auto", the faster one for
-    the device. Raises ValueError for what does not exist, RewardError when PyTorch3D is asked for and cannot
-    be imported.
-    """
-
-    views: str = "others"
-    holes: str = "masked"
-    perceptual: str = "none"
-    perceptual_weight: float = 1.0
-    hole_penalty: float = 0.1
-    frames: int = 10
-    rasteriser: str = "torch"
-    photometric: str = "mse"
-
-    def __post_init__(self) -> None:
-        for field, allowed in (
-            ("rasteriser", (AUTO, *RASTERISERS)),
-            ("views", ("all", "others")),
-            ("holes", ("black", "masked")),
-            ("perceptual", PERCEPTUAL),
-            ("photometric", ("mse", "l1")),
-        ):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, got {getattr(self, field)!r}")
-        for field in ("perceptual_weight", "hole_penalty"):
-            if not 0.0 <= getattr(self, field) < float("inf"):
-                raise ValueError(f"{field} must be finite and >= 0, got {getattr(self, field)}")
-        if self.frames < 2:
-            raise ValueError(
-                f"frames must be >= 2 because an error between views needs two, got {self.frames}"
-            )
-        find_rasteriser(self.rasteriser)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,8 +26,9 @@ from rewards.geometry.reconstruction import (
 from rewards.measures.perceptual import load_perceptual
 from rewards.measures.quality import image_motion, sharpness
 from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
+from rewards.options import ReprojectionOptions, versioned
 from rewards.rasterise.rasterisers import AUTO, BUILT_IN
-from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
+from rewards.reprojection import ReprojectionResult, reprojection_error
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
 
@@ -84,7 +85,7 @@ class ReprojectionReward:
     ) -> None:
         self.geometry = geometry
         self.options = options
-        self.version = options_version(version, asdict(options), geometry)
+        self.version = options_version(version, versioned(options), geometry)
         self._device = torch.device(device)
         self._perceptual = load_perceptual(options.perceptual, weights=perceptual_weights, device=device)
 

@@ -1,21 +1,24 @@
-"""The rewards by name. Adding one is a file with a class like `ReprojectionReward` and a line here."""
+"""The rewards by name. Adding one is a file with a class like `ReprojectionReward` and a line here.
+
+Rewards are imported when they are asked for; their options also for the help of the command line.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from torch import Tensor
-
-from rewards.combined import CombinedOptions, CombinedReward
-from rewards.control import RandomReward
-from rewards.epipolar import EpipolarOptions, EpipolarReward
 from rewards.errors import RewardError
-from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
-from rewards.reprojection import ReprojectionOptions
-from rewards.scoring import ReprojectionReward, RewardResult, options_version
+from rewards.options import versioned
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
+    from rewards.scoring import RewardResult
 
 
 class Reward(Protocol):
@@ -56,24 +59,44 @@ class RewardConstructor(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSpec:
-    """A reward of the table. version is raised whenever the same options begin to give other values.
+    """A reward of the table: its class and that of its options as "module:name", imported when asked for.
 
-    needs_geometry: whether a geometry model must be loaded for it.
+    version is raised whenever the same options begin to give other values. needs_geometry: whether a geometry
+    model must be loaded for it.
     """
 
     version: str
-    options: type
-    constructor: RewardConstructor
+    reward: str
+    options_class: str
     needs_geometry: bool = True
+
+    @property
+    def options(self) -> type:
+        """The class of its options."""
+        return cast(type, _named(self.options_class))
+
+    @property
+    def constructor(self) -> RewardConstructor:
+        """What builds it."""
+        return cast(RewardConstructor, _named(self.reward))
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)
+
+
+def _spec(version: str, reward: str, options: str, *, needs_geometry: bool = True) -> RewardSpec:
+    return RewardSpec(version=version, reward=reward, options_class=options, needs_geometry=needs_geometry)
 
 
 REWARDS: dict[str, RewardSpec] = {
-    "reprojection": RewardSpec(version="1", options=ReprojectionOptions, constructor=ReprojectionReward),
-    "combined": RewardSpec(version="1", options=CombinedOptions, constructor=CombinedReward),
-    "epipolar": RewardSpec(
-        version="2", options=EpipolarOptions, constructor=EpipolarReward, needs_geometry=False
+    "reprojection": _spec("1", "rewards.scoring:ReprojectionReward", "rewards.options:ReprojectionOptions"),
+    "combined": _spec("1", "rewards.combined:CombinedReward", "rewards.options:CombinedOptions"),
+    "epipolar": _spec(
+        "2", "rewards.epipolar:EpipolarReward", "rewards.options:EpipolarOptions", needs_geometry=False
     ),
-    "random": RewardSpec(version="1", options=ReprojectionOptions, constructor=RandomReward),
+    "random": _spec("1", "rewards.control:RandomReward", "rewards.options:ReprojectionOptions"),
 }
 
 
@@ -109,7 +132,9 @@ def reward_version(name: str, options: Any, geometry: GeometryInfo | None) -> st
 
     geometry describes the model; it is not looked at for a reward that needs none.
     """
+    from rewards.scoring import options_version
+
     spec = REWARDS[name]
     if not spec.needs_geometry:
         return spec.constructor(geometry=None, options=options, version=spec.version).version
-    return options_version(spec.version, asdict(options), geometry)
+    return options_version(spec.version, versioned(options), geometry)

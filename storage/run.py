@@ -106,12 +106,17 @@ class Run:
         """Where the first frame of a prompt lies, relative to the run."""
         return f"media/images/{_safe(prompt_id)}.png"
 
-    def record(self, command: str, config: dict[str, Any]) -> None:
-        """Merge the resolved configuration of a command that writes here into run.yaml, with all versions."""
+    def record(self, command: str, config: dict[str, Any], preset: dict[str, Any] | None = None) -> None:
+        """Merge the resolved configuration of a command that writes here into run.yaml, with all versions.
+
+        The first `preset` that is given is what the run was made with, and stays.
+        """
         entry = {"config": config, "versions": versions(), "git_revision": git_revision(), "at": utc_now()}
         with locks.hold(self.path, locks.HEADER, wait=True):
             header = self.header()
             header.setdefault("commands", {})[command] = entry
+            if preset is not None:
+                header.setdefault("preset", preset)
             # From now on the run holds what only this gpa and newer ones read.
             header["schema_version"] = SCHEMA_VERSION
             write_header(self.path, header)

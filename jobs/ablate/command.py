@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import preset_option
 from jobs.settings.options import dry_run_option, json_option, run_argument
-from jobs.settings.presets import DEFAULT, load_preset, preset_names
+from jobs.settings.presets import preset_of
 
 if TYPE_CHECKING:
     from jobs.ablate.trainings import Outcome, Settings
@@ -37,14 +38,7 @@ def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> 
 )
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_recipes,
               help="Print the recipes that come with gpa.")  # fmt: skip
-@click.option(
-    "--preset",
-    default=DEFAULT,
-    show_default=True,
-    type=click.Choice(preset_names()),
-    metavar="NAME",
-    help="What the recipes change.",
-)
+@preset_option
 @click.option("--training-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N",
               help="Trainings of every recipe.")  # fmt: skip
 @click.option(
@@ -126,16 +120,17 @@ def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     from jobs.settings.presets import BASELINES, load_recipe
     from storage.errors import UserError
 
+    preset = chosen["preset"] or preset_of(None, run)
     named = [one.strip() for one in (chosen["recipes"] or ",".join(BASELINES)).split(",") if one.strip()]
-    recipes = [load_recipe(one, chosen["preset"]) for one in named]
+    recipes = [load_recipe(one, preset) for one in named]
     names = [recipe.name for recipe in recipes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
         raise UserError(f"--recipes {chosen['recipes']!r} must name recipes once, got {twice or 'none'}")
-    threads = load_preset(chosen["preset"]).get("train-dpo", {}).get("threads")
+    threads = preset.sections.get("train-dpo", {}).get("threads")
     commands = Commands(
         run=run,
-        preset=chosen["preset"],
+        preset=preset,
         workers=chosen["workers"],
         threads=None if chosen["parallel"] == 1 else share_of_threads(threads, chosen["parallel"]),
         extra={
@@ -206,7 +201,7 @@ def _finish(outcome: Outcome, settings: Settings, chosen: dict[str, Any], as_jso
 
     found = figures(outcome, settings.recipes[0])
     path = chosen["results"] or settings.commands.run / FOLDER / "results.md"
-    made_by = _made_by(outcome, settings, chosen)
+    made_by = _made_by(outcome, settings, {**chosen, "preset": settings.commands.preset})
     files = write_results(path, made_by, outcome, found)
     if as_json:
         click.echo(json.dumps(plain(made_by, outcome, found)))

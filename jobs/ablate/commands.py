@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from jobs.settings.presets import Preset, of_run
+
 _SPREAD = ("sample", "score", "evaluate")
 
 
@@ -26,7 +28,7 @@ class Commands:
     """
 
     run: Path
-    preset: str
+    preset: Preset
     workers: int | None = None
     threads: int | None = None
     extra: Mapping[str, str] = field(default_factory=dict)
@@ -36,7 +38,10 @@ class Commands:
         spread = ["--workers", str(self.workers)] if self.workers is not None and name in _SPREAD else []
         if self.threads is not None and name == "train-dpo":
             spread = ["--threads", str(self.threads)]
-        return [str(self.run), "--preset", self.preset, *own, *spread, *shlex.split(self.extra.get(name, ""))]
+        # What a run remembers of a file needs no file.
+        kept = self.preset.own and of_run(self.run) == self.preset
+        named = [] if kept else ["--preset", str(self.preset)]
+        return [str(self.run), *named, *own, *spread, *shlex.split(self.extra.get(name, ""))]
 
     def line(self, name: str, *own: str) -> str:
         """The command as it would be typed."""

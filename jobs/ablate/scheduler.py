@@ -214,7 +214,7 @@ class Scheduler:
 
     def _records(self) -> list[Record]:
         """The finished trainings that are compared."""
-        found = kept(self.run, self.settings.commands.preset, self.settings.recipes)
+        found = kept(self.run, str(self.settings.commands.preset), self.settings.recipes)
         return [one for one in found if not self.settings.only or one.recipe in self.settings.recipes]
 
     def _distinct(self, records: Sequence[Record]) -> list[Record]:

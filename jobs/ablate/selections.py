@@ -128,16 +128,17 @@ class Selections:
 def selection_of(run: Run, commands: Commands, training: Training, reward_version: str) -> Selection:
     """The pairs of a recipe, named by their rules and by the candidates they are chosen from."""
     from jobs.data.pair import pair_settings
+    from pipeline.pairing import settled
 
     params = commands.params("pair", "--recipe", training.named, "--reward-version", reward_version)
     settings, _ = pair_settings({key: value for key, value in params.items() if key not in _OF_COMMAND})
-    rules = settings.rules(run)
+    rules = settled(run, settings.rules)
     candidates = sorted(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist())
     plain = {name: str(value) for name, value in asdict(rules).items()}
     name = f"{rules.reward}-{content_id(plain, candidates, str(settings.decisions))[:12]}"
     return Selection(
         directory=str(Path(FOLDER) / "pairs" / name),
         reward=rules.reward,
-        reward_version=rules.reward_version,
+        reward_version=reward_version,
         rules={key: value for key, value in plain.items() if key not in {"reward", "reward_version"}},
     )

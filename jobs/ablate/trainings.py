@@ -172,7 +172,7 @@ def record_of(
         named=training.named,
         about=training.recipe.about,
         seed=training.seed,
-        preset=commands.preset,
+        preset=str(commands.preset),
         changes=training.recipe.changes,
         options=options_of(params),
         selection=selection,

@@ -73,7 +73,7 @@ def _measure(chosen: dict[str, Any], device: str) -> list[Any]:
     from jobs.bench.scoring.rasterisers import measure_rasterisers
     from jobs.bench.scoring.stages import StageSettings, measure_stages
     from jobs.progress import ConsoleProgress
-    from pipeline.scoring.reward_settings import RewardSettings
+    from pipeline.scoring.settings import RewardSettings
 
     settings = StageSettings(
         clip=ClipSize(**{name: chosen[f"clip_{name}"] for name in ("frames", "height", "width")}),

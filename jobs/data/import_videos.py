@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option
 from jobs.settings.options import (
     counts,
     dry_run_option,
@@ -18,7 +19,6 @@ from jobs.settings.options import (
     run_argument,
     worker_options,
 )
-from jobs.settings.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
     from pipeline.importing.import_videos import ImportSettings
@@ -111,7 +111,9 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         opened,
         settings,
         progress=ConsoleProgress("videos"),
-        before_work=lambda _: opened.record("import", recordable(chosen)),
+        before_work=lambda _: opened.record(
+            "import", recordable(chosen), preset=chosen["preset"].remembered()
+        ),
     )
     text = f"{summary.done} videos imported, {summary.present} were there, {summary.failed} refused: {run}"
     print_result(counts(summary), as_json, text)

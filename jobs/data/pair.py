@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option, recipe_option
+from jobs.settings.from_dataclass import built, options_of
 from jobs.settings.options import dry_run_option, json_option, option, recordable, run_argument
-from jobs.settings.presets import PresetCommand, preset_option, recipe_option
+from storage.mining.rules import PairSettings
 
 if TYPE_CHECKING:
     from pipeline.forecast.forecast import Forecast
-    from pipeline.pairing import PairResult, PairSettings
+    from pipeline.pairing import PairResult
     from storage.mining.mining import Applied
     from storage.run import Run
     from storage.sql.views import Limits
@@ -22,70 +24,7 @@ if TYPE_CHECKING:
 @run_argument
 @preset_option
 @recipe_option
-@option("--reward", metavar="NAME", help="Which reward ranks.")
-@option("--reward-version", metavar="VERSION", help="Which of its versions, when there are several.")
-@option("--min-gap", type=float, metavar="X", help="Least difference of the two values.")
-@option(
-    "--max-error",
-    type=float,
-    metavar="X",
-    help="Largest error (minus the value) of a winner; inf is no bound.",
-)
-@option("--min-motion", type=float, metavar="X", help="Less camera motion is static, and left out.")
-@option(
-    "--min-image-motion",
-    type=float,
-    metavar="X",
-    help="Less motion of the pixels is a still clip, and left out; needs no geometry.",
-)
-@option(
-    "--min-sharpness",
-    type=float,
-    metavar="X",
-    help="Less detail, as a share of the first frame's, is a soft clip, and left out.",
-)
-@option(
-    "--min-coverage",
-    type=float,
-    metavar="X",
-    help="Least share of a clip's pixels that points of other frames reach.",
-)
-@option(
-    "--max-motion-ratio", type=float, metavar="X", help="Largest ratio of the two motions; inf is no bound."
-)
-@option(
-    "--min-motion-ratio",
-    type=float,
-    metavar="X",
-    help="Least motion of a winner over its loser's; 1 keeps DPO from slowing the camera, 0 is no bound.",
-)
-@option(
-    "--min-image-motion-ratio",
-    type=float,
-    metavar="X",
-    help="The same for the motion of the pixels.",
-)
-@option(
-    "--min-sharpness-ratio",
-    type=float,
-    metavar="X",
-    help="Least sharpness of a winner over its loser's; near 1 keeps DPO from blurring, 0 is no bound.",
-)
-@option(
-    "--strategy", type=click.Choice(["best-worst", "all", "top-k"]), help="Which candidates of a prompt meet."
-)
-@option("--top-k", type=int, metavar="K", help="For top-k: each of the K best against each of the K worst.")
-@option("--split", type=click.Choice(["train", "val", "test", "all"]), help="Prompts of this split only.")
-@option(
-    "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where the pairs go. [default: RUN/pairs]"
-)
-@click.option(
-    "--decisions",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="What a person decided in the page of gpa report: pairs to keep, drop or swap.",
-)
-@option("--index-only", is_flag=True, show_default=False, help="Write the rows without training tensors.")
+@options_of(PairSettings)
 @option("--memory", default="4GB", metavar="SIZE", help="Memory for the ranking; more goes to disk.")
 @click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
 @dry_run_option
@@ -120,12 +59,9 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
 
 def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
     """What the options of the command say of the pairs, and what ranking them may take."""
-    from pipeline.pairing import PairSettings
     from storage.sql.views import Limits
 
-    rules = {name: value for name, value in chosen.items() if name not in ("preset", "memory", "threads")}
-    rules["split"] = None if rules["split"] == "all" else rules["split"]
-    return PairSettings(**rules), Limits(memory=chosen["memory"], threads=chosen["threads"])
+    return built(PairSettings, chosen), Limits(memory=chosen["memory"], threads=chosen["threads"])
 
 
 def _print_json(result: PairResult, told: Forecast | None) -> None:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import preset_option
 from jobs.settings.options import counts, finish, json_option, print_result, recordable, run_argument
-from jobs.settings.presets import preset_option
 
 if TYPE_CHECKING:
+    from jobs.settings.presets import Preset
     from pipeline.flow import FlowResult
     from pipeline.pairing import PairResult
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 def command(
     ctx: click.Context,
     run: Path,
-    preset: str,
+    preset: Preset | None,
     sample_words: str,
     score_words: str,
     pair_words: str,
@@ -61,7 +62,7 @@ def command(
     opened = Run.create_or_open(run)
 
     def record() -> None:
-        opened.record("sample", recordable(chosen[0]))
+        opened.record("sample", recordable(chosen[0]), preset=chosen[0]["preset"].remembered())
         opened.record("score", recordable(chosen[1]))
         announce(settings.score.reward.describe()[1])
 
@@ -77,15 +78,16 @@ def command(
 _NOT_SETTINGS = frozenset({"run", "dry_run", "as_json"})
 
 
-def _parsed(name: str, run: Path, preset: str, words: str) -> click.Context:
+def _parsed(name: str, run: Path, preset: Preset | None, words: str) -> click.Context:
     """The options of a command as its own command line would have them."""
     from importlib import import_module
 
     from jobs.main import COMMANDS
 
     command: click.Command = import_module(COMMANDS[name][0]).command
+    named = [] if preset is None else ["--preset", str(preset)]
     try:
-        return command.make_context(name, [str(run), "--preset", preset, *shlex.split(words)])
+        return command.make_context(name, [str(run), *named, *shlex.split(words)])
     except click.UsageError as error:
         raise click.UsageError(f"--{name} {words!r}: {error.format_message()}") from error
 

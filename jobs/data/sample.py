@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option
 from jobs.settings.options import (
     counts,
     dry_run_option,
@@ -18,13 +19,18 @@ from jobs.settings.options import (
     run_argument,
     worker_options,
 )
-from jobs.settings.presets import PresetCommand, preset_option
 
 if TYPE_CHECKING:
     from pipeline.sampling.sample import SampleSettings
 
 
-@click.command("sample", cls=PresetCommand)
+class SampleCommand(PresetCommand):
+    """A command that makes candidates."""
+
+    samples = True
+
+
+@click.command("sample", cls=SampleCommand)
 @run_argument
 @preset_option
 @option(
@@ -100,7 +106,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         opened,
         settings,
         progress=ConsoleProgress("candidates"),
-        before_work=lambda: opened.record("sample", recordable(chosen)),
+        before_work=lambda: opened.record("sample", recordable(chosen), preset=chosen["preset"].remembered()),
     )
     text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
     print_result(counts(summary), as_json, text)

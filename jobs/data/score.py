@@ -9,38 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option, recipe_option
+from jobs.settings.from_dataclass import built, names_of, options_of, union_of
 from jobs.settings.options import (
-    WORKER_OPTIONS,
     counts,
     dry_run_option,
     finish,
     json_option,
-    option,
     print_result,
     recordable,
     run_argument,
-    worker_options,
 )
-from jobs.settings.presets import PresetCommand, preset_option, recipe_option
+from pipeline.scoring.settings import ScoreSettings
+from rewards.table import REWARDS
 
 if TYPE_CHECKING:
-    from pipeline.scoring.score import ScorePlan, ScoreSettings
+    from pipeline.scoring.score import ScorePlan
     from rewards.geometry.reconstruction import GeometryInfo
     from rewards.rasterise.rasterisers import Choice
     from storage.run import Run
 
-_REWARD_OPTIONS = (
-    "photometric",
-    "pairs",
-    "matcher",
-    "matcher_weights",
-    "frames",
-    "views",
-    "holes",
-    "hole_penalty",
-    "perceptual",
-    "perceptual_weight",
-    "rasteriser",
+# The options of all rewards: a reward brings its own by its line in the table.
+RewardOptions = union_of(
+    {name: spec.options for name, spec in REWARDS.items()}, apart_from=names_of(ScoreSettings)
 )
 
 
@@ -48,74 +39,8 @@ _REWARD_OPTIONS = (
 @run_argument
 @preset_option
 @recipe_option
-@option(
-    "--reward",
-    metavar="NAME",
-    help="Which reward: combined (reprojection and matches), reprojection (the paper's), epipolar (needs no "
-    "geometry), or random as a control.",
-)
-@option("--geometry", metavar="NAME", help="Geometry backend: world, vggt or depth-anything.")
-@option(
-    "--geometry-model",
-    metavar="NAME",
-    help="Weights of the backend: a folder or a Hub id. [default: its own]",
-)
-@option("--geometry-revision", metavar="REV", help="Revision of a Hub id.")
-@option("--frames", type=int, metavar="N", help="Frames of a video that are used, evenly spread.")
-@option(
-    "--views",
-    type=click.Choice(["all", "others"]),
-    help="Points drawn into a frame: all, or those of other frames.",
-)
-@option("--holes", type=click.Choice(["black", "masked"]), help="Pixels that no point reaches.")
-@option("--hole-penalty", type=float, metavar="X", help="Added per share of holes when they are masked.")
-@option(
-    "--perceptual",
-    type=click.Choice(["none", "ssim", "lpips-vgg", "lpips-alex"]),
-    help="Perceptual distance added to the MSE.",
-)
-@option("--perceptual-weight", type=float, metavar="X", help="Weight of the perceptual distance.")
-@option(
-    "--rasteriser",
-    type=click.Choice(["auto", "torch", "pytorch3d"]),
-    help="What draws the points: the one built in (auto, torch), or PyTorch3D, which draws the same.",
-)
-@option(
-    "--photometric",
-    type=click.Choice(["mse", "l1"]),
-    help="Squared or absolute differences of colours. [default: mse for reprojection, l1 for combined]",
-)
-@option(
-    "--pairs",
-    type=click.Choice(["adjacent", "half", "first"]),
-    help="Match adjacent frames (epipolar), frames half a clip apart, or all with the first. [default: half]",
-)
-@option(
-    "--matcher",
-    type=click.Choice(["sift", "lightglue-disk", "lightglue-aliked"]),
-    help="For epipolar: what matches frames. [default: sift]",
-)
-@option(
-    "--matcher-weights",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder with the files of a learned matcher. [default: torch's hub cache]",
-)
-@option(
-    "--perceptual-weights",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Backbone of LPIPS (torchvision's file). [default: from torch's hub cache]",
-)
-@option("--batch", type=int, metavar="N", help="Candidates of a prompt that make one task.")
-@option(
-    "--clips-per-forward",
-    type=int,
-    metavar="N",
-    help="Candidates that share a pass of the geometry model: faster on a GPU, other last digits.",
-)
-@option("--limit", type=int, metavar="N", help="Only the candidates of N prompts.")
-@worker_options
+@options_of(ScoreSettings)
+@options_of(RewardOptions)
 @dry_run_option
 @json_option
 @click.pass_context
@@ -199,24 +124,12 @@ def score_settings(chosen: dict[str, Any], given: Collection[str] = ()) -> Score
     What the reward does not have is refused when the command line gives it, and left out when it comes from
     a preset that was made for another reward.
     """
-    from pipeline.scoring.reward_settings import RewardSettings, option_names
-    from pipeline.scoring.score import ScoreSettings
+    from pipeline.scoring.settings import option_names
 
     known = option_names(chosen["reward"])
     options = {
-        name: str(chosen[name]) if isinstance(chosen[name], Path) else chosen[name]
-        for name in _REWARD_OPTIONS
+        name: chosen[name]
+        for name in names_of(RewardOptions)
         if chosen.get(name) is not None and (name in known or name in given)
     }
-    reward = RewardSettings(
-        reward=chosen["reward"],
-        geometry=chosen["geometry"],
-        geometry_model=chosen.get("geometry_model"),
-        geometry_revision=chosen.get("geometry_revision"),
-        perceptual_weights=chosen.get("perceptual_weights"),
-        options=options,
-    )
-    names = ("batch", "clips_per_forward", "limit", *WORKER_OPTIONS)
-    return ScoreSettings(
-        reward=reward, **{name: chosen[name] for name in names if chosen.get(name) is not None}
-    )
+    return built(ScoreSettings, chosen, options=options)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import a_preset
 from jobs.settings.options import json_option
-from jobs.settings.presets import DEFAULT, load_preset, preset_names
+from jobs.settings.presets import DEFAULT, Preset, find_preset, preset_names, preset_of
 
 if TYPE_CHECKING:
     from jobs.doctor.finding import Finding, Needs
@@ -27,15 +28,13 @@ _PACKAGES = (
 
 @click.command("doctor")
 @click.argument("run", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
-@click.option(
-    "--preset",
-    metavar="NAME",
-    help=f"Only what this preset needs, all of it required: {', '.join(preset_names())}. "
-    f"[default: tell of all, require what {DEFAULT} needs]",
+@a_preset(
+    f"Only what this preset needs, all of it required: {', '.join(preset_names())}. "
+    f"[default: tell of all, require what the preset of RUN needs, else {DEFAULT}]",
 )
 @json_option
 @click.pass_context
-def command(ctx: click.Context, /, run: Path | None, preset: str | None, as_json: bool) -> None:
+def command(ctx: click.Context, /, run: Path | None, preset: Preset | None, as_json: bool) -> None:
     """Check this machine, its software and the weights that presets name.
 
     Every line says ok, missing or problem, with what to do about it. Needs no network, starts nothing and
@@ -44,8 +43,9 @@ def command(ctx: click.Context, /, run: Path | None, preset: str | None, as_json
     """
     from jobs.doctor.checkup import examine
 
-    needs = preset_needs([preset or DEFAULT])
-    named = needs if preset else preset_needs(preset_names())
+    chosen = preset or preset_of(None, run)
+    needs = preset_needs([chosen])
+    named = needs if preset else preset_needs([find_preset(name) for name in preset_names()])
     findings: list[Finding] = []
     for finding in examine(run or Path(), needs, named, run):
         findings.append(finding)
@@ -56,18 +56,18 @@ def command(ctx: click.Context, /, run: Path | None, preset: str | None, as_json
         values = {"ok": not broken, "findings": [finding.as_dict() for finding in findings]}
         click.echo(json.dumps(values, sort_keys=True))
     elif broken:
-        click.echo(f"not ready for {preset or DEFAULT}: {', '.join(broken)}")
+        click.echo(f"not ready for {chosen}: {', '.join(broken)}")
     else:
-        click.echo(f"ready for {preset or DEFAULT}")
+        click.echo(f"ready for {chosen}")
     if broken:
         ctx.exit(1)
 
 
-def preset_needs(names: Sequence[str]) -> Needs:
+def preset_needs(chosen: Sequence[Preset]) -> Needs:
     """What some presets use together."""
     from jobs.doctor.finding import Needs
 
-    presets = [load_preset(name) for name in names]
+    presets = [one.sections for one in chosen]
     score = [preset.get("score", {}) for preset in presets]
     packages = [
         package

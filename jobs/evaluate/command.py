@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import PresetCommand, preset_option
 from jobs.settings.options import (
     WORKER_OPTIONS,
     dry_run_option,
@@ -19,11 +20,11 @@ from jobs.settings.options import (
     run_argument,
     worker_options,
 )
-from jobs.settings.presets import PresetCommand, load_preset, preset_option
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from jobs.settings.presets import Preset
     from pipeline.evaluation.evaluate import EvaluateSettings
     from pipeline.evaluation.judges.judge import JudgeChoice
     from pipeline.evaluation.tables import Evaluation
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
 @dry_run_option
 @json_option
 def command(
-    run: Path, preset: str, dry_run: bool, as_json: bool, adapters: tuple[str, ...], **chosen: Any
+    run: Path, preset: Preset, dry_run: bool, as_json: bool, adapters: tuple[str, ...], **chosen: Any
 ) -> None:
     """Compare the base model with adapters on held-out prompts, with the same seeds.
 
@@ -114,14 +115,14 @@ def _foretell(run: Run, settings: EvaluateSettings, as_json: bool) -> None:
     print_result(values, as_json, "\n".join(f"{name}: {part}" for name, part in parts.items()))
 
 
-def evaluate_settings(preset: str, adapters: tuple[str, ...], chosen: dict[str, Any]) -> EvaluateSettings:
+def evaluate_settings(preset: Preset, adapters: tuple[str, ...], chosen: dict[str, Any]) -> EvaluateSettings:
     """Settings from the options of the command and the preset's sections for sample and score."""
     from jobs.data.sample import sample_settings
     from jobs.data.score import score_settings
     from pipeline.evaluation.adapters import NamedAdapter
     from pipeline.evaluation.evaluate import EvaluateSettings
 
-    sections = load_preset(preset)
+    sections = preset.sections
     shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
     sample = (
         sections["sample"]

@@ -15,7 +15,7 @@ from jobs.reporting import overview as training
 from jobs.reporting.clips import Clip, make_clips, names
 from jobs.reporting.folder import PAGE, ReportFolder
 from pipeline.engine.stage import Progress, Silent
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import RewardSettings
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.run import Run

@@ -12,7 +12,7 @@ from jobs.settings.options import dry_run_option, json_option, option, print_res
 
 if TYPE_CHECKING:
     from jobs.reporting.build import Report
-    from pipeline.scoring.reward_settings import RewardSettings
+    from pipeline.scoring.settings import RewardSettings
     from storage.run import Run
 
 _MIB = 2**20

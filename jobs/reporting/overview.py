@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from jobs.reporting.folder import number, plain
-from pipeline.pairing import PairSettings
+from jobs.settings.from_dataclass import built
+from pipeline.pairing import settled
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.mining.mining import mining
+from storage.mining.rules import PairSettings
 from storage.run import Run
 from storage.sql.report_queries import BINS, Row, distribution
 from storage.sql.views import Limits
@@ -56,7 +58,7 @@ def funnel(run: Run, paired_by: list[Row], limits: Limits | None) -> dict[str, A
         from storage.mining.decisions import read_decisions
 
         decisions = None if settings.decisions is None else read_decisions(settings.decisions)
-        rules = settings.rules(run)
+        rules = settled(run, settings.rules)
         with mining(run, rules, limits, decisions) as mined:
             steps = [step._asdict() for step in mined.funnel]
             applied = None if mined.applied is None else mined.applied.as_dict()
@@ -75,11 +77,7 @@ def _pair_settings(run: Run) -> tuple[PairSettings | None, str]:
     if not isinstance(entry, dict) or not isinstance(entry.get("config"), dict):
         return None, "The settings of the pairing are not in run.yaml, so its funnel cannot be told."
     config = entry["config"]
-    known = {one.name for one in fields(PairSettings)} - {"out", "decisions"}
-    chosen = {name: value for name, value in config.items() if name in known}
-    if chosen.get("split") == "all":
-        chosen["split"] = None
-    settings = PairSettings(**chosen)
+    settings = built(PairSettings, config, out=None, decisions=None)
     if not config.get("decisions"):
         return settings, ""
     from pathlib import Path

@@ -20,11 +20,12 @@ from torch import Tensor
 
 from jobs.reporting.folder import ReportFolder, file_key, number, numbers
 from pipeline.engine.stage import Progress
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import RewardSettings
 from rewards.geometry.backends import load_backend
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
+from rewards.options import ReprojectionOptions
 from rewards.rasterise.zbuffer import backproject
-from rewards.reprojection import ReprojectionOptions, ReprojectionResult, reprojection_error
+from rewards.reprojection import ReprojectionResult, reprojection_error
 from rewards.scoring import unusable
 from storage.errors import UserError
 from storage.media.video import read_video

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from jobs.settings.presets import Preset
+
 if TYPE_CHECKING:
     from pipeline.engine.runners import Summary
 
@@ -86,7 +88,7 @@ def recordable(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a command as run.yaml keeps them: without the run and what shapes the output."""
     skipped = {"run", "as_json", "dry_run"}
     return {
-        name: str(value) if isinstance(value, Path) else value
+        name: str(value) if isinstance(value, (Path, Preset)) else value
         for name, value in sorted(parameters.items())
         if name not in skipped
     }

@@ -1,111 +1,176 @@
-"""Presets fill every option of a model family, recipes change them; the command line overrides both.
+"""Presets fill the options of the commands, recipes change them; the command line overrides both.
 
-A recipe overrides options of the sections score, pair and train-dpo of any preset. Beside them it has
-`about`, `extends` (another recipe, applied first) and `presets` (the same sections for single presets, which
-are applied last).
+Both are layers of YAML: sections by command, options by name, and `extends`, the layer below. A preset is one
+that comes with gpa or a file; a recipe overrides options of the sections score, pair and train-dpo of any
+preset. Beside them a recipe has `about` and `presets` (the same sections for single presets, which are
+applied last). A run remembers the preset that it was made with.
 """
 
 from __future__ import annotations
 
+import difflib
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final, TypeAlias
 
 import click
 import yaml
 
 from storage.errors import UserError
 
+Sections: TypeAlias = dict[str, dict[str, Any]]
+
 DEFAULT = "world"
+SECTIONS: Final = ("score", "pair", "train-dpo")
+PRESET_SECTIONS: Final = ("sample", *SECTIONS, "evaluate")
+BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
+# Options that say where, and how a result is shown: nothing that a preset or a recipe could decide.
+NOT_SETTINGS: Final = frozenset({"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"})
 _PRESETS = Path(__file__).parent / "presets"
+_RECIPES = Path(__file__).parent / "recipes"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
+_RECIPE_KEYS = frozenset({"about", "extends", "presets", *SECTIONS})
+_PRESET_KEYS = frozenset({"extends", *PRESET_SECTIONS})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """The options of every command for one model: `name` is as the user gave it, a file's is its path.
+
+    `lineage` are the names by which recipes know it: its own, and for a file those it extends. `own` is
+    whether a file of the user's, or what a run remembers of one, made it.
+    """
+
+    name: str
+    sections: Sections
+    lineage: tuple[str, ...]
+    own: bool = False
+
+    def __str__(self) -> str:
+        """Its name, as commands record it."""
+        return self.name
+
+    @property
+    def model(self) -> Any:
+        """The model that it samples."""
+        return self.sections.get("sample", {}).get("model")
+
+    def remembered(self) -> dict[str, Any]:
+        """What a run keeps of it: the name, and of a file all that it says, so that the file may go."""
+        if not self.own:
+            return {"name": self.name}
+        return {"name": self.name, "lineage": list(self.lineage), "sections": self.sections}
 
 
 def preset_names() -> list[str]:
     """The presets that come with gpa."""
-    return sorted(path.stem for path in _PRESETS.glob("*.yaml"))
+    return sorted(path.stem for path in _PRESETS.glob("[!_]*.yaml"))
 
 
-def load_preset(name: str) -> dict[str, dict[str, Any]]:
-    """The options of a preset by command. Raises UserError naming the known presets."""
-    if name not in preset_names():
-        raise UserError(f"preset {name!r} does not exist; choose one of: {', '.join(preset_names())}")
-    sections: dict[str, dict[str, Any]] = yaml.safe_load(
-        (_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")
+def load_preset(named: str) -> Sections:
+    """The options of a preset by command. Raises UserError as `find_preset` does."""
+    return find_preset(named).sections
+
+
+def find_preset(named: str) -> Preset:
+    """A preset that comes with gpa by its name, or one of a file. Raises UserError for what is none."""
+    if named in preset_names():
+        return Preset(name=named, sections=_resolved(named), lineage=(named,))
+    if Path(named).suffix not in (".yaml", ".yml"):
+        near = _nearest(named, preset_names())
+        raise UserError(
+            f"preset {named!r} does not exist; {near}choose one of: {', '.join(preset_names())}; or give a "
+            "YAML file"
+        )
+    names = [name for name, _ in _chain(named, _preset_entry, "preset")]
+    ships = [position for position, name in enumerate(names) if name in preset_names()]
+    return Preset(
+        name=named, sections=_resolved(named), lineage=tuple(names[ships[-1] if ships else 0 :]), own=True
     )
-    return sections
 
 
-class PresetCommand(click.Command):
-    """A command whose defaults are those of the preset that its command line names.
+def preset_of(named: str | None, run: Path | None) -> Preset:
+    """The preset that is named, else that of the run, else the default. Raises UserError."""
+    kept = None if named is not None or run is None else of_run(run)
+    return kept or find_preset(named or DEFAULT)
 
-    A command that shares options with another takes those in `taken` from the `section` of that one.
-    """
 
-    section: ClassVar[str | None] = None
-    taken: ClassVar[tuple[str, ...]] = ()
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Make the preset's values the defaults before anything is parsed, so that `--help` shows them.
-
-        A recipe, for a command that takes one, changes them first.
-        """
-        preset = _named(args, "--preset") or DEFAULT
-        section = load_preset(preset).get(self.section or str(self.name), {})
-        if self.section is not None:
-            section = {name: section[name] for name in self.taken if name in section}
-        names = {parameter.name for parameter in self.params}
-        recipe = _named(args, "--recipe") if any(one.name == "recipe" for one in self.params) else None
-        if recipe is not None:
-            section = load_recipe(recipe, preset).sections[str(self.name)]
-        unknown = sorted(set(section) - names)
-        if unknown:
-            raise UserError(
-                f"preset option {self.name}.{unknown[0]} is no option of gpa {self.name}: correct the preset"
+def of_run(run: Path) -> Preset | None:
+    """The preset that a run was made with; None where there is no run, or none that can be read."""
+    try:
+        header = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+        kept = header.get("preset")
+        if kept is None:
+            kept = {"name": _recorded(header["commands"])}
+        if "sections" in kept:
+            return Preset(
+                name=kept["name"], sections=kept["sections"], lineage=tuple(kept["lineage"]), own=True
             )
-        ctx.default_map = section
-        return super().parse_args(ctx, args)
+        return find_preset(kept["name"]) if kept["name"] in preset_names() else None
+    except (OSError, ValueError, yaml.YAMLError, AttributeError, KeyError, TypeError):
+        # What is wrong with a run is said by the command that opens it.
+        return None
 
 
-def preset_option(function: Any) -> Any:
-    """The option that names the preset; PresetCommand has read it by then."""
-    return click.option(
-        "--preset",
-        default=DEFAULT,
-        show_default=True,
-        metavar="NAME",
-        help=f"Defaults for: {', '.join(preset_names())}.",
-    )(function)
+def _recorded(commands: Mapping[str, Any]) -> Any:
+    """The preset of the command that made a run, from before runs remembered it."""
+    first = [name for name in ("sample", "import") if name in commands]
+    configs = [commands[name].get("config", {}) for name in (*first, *commands)]
+    return next((config["preset"] for config in configs if "preset" in config), None)
 
 
-def recipe_option(function: Any) -> Any:
-    """The option that names the recipe; PresetCommand has read it by then."""
-    return click.option(
-        "--recipe",
-        expose_value=False,
-        metavar="NAME",
-        help="What a recipe changes in the preset (gpa ablate --list): NAME or FILE:NAME.",
-    )(function)
+def _resolved(named: str) -> Sections:
+    """The sections of a preset with those that it extends; null takes an option out."""
+    found: Sections = {}
+    for _, entry in _chain(named, _preset_entry, "preset"):
+        found = _over(found, {name: entry[name] for name in PRESET_SECTIONS if entry.get(name)})
+    found = {
+        section: {name: value for name, value in options.items() if value is not None}
+        for section, options in found.items()
+    }
+    if "model" in found.get("sample", {}):
+        # What is sampled is what is trained.
+        found.setdefault("train-dpo", {}).setdefault("model", found["sample"]["model"])
+    return found
 
 
-def _named(args: Sequence[str], option: str) -> str | None:
-    for position, word in enumerate(args):
-        if word == option and position + 1 < len(args):
-            return args[position + 1]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return None
+@cache
+def _shipped_preset(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
+    return found
 
 
-SECTIONS: Final = ("score", "pair", "train-dpo")
-BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
-_RECIPES = Path(__file__).parent / "recipes"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
-_KEYS = frozenset({"about", "extends", "presets", *SECTIONS})
-
-Sections = dict[str, dict[str, Any]]
+def _preset_entry(name: str) -> Mapping[str, Any] | None:
+    """A layer of a preset; what a file extends may be another, relative to it."""
+    if (_PRESETS / f"{name}.yaml").is_file():
+        return _shipped_preset(name)
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        return None
+    entry = _read(path, "a preset", "sections")
+    _check_keys(str(path), entry, _PRESET_KEYS)
+    below = entry.get("extends")
+    if not isinstance(below, str):
+        raise UserError(
+            f"{path}: extends must name the preset that this one changes, got {below!r}: write for example "
+            f"extends: {DEFAULT}"
+        )
+    entry |= {section: _checked(f"{path}:", section, entry[section]) for section in PRESET_SECTIONS
+              if section in entry}  # fmt: skip
+    if below not in preset_names():
+        if Path(below).suffix not in (".yaml", ".yml"):
+            near = _nearest(below, preset_names())
+            raise UserError(
+                f"{path}: extends must be a preset or a YAML file, got {below!r}: {near}there are "
+                f"{', '.join(preset_names())}"
+            )
+        entry["extends"] = os.path.normpath(path.parent / below)
+    return entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,102 +185,144 @@ class Recipe:
 
 def recipe_names() -> list[str]:
     """The recipes that come with gpa, in the order of their files."""
-    return list(_shipped())
+    return list(_shipped_recipes())
 
 
 def about(name: str) -> str:
     """The line that describes a recipe that comes with gpa."""
-    return str(_shipped()[name].get("about", ""))
+    return str(_shipped_recipes()[name].get("about", ""))
 
 
-def load_recipe(named: str, preset: str) -> Recipe:
+def load_recipe(named: str, preset: Preset | str) -> Recipe:
     """A recipe that comes with gpa by its name, or another as FILE:NAME, resolved for a preset.
 
     Raises UserError for one that does not exist or does not fit, naming what there is.
     """
+    base = find_preset(preset) if isinstance(preset, str) else preset
     file, _, name = named.rpartition(":")
-    known = _shipped() | (_read(Path(file)) if file else {})
+    known = _shipped_recipes() | (_read_recipes(Path(file)) if file else {})
     if name not in known:
         raise UserError(
             f"recipe {named!r} does not exist: give FILE:NAME, or one of {', '.join(recipe_names())}"
         )
-    base = load_preset(preset)
-    changes = _changes(name, preset, known, ())
-    for section, options in changes.items():
-        unknown = sorted(set(options) - _options(section, base))
-        if unknown:
-            raise UserError(f"recipe option {name}: {section}.{unknown[0]} is no option of gpa {section}")
-    merged = {section: base.get(section, {}) | changes.get(section, {}) for section in SECTIONS}
+    changes: Sections = {}
+    for _, entry in _chain(name, known.get, "recipe"):
+        for part in (entry, *(entry.get("presets", {}).get(one, {}) for one in base.lineage)):
+            changes = _over(changes, {section: part[section] for section in SECTIONS if section in part})
+    changes = {
+        section: _checked(f"recipe option {name}:", section, part) for section, part in changes.items()
+    }
     line = known[name].get("about") or f"as {known[name].get('extends', 'best')}, with other settings"
-    return Recipe(name=name, about=str(line), changes=changes, sections=merged)
-
-
-def _changes(name: str, preset: str, known: dict[str, Any], seen: tuple[str, ...]) -> Sections:
-    entry = known.get(name)
-    if entry is None or name in seen:
-        problem = "extends itself" if name in seen else "does not exist"
-        raise UserError(
-            f"recipe {seen[-1] if seen else name!r} extends {name!r}, which {problem}: correct it"
-        )
-    found: Sections = {}
-    if "extends" in entry:
-        found = _changes(str(entry["extends"]), preset, known, (*seen, name))
-    for part in (entry, entry.get("presets", {}).get(preset, {})):
-        for section in SECTIONS:
-            if section in part:
-                found[section] = found.get(section, {}) | part[section]
-    return found
-
-
-def _options(section: str, base: dict[str, Any]) -> set[str]:
-    """The options of a command."""
-    from importlib import import_module
-
-    from jobs.main import COMMANDS
-
-    command = import_module(COMMANDS[section][0]).command
-    return {str(one.name) for one in command.params} | set(base.get(section, {}))
+    whole = _over({section: base.sections.get(section, {}) for section in SECTIONS}, changes)
+    return Recipe(name=name, about=str(line), changes=changes, sections=whole)
 
 
 @cache
-def _shipped() -> dict[str, Any]:
+def _shipped_recipes() -> dict[str, Any]:
     known: dict[str, Any] = {}
     for path in (_RECIPES / "baselines.yaml", _RECIPES / "ablations.yaml"):
-        known |= _read(path)
+        known |= _read_recipes(path)
     return known
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read_recipes(path: Path) -> dict[str, Any]:
     """The recipes of a file. Raises UserError for one that is no YAML of recipes."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(
-            f"recipes cannot be read from {path}: {error}; give a YAML file of recipes"
-        ) from error
-    if not isinstance(found, dict):
-        raise UserError(
-            f"{path} must map names to recipes, got {type(found).__name__}: see gpa ablate --help"
-        )
+    found = _read(path, "recipes", "names to recipes")
     for name, entry in found.items():
-        _check(path, name, entry)
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
+            raise UserError(
+                f"{path}: recipe name {name!r} must be a letter and up to 47 more, digits, - or _: correct it"
+            )
+        _check_recipe(f"{path}: recipe {name}", entry)
     return found
 
 
-def _check(path: Path, name: object, entry: object) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise UserError(
-            f"{path}: recipe name {name!r} must be a letter and up to 47 more, digits, - or _: correct it"
-        )
+def _check_recipe(where: str, entry: Any) -> None:
     parts = [entry]
     if isinstance(entry, dict):
-        unknown = sorted(set(entry) - _KEYS, key=str)
-        if unknown:
-            raise UserError(
-                f"{path}: recipe {name} has {unknown[0]!r}: it may have {', '.join(sorted(_KEYS))}"
-            )
+        _check_keys(where, entry, _RECIPE_KEYS)
         of_presets = entry.get("presets", {})
         parts += [of_presets, *(of_presets.values() if isinstance(of_presets, dict) else ())]
         parts += [entry[section] for section in SECTIONS if section in entry]
     if not all(isinstance(part, dict) for part in parts):
-        raise UserError(f"{path}: recipe {name} must be a mapping of sections to options: correct it")
+        raise UserError(f"{where} must be a mapping of sections to options: correct it")
+
+
+def _chain(
+    first: str, entry_of: Callable[[str], Mapping[str, Any] | None], what: str
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """An entry with what it extends, the lowest first. Raises UserError where that has no end."""
+    found: dict[str, Mapping[str, Any]] = {}
+    name: str | None = first
+    while name is not None:
+        entry = None if name in found else entry_of(name)
+        if entry is None:
+            problem = "extends itself" if name in found else "does not exist"
+            upper = list(found)[-1] if found else name
+            raise UserError(f"{what} {upper!r} extends {name!r}, which {problem}: correct it")
+        found[name] = entry
+        name = str(entry["extends"]) if "extends" in entry else None
+    return list(found.items())[::-1]
+
+
+def _over(below: Sections, above: Sections) -> Sections:
+    """Sections with others laid over them, option by option."""
+    return {name: below.get(name, {}) | above.get(name, {}) for name in (*below, *above)}
+
+
+def _read(path: Path, what: str, maps: str) -> dict[Any, Any]:
+    """The mapping that a YAML file holds. Raises UserError for a file that is none."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{what} cannot be read from {path}: {error}; give a YAML file") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path} must map {maps}, got {type(found).__name__}: correct it")
+    return found
+
+
+def _check_keys(where: str, entry: Mapping[Any, Any], keys: Collection[str]) -> None:
+    for key in entry:
+        if key not in keys:
+            near = _nearest(str(key), keys)
+            raise UserError(f"{where} has {key!r}: {near}it may have {', '.join(sorted(keys))}")
+
+
+def _checked(where: str, section: str, options: Any) -> dict[str, Any]:
+    """The options of a section as their command takes them; null leaves one to the command.
+
+    Raises UserError naming the option, what it may be, what it is, and what comes nearest.
+    """
+    if not isinstance(options, dict):
+        raise UserError(f"{where} {section} must map options to values, got {options!r}: correct it")
+    from jobs.main import COMMANDS
+
+    command: click.Command = import_module(COMMANDS[section][0]).command
+    known = {str(one.name): one for one in command.params if one.name not in NOT_SETTINGS}
+    found = {}
+    for name, value in options.items():
+        if name not in known:
+            near = _nearest(str(name), known) or f"see gpa {section} --help; "
+            remedy = near.removesuffix("; ")
+            raise UserError(f"{where} {section}.{name} is no option of gpa {section}: {remedy}")
+        try:
+            found[name] = _value(known[name], value, click.Context(command))
+        except (click.UsageError, TypeError, ValueError) as error:
+            said = error.format_message() if isinstance(error, click.UsageError) else str(error)
+            raise UserError(f"{where} {section}.{name} got {value!r}: {said}") from error
+    return found
+
+
+def _value(option: click.Parameter, value: Any, ctx: click.Context) -> Any:
+    """A value of YAML as the option takes it: 1e-4 is a text to YAML."""
+    if value is None:
+        return None
+    if isinstance(value, (list, dict)) != option.multiple:
+        raise ValueError(f"give {'a list' if option.multiple else 'one value'}")
+    cast = option.type_cast_value(ctx, value)
+    return cast if isinstance(value, str) and isinstance(cast, (int, float)) else value
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}? " if near else ""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from storage.errors import UserError
+from storage.errors import FieldError, UserError
 
 # What Ray knows, so that a slip of the pen is found here and not minutes later on another machine.
 RUNTIME_ENV_KEYS = frozenset(
@@ -30,6 +30,10 @@ RUNTIME_ENV_KEYS = frozenset(
 )
 
 
+def _workers(help_line: str, **metadata: Any) -> dict[str, Any]:
+    return {"help": help_line, "group": "Workers", **metadata}
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerSettings:
     """Workers of a command. Raises UserError for values that make no sense.
@@ -40,36 +44,64 @@ class WorkerSettings:
     never). After SIGTERM, tasks in flight have `grace` seconds to finish.
     """
 
-    workers: int = 0
-    min_workers: int = 1
-    gpus_per_worker: float = 0
-    ray_address: str | None = None
-    runtime_env: Path | None = None
-    stall_timeout: float = 1800.0
-    grace: float = 20.0
-    dashboard: bool = False
+    workers: int = field(
+        default=0,
+        metadata=_workers("Most Ray actors; 0 works in this process, without Ray.", metavar="N", common=True),
+    )
+    min_workers: int = field(
+        default=1,
+        metadata=_workers(
+            "Ray actors that are kept; above it their number follows the work and the room.", metavar="N"
+        ),
+    )
+    gpus_per_worker: float = field(
+        default=0, metadata=_workers("GPUs (or a share of one) for each worker.", metavar="N", common=True)
+    )
+    ray_address: str | None = field(
+        default=None,
+        metadata=_workers("Use this Ray cluster instead of a local one.", metavar="ADDRESS", common=True),
+    )
+    runtime_env: Path | None = field(
+        default=None,
+        metadata=_workers(
+            "YAML or JSON with Ray's runtime_env of the workers, such as {py_executable: PYTHON}.",
+            metavar="FILE",
+        ),
+    )
+    stall_timeout: float = field(
+        default=1800.0,
+        metadata=_workers(
+            "Replace a worker that makes no progress for so long; 0 never does. Loading weights has at least "
+            "half an hour.",
+            metavar="SECONDS",
+        ),
+    )
+    grace: float = field(
+        default=20.0,
+        metadata=_workers("After SIGTERM, what tasks in flight have to finish.", metavar="SECONDS"),
+    )
+    dashboard: bool = field(
+        default=False,
+        metadata=_workers("Ray's dashboard beside a local Ray, on the loopback interface."),
+    )
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise UserError(f"--workers must be 0 (no Ray) or more, got {self.workers}")
+            raise FieldError("workers", "0 (no Ray) or more", self.workers)
         if self.min_workers < 0:
-            raise UserError(f"--min-workers must be 0 or more, got {self.min_workers}")
+            raise FieldError("min_workers", "0 or more", self.min_workers)
         if self.workers and self.min_workers > self.workers:
             raise UserError(
-                f"--min-workers {self.min_workers} is more than --workers {self.workers}, the most there "
-                "may be: raise --workers"
+                f"min_workers {self.min_workers} is more than `workers` {self.workers}, the most there "
+                "may be: raise `workers`"
             )
         for name in ("gpus_per_worker", "stall_timeout", "grace"):
-            value = getattr(self, name)
-            if not 0 <= value < math.inf:
-                raise UserError(f"--{name.replace('_', '-')} must be 0 or more, got {value:g}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise FieldError(name, "0 or more", getattr(self, name))
         if self.gpus_per_worker > 1 and self.gpus_per_worker != int(self.gpus_per_worker):
-            raise UserError(
-                "--gpus-per-worker must be a share of one GPU or a whole number, got "
-                f"{self.gpus_per_worker:g}"
-            )
+            raise FieldError("gpus_per_worker", "a share of one GPU or a whole number", self.gpus_per_worker)
         if self.runtime_env is not None and not self.workers:
-            raise UserError("--runtime-env is the environment of Ray workers: give --workers 1 or more")
+            raise UserError("runtime_env is the environment of Ray workers: give `workers` 1 or more")
 
     def read_runtime_env(self) -> dict[str, Any]:
         """The runtime environment of the actors; empty without one. Raises UserError for a bad file."""
@@ -83,18 +115,18 @@ def read_runtime_env(path: Path) -> dict[str, Any]:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(
-            f"--runtime-env {path} cannot be read as YAML or JSON ({type(error).__name__}): give a file such "
+            f"runtime_env {path} cannot be read as YAML or JSON ({type(error).__name__}): give a file such "
             "as {py_executable: /path/to/python}"
         ) from error
     if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
         raise UserError(
-            f"--runtime-env {path} must hold one mapping, got {type(value).__name__}: write a file such as "
+            f"runtime_env {path} must hold one mapping, got {type(value).__name__}: write a file such as "
             "{py_executable: /path/to/python}"
         )
     unknown = sorted(set(value) - RUNTIME_ENV_KEYS)
     if unknown:
         raise UserError(
-            f"--runtime-env {path} has the key {unknown[0]!r}, which is none of Ray's: use "
+            f"runtime_env {path} has the key {unknown[0]!r}, which is none of Ray's: use "
             f"{', '.join(sorted(RUNTIME_ENV_KEYS))}"
         )
     return value

@@ -22,7 +22,8 @@ from pipeline.evaluation.panel import Panel, header_of, run_judge, true_clips, t
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
 from pipeline.models import resolve_adapter, resolve_model
 from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
-from pipeline.scoring.score import ScoreSettings, run_score
+from pipeline.scoring.score import run_score
+from pipeline.scoring.settings import ScoreSettings
 from storage.errors import UserError
 from storage.judgements import EvaluatedClip, write_clips
 from storage.media.video import read_video

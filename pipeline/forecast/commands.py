@@ -17,7 +17,8 @@ from pipeline.models import ModelRef
 from pipeline.pairing import PairResult
 from pipeline.sampling.sample import SamplePlan, SampleSettings, plan_sample
 from pipeline.sampling.sampler import SamplerSettings
-from pipeline.scoring.score import ScorePlan, ScoreSettings
+from pipeline.scoring.score import ScorePlan
+from pipeline.scoring.settings import ScoreSettings
 from storage.errors import UserError
 from storage.judgements import judging_seconds, read_judgements
 from storage.run import Run

@@ -11,36 +11,13 @@ from typing import Any
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
-from pipeline.engine.worker_settings import WorkerSettings
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import ScoreSettings
 from pipeline.scoring.stage import ScoreStage, ScoreTask
 from rewards.geometry.reconstruction import GeometryInfo
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
 from storage.upkeep.upkeep import sweep_leftovers
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSettings(WorkerSettings):
-    """What `gpa score` is asked for; `batch` candidates make one task.
-
-    `clips_per_forward` of them share a pass of the geometry model. Raises UserError.
-    """
-
-    reward: RewardSettings
-    batch: int = 8
-    clips_per_forward: int = 1
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch < 1:
-            raise UserError(f"--batch must be at least 1, got {self.batch}")
-        if self.clips_per_forward < 1:
-            raise UserError(f"--clips-per-forward must be at least 1, got {self.clips_per_forward}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"--limit must be at least 1, got {self.limit}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.engine.stage import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome, beat
 from pipeline.models import pick_device
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import RewardSettings
 from rewards.scoring import RewardResult
 from storage.errors import UserError
 from storage.media.video import read_video

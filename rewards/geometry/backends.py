@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from rewards.errors import RewardError
-from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
+
+if TYPE_CHECKING:
+    from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
 
 
 @dataclass(frozen=True, kw_only=True)

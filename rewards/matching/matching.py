@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from rewards.errors import RewardError
 from rewards.matching.matches import Matcher, Matches, enlargement, grey_picture, in_pixels, require_opencv
+from rewards.options import MatcherName
 
-MATCHERS = ("sift", "lightglue-disk", "lightglue-aliked")
+MATCHERS = get_args(MatcherName)
 # OpenCV's default of .04 finds too few places in small, smooth frames. On clips of 64x64, frames half a clip
 # apart and mutual matches, .004 measured every true clip; .01 lost an eighth of them, and .002 brought in
 # places that are less precise.

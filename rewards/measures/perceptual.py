@@ -9,15 +9,16 @@ import hashlib
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args
 
 import torch
 from torch import Tensor
 
 from rewards.errors import RewardError
 from rewards.measures.quality import ssim
+from rewards.options import PerceptualName
 
-PERCEPTUAL = ("none", "ssim", "lpips-vgg", "lpips-alex")
+PERCEPTUAL = get_args(PerceptualName)
 
 
 class Perceptual(Protocol):

@@ -164,6 +164,8 @@ def mining(
     UserError for a candidate without a prompt row, for decisions about ids that the run does not hold, and
     for shards that cannot be read.
     """
+    if rules.reward_version is None:
+        raise ValueError("pairs are mined by one reward_version: settle it first")
     with session(run, "prompts", "candidates", "scores", limits=limits) as connection:
         connection.execute(sql.RULES, dataclasses.asdict(rules))
         connection.execute(sql.NUMBERED)

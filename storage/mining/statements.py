@@ -6,7 +6,9 @@ go by numbers where their ids are not needed: joins of numbers are less work and
 
 from __future__ import annotations
 
-from storage.mining.rules import CANDIDATE_RULES, PAIR_RULES
+from dataclasses import fields
+
+from storage.mining.rules import CANDIDATE_RULES, OF_CANDIDATES, OF_PAIRS, PAIR_RULES, PairRules
 
 # Steps count from 1 in the order of the rules; NULL is still in, _KEPT is a member of a pair.
 STEP = {name: step for step, name in enumerate((*CANDIDATE_RULES, *PAIR_RULES), start=1)}
@@ -14,47 +16,30 @@ _KEPT = len(STEP) + 1
 _FIRST_OF_PROMPT, _FIRST_OF_PAIR = STEP["fewer-than-two"], STEP[PAIR_RULES[0]]
 # What a person decided about a pair. One byte a pair, of which there may be many millions.
 _HUMAN = "ENUM('keep', 'drop', 'swap')"
-# What a candidate needs at least: the rule, the measure in scores, and the bound. Only a bound above 0 asks
-# for the measure to be known.
-_NEEDS = (
-    ("static", "motion", "min_motion"),
-    ("still", "image_motion", "min_image_motion"),
-    ("soft", "sharpness", "min_sharpness"),
-    ("uncovered", "coverage", "min_coverage"),
-)
-_RATIOS = (
-    ("motion-ratio", "motion", "min_motion_ratio"),
-    ("image-motion-ratio", "image_motion", "min_image_motion_ratio"),
-    ("sharpness-ratio", "sharpness", "min_sharpness_ratio"),
-)
-_MEASURES = ", ".join(measure for _, measure, _ in _NEEDS)
-_FINITE_MEASURES = ", ".join(
-    f"CASE WHEN isfinite({measure}) THEN {measure} END AS {measure}" for _, measure, _ in _NEEDS
-)
+# Only a bound above 0 asks for the measure to be known.
+_ALL = tuple(dict.fromkeys(one.measure for one in (*OF_CANDIDATES, *OF_PAIRS)))
+_MEASURES = ", ".join(_ALL)
+_FINITE_MEASURES = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END AS {name}" for name in _ALL)
 _TOO_LITTLE = "\n".join(
-    f"WHEN r.{bound} > 0 AND NOT coalesce(s.{measure} >= r.{bound}, false) THEN {STEP[rule]}"
-    for rule, measure, bound in _NEEDS
+    f"WHEN r.{one.field} > 0 AND NOT coalesce(s.{one.measure} >= r.{one.field}, false) THEN {STEP[one.rule]}"
+    for one in OF_CANDIDATES
 )
 _WINNER_HAS_LESS = "\n".join(
-    f"WHEN r.{bound} > 0 AND NOT coalesce(w.{measure} >= r.{bound} * l.{measure}, false) THEN {STEP[rule]}"
-    for rule, measure, bound in _RATIOS
+    f"WHEN r.{one.field} > 0 AND NOT coalesce(w.{one.measure} >= r.{one.field} * l.{one.measure}, false) "
+    f"THEN {STEP[one.rule]}"
+    for one in OF_PAIRS
 )
 _DETAILS = "\n".join(
-    f"WHEN {STEP[rule]} THEN format('{measure} {{}}', coalesce({measure}::VARCHAR, 'unknown'))"
-    for rule, measure, _ in _NEEDS
+    f"WHEN {STEP[one.rule]} THEN format('{one.measure} {{}}', coalesce({one.measure}::VARCHAR, 'unknown'))"
+    for one in OF_CANDIDATES
+)
+_TYPES = {"float": "DOUBLE", "int": "BIGINT"}
+# Annotations are texts here; what is no number is a text.
+_COLUMNS = ", ".join(
+    f"${one.name}::{_TYPES.get(str(one.type), 'VARCHAR')} AS {one.name}" for one in fields(PairRules)
 )
 
-RULES = """
-    CREATE TEMP TABLE rules AS SELECT
-        $reward::VARCHAR AS reward, $reward_version::VARCHAR AS reward_version,
-        $min_gap::DOUBLE AS min_gap, $max_error::DOUBLE AS max_error,
-        $min_motion::DOUBLE AS min_motion, $min_image_motion::DOUBLE AS min_image_motion,
-        $min_sharpness::DOUBLE AS min_sharpness, $min_coverage::DOUBLE AS min_coverage,
-        $max_motion_ratio::DOUBLE AS max_motion_ratio, $min_motion_ratio::DOUBLE AS min_motion_ratio,
-        $min_image_motion_ratio::DOUBLE AS min_image_motion_ratio,
-        $min_sharpness_ratio::DOUBLE AS min_sharpness_ratio,
-        $strategy::VARCHAR AS strategy, $top_k::BIGINT AS top_k, $split::VARCHAR AS split
-"""
+RULES = f"CREATE TEMP TABLE rules AS SELECT {_COLUMNS}"
 
 NUMBERED = """
     CREATE TEMP TABLE numbered AS

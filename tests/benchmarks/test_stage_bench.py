@@ -20,11 +20,12 @@ from jobs.bench.scoring.candidates import (
 )
 from jobs.bench.scoring.stages import REST, WHOLE, StageSettings, measure_stages
 from jobs.main import cli
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import RewardSettings
 from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.options import ReprojectionOptions
+from rewards.reprojection import reprojection_error
 from storage.errors import UserError
 from storage.media.video import read_video
 from tests.rewards.vggt_seed import SMALL

@@ -97,7 +97,7 @@ def test_stopped_and_begun_again_it_gives_the_same_table(straight: tuple[Path, s
         (["--train", "--stepps 4"], "--train '--stepps 4': No such option"),
         (["--evaluate", "--judge nobody"], "judge 'nobody' does not exist"),
         (["--evaluate", "--judge none --num-prompts 0"], "--num-prompts must be at least 1, got 0"),
-        (["--preset", "nothing"], "Invalid value for '--preset'"),
+        (["--preset", "nothing"], "preset 'nothing' does not exist; choose one of"),
     ],
 )
 def test_what_cannot_be_is_said_before_any_work(words: list[str], message: str, tmp_path: Path) -> None:

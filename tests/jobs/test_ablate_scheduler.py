@@ -16,7 +16,7 @@ from jobs.ablate.costs import Cost, EvaluationCost
 from jobs.ablate.scheduler import Scheduler
 from jobs.ablate.show import forecast_trainings, rounds
 from jobs.ablate.trainings import Record, Selection, Settings, Training, keep, kept
-from jobs.settings.presets import load_recipe
+from jobs.settings.presets import find_preset, load_recipe
 from storage.errors import UserError
 from storage.run import Run
 from trainer.processes import Interrupted
@@ -45,7 +45,7 @@ class Toy(Scheduler):
         self.takes: dict[str, float] = {}
         self.raises: dict[str, Exception] = {}
         self.said: list[str] = []
-        commands = Commands(run=run.path, preset="world")
+        commands = Commands(run=run.path, preset=find_preset("world"))
         settings = Settings(
             commands=commands, trainings=tuple(asked), evaluation=(), budget=budget, parallel=parallel
         )

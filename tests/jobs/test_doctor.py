@@ -16,7 +16,7 @@ import pytest
 from jobs.doctor import machine, software, weights
 from jobs.doctor.command import preset_needs
 from jobs.doctor.finding import Finding, Needs, guarded
-from jobs.settings.presets import load_preset, preset_names
+from jobs.settings.presets import Preset, find_preset, load_preset, preset_names
 from storage.run import Run
 from tests.jobs.test_cli import gpa
 
@@ -93,8 +93,8 @@ def test_nothing_is_asked_of_the_network_and_nothing_listens(monkeypatch: pytest
     assert set(psutil.Process().children(recursive=True)) <= children
 
 
-def test_needs_are_those_of_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    needs = preset_needs([BIG])
+def test_needs_are_those_of_the_preset() -> None:
+    needs = preset_needs([find_preset(BIG)])
     assert needs == Needs(
         models=("Wan-AI/Wan2.1-T2V-14B-Diffusers",),
         geometries=(("vggt", None),),
@@ -106,8 +106,7 @@ def test_needs_are_those_of_the_preset(monkeypatch: pytest.MonkeyPatch) -> None:
     changed["train-dpo"] |= {"optimizer": "adamw8bit"}
     changed["score"] |= {"geometry": "depth-anything", "geometry_model": "x/y", "matcher": "lightglue-disk"}
     changed["sample"] |= {"workers": 4, "gpus_per_worker": 0.5}
-    monkeypatch.setattr("jobs.doctor.command.load_preset", lambda _: changed)
-    needs = preset_needs(["mine"])
+    needs = preset_needs([Preset(name="mine", sections=changed, lineage=("mine",))])
     assert set(needs.packages) == {"bitsandbytes", "depth-anything-3", "kornia"}
     assert (needs.geometries, needs.gpus) == ((("depth-anything", "x/y"),), 2)
 

@@ -7,7 +7,6 @@ the sizes of a preset are checked without a download.
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from jobs.data.sample import sample_settings
 from jobs.data.score import score_settings
 from jobs.evaluate.command import evaluate_settings
 from jobs.main import COMMANDS
-from jobs.settings.presets import load_preset, preset_names
-from storage.mining.rules import PairRules
+from jobs.settings.presets import find_preset, load_preset, preset_names
 from trainer.config import TrainConfig
 from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
@@ -96,12 +94,10 @@ def test_the_settings_accept_a_preset(preset: str, tmp_path: Path) -> None:
     assert sample.model == load_preset(preset)["train-dpo"]["model"]
     score_settings(parsed("score", preset))
     pair, _ = pair_settings(parsed("pair", preset))
-    assert pair.reward == load_preset(preset)["score"]["reward"]
-    shared = {one.name: getattr(pair, one.name) for one in fields(PairRules)}
-    PairRules(**shared | {"reward_version": "1"})
+    assert pair.rules.reward == load_preset(preset)["score"]["reward"]
     chosen = parsed("evaluate", preset)
     del chosen["preset"], chosen["adapters"]
-    assert evaluate_settings(preset, ("adapter",), chosen).sample.sampler == sample.sampler
+    assert evaluate_settings(find_preset(preset), ("adapter",), chosen).sample.sampler == sample.sampler
     config = train_config(preset, tmp_path)
     assert config.model == sample.model
 

@@ -11,6 +11,7 @@ import pytest
 
 from jobs.data.score import score_settings
 from jobs.main import COMMANDS
+from jobs.settings.from_dataclass import built, names_of
 from jobs.settings.presets import (
     BASELINES,
     SECTIONS,
@@ -21,9 +22,8 @@ from jobs.settings.presets import (
     recipe_names,
 )
 from jobs.world import demo
-from pipeline.pairing import PairSettings
 from storage.errors import UserError
-from storage.mining.rules import PairRules
+from storage.mining.rules import PairSettings
 from trainer.config import TrainConfig
 
 
@@ -47,9 +47,8 @@ def test_the_settings_accept_every_recipe_of_every_preset(name: str, preset: str
     score, pair, train = (recipe.sections[section] for section in SECTIONS)
     settings = score_settings(score, set(recipe.changes.get("score", {})))
     assert settings.reward.reward == pair["reward"], "pairs are made by the reward that was scored"
-    rules = {key: value for key, value in pair.items() if key in PairRules.__dataclass_fields__}
-    PairRules(**rules | {"reward_version": "1"})
-    assert set(rules) <= set(PairSettings.__dataclass_fields__)
+    assert set(pair) <= set(names_of(PairSettings))
+    assert built(PairSettings, pair).rules.reward == pair["reward"]
     TrainConfig(
         model_dir=tmp_path, revision="r", pairs_dir=tmp_path, out_dir=tmp_path,
         **{key: value for key, value in train.items() if key not in {"name", "sample_prompts"}},

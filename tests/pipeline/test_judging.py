@@ -24,7 +24,8 @@ from pipeline.world.motion import flow_to_first
 from pipeline.world.scenes import make_scene
 from rewards.errors import RewardError
 from rewards.geometry.backends import load_backend
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.options import ReprojectionOptions
+from rewards.reprojection import reprojection_error
 from storage.errors import UserError
 from storage.tables.records import CLIP_MEASURES
 

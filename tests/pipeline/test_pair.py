@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.pairing import PairSettings, run_pair
+from pipeline.pairing import run_pair
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
+from storage.mining.rules import PairRules, PairSettings
 from storage.pairs.dataset import PairDataset
 from storage.run import Run
 from storage.sql.views import fetch, session
@@ -22,7 +23,8 @@ PROMPTS = 6
 
 
 def settings(**changes: Any) -> PairSettings:
-    return PairSettings(**{"min_gap": 0.0, **changes})
+    rules = {name: changes.pop(name) for name in set(changes) & set(PairRules.__dataclass_fields__)}
+    return PairSettings(rules=PairRules(**{"min_gap": 0.0, **rules}), **changes)
 
 
 def contents(directory: Path) -> dict[str, tuple[bytes, int]]:
@@ -98,7 +100,7 @@ def test_the_split_chooses_prompts(tmp_path: Path) -> None:
 def test_several_versions_must_be_chosen_from(tmp_path: Path) -> None:
     run = run_with_pairs(tmp_path / "run", 2)
     write_shard(run.shard_dir("scores"), "scores", [score("p000-c0", -0.1, reward_version="v2")])
-    message = r"several versions of reward 'reprojection': give --reward-version, of v1 \(4 scores\), v2 \(1"
+    message = r"several versions of reward 'reprojection': give reward_version, of v1 \(4 scores\), v2 \(1"
     with pytest.raises(UserError, match=message):
         run_pair(run, settings())
     assert run_pair(run, settings(reward_version="v1")).pairs == 2
@@ -107,13 +109,13 @@ def test_several_versions_must_be_chosen_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "changes", "message"),
     [
-        ((-0.1, -0.13), {"min_gap": 0.5}, r"lost 1 to min-gap: the largest gap is 0\.03, --min-gap is 0\.5"),
+        ((-0.1, -0.13), {"min_gap": 0.5}, r"lost 1 to min-gap: the largest gap is 0\.03, min_gap is 0\.5"),
         ((-0.1, -0.1), {}, "lost 1 to min-gap: all candidates of a prompt score the same"),
         ((-0.1, None), {}, "1 to fewer-than-two; a prompt needs two scorable candidates: sample more"),
         ((None, None), {}, "1 to unscorable; a prompt needs two scorable .*see the reason column"),
-        ((-0.1, -0.5), {"min_motion": 2.0}, "1 to static.*lower --min-motion"),
-        ((-0.3, -0.5), {"max_error": 0.1}, "1 to max-error: raise --max-error"),
-        ((-0.1, -0.5), {"split": "val"}, "holds no candidates of split val; .*choose another --split"),
+        ((-0.1, -0.5), {"min_motion": 2.0}, "1 to static.*lower min_motion"),
+        ((-0.3, -0.5), {"max_error": 0.1}, "1 to max-error: raise max_error"),
+        ((-0.1, -0.5), {"split": "val"}, "holds no candidates of split val; .*choose another `split`"),
     ],
 )
 def test_no_pair_says_which_rule_took_them(

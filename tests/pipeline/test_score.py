@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.scoring.reward_settings import RewardSettings
-from pipeline.scoring.score import ScoreSettings, plan_score, run_score
+from pipeline.scoring.score import plan_score, run_score
+from pipeline.scoring.settings import RewardSettings, ScoreSettings
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.media.video import write_video
@@ -152,7 +152,7 @@ def test_a_preset_for_one_reward_serves_another_and_the_command_line_does_not() 
 def test_the_driver_builds_no_network(run: Run, tiny_geometry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = settings(tiny_geometry).reward.load("cpu").version
     monkeypatch.setattr(
-        "pipeline.scoring.reward_settings.load_backend", lambda *_, **__: pytest.fail("a network was built")
+        "pipeline.scoring.settings.load_backend", lambda *_, **__: pytest.fail("a network was built")
     )
     plan = plan_score(run, settings(tiny_geometry))
     assert plan.reward_version == wanted

@@ -12,14 +12,14 @@ from storage.errors import UserError
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"workers": -1}, r"--workers must be 0 .no Ray. or more, got -1"),
-        ({"workers": 2, "min_workers": 3}, r"--min-workers 3 is more than --workers 2.*raise --workers"),
-        ({"min_workers": -1}, r"--min-workers must be 0 or more, got -1"),
-        ({"gpus_per_worker": -0.5}, r"--gpus-per-worker must be 0 or more, got -0.5"),
+        ({"workers": -1}, r"workers must be 0 .no Ray. or more, got -1"),
+        ({"workers": 2, "min_workers": 3}, r"min_workers 3 is more than `workers` 2.*raise `workers`"),
+        ({"min_workers": -1}, r"min_workers must be 0 or more, got -1"),
+        ({"gpus_per_worker": -0.5}, r"gpus_per_worker must be 0 or more, got -0.5"),
         ({"gpus_per_worker": 1.5}, r"share of one GPU or a whole number, got 1.5"),
-        ({"stall_timeout": float("inf")}, r"--stall-timeout must be 0 or more, got inf"),
-        ({"grace": float("nan")}, r"--grace must be 0 or more, got nan"),
-        ({"runtime_env": Path("x")}, r"--runtime-env is the environment of Ray workers: give --workers 1"),
+        ({"stall_timeout": float("inf")}, r"stall_timeout must be 0 or more, got inf"),
+        ({"grace": float("nan")}, r"grace must be 0 or more, got nan"),
+        ({"runtime_env": Path("x")}, r"runtime_env is the environment of Ray workers: give `workers` 1"),
     ],
 )
 def test_values_that_make_no_sense_are_refused(values: dict[str, Any], message: str) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.pairing import PairSettings, run_pair
+from pipeline.pairing import run_pair
 from storage.media.video import write_video
+from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
 from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
@@ -62,7 +63,7 @@ def run_to_report(path: Path, pairs: int = 6, *, hostile: bool = True) -> Run:
         write_shard(run.shard_dir(table), table, rows)
     run.record("score", {"reward": "reprojection", "geometry": "world"})
     run.record("pair", {"reward": "reprojection", "min_gap": 0.0, "index_only": True, "split": "all"})
-    run_pair(run, PairSettings(min_gap=0.0, index_only=True))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0), index_only=True))
     return run
 
 

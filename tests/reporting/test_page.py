@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.pairing import PairSettings, run_pair
+from pipeline.pairing import run_pair
+from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
 from tests.reporting.builders import FRAMES, HOSTILE, LOSER, WINNER, level
 from tests.reporting.conftest import Opened
@@ -142,8 +143,10 @@ def test_decisions_are_kept_exported_and_applied(opened: Opened, reported: Path,
     # The widest gap comes first; after a decision the next pair is shown, and its card has the focus later.
     assert decided == {"p0005": "keep", "p0004": "swap", "p0002": "drop"}
     run = Run.open(reported)
-    settings: dict[str, Any] = {"min_gap": 0.0, "index_only": True, "out": tmp_path / "pairs"}
-    result = run_pair(run, PairSettings(**settings, decisions=file), write=False)
+    settings = PairSettings(
+        rules=PairRules(min_gap=0.0), index_only=True, out=tmp_path / "pairs", decisions=file
+    )
+    result = run_pair(run, settings, write=False)
     assert result.rows is not None
     rows = {row["prompt_id"]: (row["winner_id"], row["human"]) for row in result.rows.to_pylist()}
     assert rows["p0005"] == ("p0005-c0", "keep")

@@ -18,12 +18,13 @@ from jobs.reporting.build import Report, ReportSettings, build_report
 from jobs.reporting.command import reward_of
 from jobs.reporting.overview import DRAWN_STEPS, thinned
 from jobs.reporting.reconstructions import MAX_POINTS, heat
-from pipeline.pairing import PairSettings, run_pair
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.pairing import run_pair
+from pipeline.scoring.settings import RewardSettings
 from pipeline.world.clips import WorldPrompt, render_prompt
 from rewards.rasterise.zbuffer import backproject
 from storage.errors import UserError
 from storage.media.video import browser_video, plays_in_browsers, read_video, write_video
+from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
 from storage.sql.report_queries import shown_pairs
 from storage.tables.shards import write_shard
@@ -195,7 +196,7 @@ def test_the_funnel_says_when_it_is_not_that_of_the_shards(tmp_path: Path) -> No
     line = {"prompt_id": "p0000", "winner_id": "p0000-c0", "loser_id": "p0000-c1", "decision": "drop"}
     file = tmp_path / "d.jsonl"
     file.write_text(json.dumps(line))
-    run_pair(run, PairSettings(min_gap=0.0, index_only=True, decisions=file))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0), index_only=True, decisions=file))
     run.record("pair", {"reward": "reprojection", "min_gap": 0.0, "decisions": str(file)})
     funnel = data(report(run).page, "report")["funnel"]
     assert (funnel["by_hand"]["drop"], funnel["note"]) == (1, "")
@@ -226,7 +227,7 @@ def test_a_reconstruction_is_that_of_the_geometry_model(tmp_path: Path) -> None:
     write_shard(run.shard_dir("candidates"), "candidates", rows)
     scores = [score("c0", -0.1, reward_version=version), score("c1", -0.3, reward_version=version)]
     write_shard(run.shard_dir("scores"), "scores", scores)
-    run_pair(run, PairSettings(min_gap=0.0, index_only=True))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0), index_only=True))
     made = build_report(run, ReportSettings(), reward_of=lambda *given: settings)
     assert made.reconstructed == 2
     name = data(made.page, "pairs")["candidates"]["reconstruction"][0]

@@ -13,10 +13,10 @@ from pipeline.world.corruptions import corrupt
 from pipeline.world.render import Clip
 from pipeline.world.scenes import make_scene
 from rewards import combined
-from rewards.combined import CombinedOptions, measure_matches
+from rewards.combined import measure_matches
 from rewards.geometry.reconstruction import Reconstruction
 from rewards.measures.quality import image_motion
-from rewards.reprojection import ReprojectionOptions
+from rewards.options import CombinedOptions, ReprojectionOptions
 from rewards.table import Reward, load_reward
 
 

@@ -11,10 +11,11 @@ import torch
 from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.corruptions import corrupt
 from pipeline.world.scenes import make_scene
-from rewards.epipolar import EpipolarOptions, EpipolarReward, frame_pairs, pair_distance
+from rewards.epipolar import EpipolarReward, frame_pairs, pair_distance
 from rewards.errors import RewardError
 from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_distance
 from rewards.matching.matches import Matches
+from rewards.options import EpipolarOptions
 from rewards.table import REWARDS, load_reward
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,12 +19,13 @@ from torch import Tensor
 
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
+from rewards.options import ReprojectionOptions
 from rewards.rasterise import pytorch3d as rasterise_pytorch3d
 from rewards.rasterise import rasterisers
 from rewards.rasterise import zbuffer as rasterise
 from rewards.rasterise.pytorch3d import find_build
 from rewards.rasterise.rasterisers import Choice, choose_rasteriser, find_rasteriser
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.reprojection import reprojection_error
 from rewards.scoring import options_version
 
 SIDE = rasterise_pytorch3d._SIDE
@@ -78,6 +79,15 @@ def library() -> None:
     if find_build() is None:
         pytest.skip("PyTorch3D is not installed: make installs it, or the extra [pytorch3d]")
     rasterise_pytorch3d.require_pytorch3d()
+
+
+@pytest.fixture(autouse=True)
+def no_stand_in_stays(tmp_path: Path) -> Iterator[None]:
+    """What a test imported of a stand-in is forgotten, so that the next one finds the library itself."""
+    yield
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] == "pytorch3d" and str(tmp_path) in str(getattr(module, "__file__", "")):
+            del sys.modules[name]
 
 
 def package(folder: Path, error: str, compiled: bytes = b"") -> None:

@@ -8,7 +8,8 @@ import torch
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import Reconstruction
 from rewards.measures.perceptual import SsimDistance
-from rewards.reprojection import ReprojectionOptions, reprojection_error
+from rewards.options import ReprojectionOptions
+from rewards.reprojection import reprojection_error
 from rewards.table import REWARDS, load_reward
 
 SIZE, FRAMES, STEP, DEPTH = 32, 4, 2, 2.0

@@ -16,9 +16,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.pairing import PairSettings, run_pair
+from pipeline.pairing import run_pair
 from storage.errors import UserError
-from storage.mining.rules import PairRules
+from storage.mining.rules import PairRules, PairSettings
 from storage.pairs.dataset import PairDataset
 from storage.run import Run
 from storage.sql.views import fetch, session
@@ -198,7 +198,7 @@ def paired(path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     run = run_with_pairs(path, 14)
     monkeypatch.setattr("storage.pairs.writer.ROWS_PER_SHARD", 4)
     monkeypatch.setattr("storage.pairs.writer.ROWS_PER_GROUP", 2)
-    run_pair(run, PairSettings(min_gap=0.0))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0)))
     return run
 
 
@@ -224,17 +224,17 @@ def test_pairs_keep_their_tensors_and_their_small_groups(
     # Neither compacting nor pairing again has anything to do.
     stamp = path.stat().st_mtime_ns
     compact_table(run, "pairs")
-    assert run_pair(run, PairSettings(min_gap=0.0)).changed is False
+    assert run_pair(run, PairSettings(rules=PairRules(min_gap=0.0))).changed is False
     assert [path] == shard_files(run.shard_dir("pairs"))
     assert path.stat().st_mtime_ns == stamp
-    assert run_pair(run, PairSettings(min_gap=0.0, split="train")).changed is True
+    assert run_pair(run, PairSettings(rules=PairRules(min_gap=0.0, split="train"))).changed is True
 
 
 def test_an_index_in_small_shards_becomes_what_pairing_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = run_with_pairs(tmp_path / "run", 14)
-    run_pair(run, PairSettings(min_gap=0.0, index_only=True))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0), index_only=True))
     whole = shard_files(run.shard_dir("pairs"))
     index = run.rows("pairs")
     for start in range(0, 14, 3):
@@ -242,7 +242,7 @@ def test_an_index_in_small_shards_becomes_what_pairing_writes(
     whole[0].unlink()
     assert compact_table(run, "pairs").after == 1
     assert shard_files(run.shard_dir("pairs")) == whole
-    assert run_pair(run, PairSettings(min_gap=0.0, index_only=True)).changed is False
+    assert run_pair(run, PairSettings(rules=PairRules(min_gap=0.0), index_only=True)).changed is False
 
 
 def test_shards_in_use_stay_until_the_next_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,11 +265,11 @@ def test_rejects_of_pairing_are_replaced_afterwards(tmp_path: Path) -> None:
         reject = Reject(stage="score", id=f"c{number}", rule="lost")
         write_shard(run.shard_dir("rejects"), "rejects", [reject])
     write_shard(run.shard_dir("candidates"), "candidates", [candidate("x", "p000")])
-    run_pair(run, PairSettings(min_gap=0.0))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0)))
     assert compact_table(run, "rejects").after == 2
     assert set(run.rows("rejects")["id"].to_pylist()) == {"c0", "c1", "c2", "x"}
     write_shard(run.shard_dir("scores"), "scores", [score("x", -0.15)])
-    run_pair(run, PairSettings(min_gap=0.0))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0)))
     assert set(run.rows("rejects")["id"].to_pylist()) == {"c0", "c1", "c2"}
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 import yaml
 
-from pipeline.pairing import PairSettings, run_pair
+from pipeline.pairing import run_pair
 from storage.errors import UserError
 from storage.hub.export import export_pairs
+from storage.mining.rules import PairRules, PairSettings
 from storage.pairs.dataset import PairDataset
 from storage.run import Run
 from storage.tables.records import Candidate
@@ -46,7 +47,7 @@ def paired(
     write_shard(run.shard_dir("scores"), "scores", scores)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("storage.pairs.writer.ROWS_PER_SHARD", 5)
-        run_pair(run, PairSettings(min_gap=0.0, index_only=index_only))
+        run_pair(run, PairSettings(rules=PairRules(min_gap=0.0), index_only=index_only))
     return run
 
 
@@ -160,7 +161,7 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:
     run = run_with_pairs(tmp_path / "run", 2)
     with pytest.raises(UserError, match=r"there are no pairs in .*: run gpa pair first"):
         export_pairs(run, tmp_path / "out")
-    run_pair(run, PairSettings(min_gap=0.0))
+    run_pair(run, PairSettings(rules=PairRules(min_gap=0.0)))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("x")
     for place in (tmp_path / "full", tmp_path / "full" / "x"):

@@ -429,19 +429,19 @@ def test_a_run_of_another_schema_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"reward": ""}, "PairRules.reward must be a name, got ''"),
-        ({"min_gap": -0.1}, "PairRules.min_gap must be finite and >= 0, got -0.1"),
-        ({"min_motion": math.nan}, "PairRules.min_motion must be finite and >= 0, got nan"),
-        ({"max_error": math.nan}, "PairRules.max_error must be a number, got nan"),
-        ({"max_motion_ratio": 0.5}, "PairRules.max_motion_ratio must be >= 1, got 0.5"),
-        ({"min_motion_ratio": -1.0}, "PairRules.min_motion_ratio must be finite and >= 0, got -1.0"),
+        ({"reward": ""}, "reward must be a name, got ''"),
+        ({"min_gap": -0.1}, "min_gap must be finite and >= 0, got -0.1"),
+        ({"min_motion": math.nan}, "min_motion must be finite and >= 0, got nan"),
+        ({"max_error": math.nan}, "max_error must be a number, got nan"),
+        ({"max_motion_ratio": 0.5}, "max_motion_ratio must be >= 1, got 0.5"),
+        ({"min_motion_ratio": -1.0}, "min_motion_ratio must be finite and >= 0, got -1.0"),
         (
             {"min_motion_ratio": 2.0, "max_motion_ratio": 1.5},
-            "PairRules.min_motion_ratio must be <= max_motion_ratio, got 2.0",
+            "min_motion_ratio must be <= max_motion_ratio, got 2.0",
         ),
-        ({"strategy": "best"}, "PairRules.strategy must be one of best-worst, all, top-k, got 'best'"),
-        ({"top_k": 0}, "PairRules.top_k must be >= 1, got 0"),
-        ({"split": "dev"}, "PairRules.split must be one of train, val, test or None, got 'dev'"),
+        ({"strategy": "best"}, "strategy must be one of best-worst, all, top-k, got 'best'"),
+        ({"top_k": 0}, "top_k must be >= 1, got 0"),
+        ({"split": "dev"}, "split must be one of train, val, test or None, got 'dev'"),
     ],
 )
 def test_bad_rules_are_refused(changes: dict[str, Any], says: str) -> None:

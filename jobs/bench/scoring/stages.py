@@ -24,7 +24,7 @@ from jobs.bench.scoring.candidates import (
 from jobs.bench.scoring.timing import Timing, time_in_turn
 from jobs.figure_tables import Cell, FigureTable
 from pipeline.engine.stage import Progress
-from pipeline.scoring.reward_settings import RewardSettings
+from pipeline.scoring.settings import RewardSettings
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction, select_frames
 from rewards.measures.perceptual import Perceptual
 from rewards.rasterise.rasterisers import AUTO, choose_rasteriser, find_rasteriser

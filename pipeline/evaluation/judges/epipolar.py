@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from pipeline.evaluation.judges.judge import JudgedClip, Measure
-from rewards.epipolar import EpipolarOptions, EpipolarReward
+from rewards.epipolar import EpipolarReward
+from rewards.options import EpipolarOptions
 from rewards.table import reward_version
 
 

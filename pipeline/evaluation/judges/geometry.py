@@ -14,7 +14,7 @@ from rewards.errors import RewardError
 from rewards.geometry.backends import describe_backend, load_backend
 from rewards.geometry.reconstruction import GeometryInfo
 from rewards.measures.perceptual import BACKBONES, require_backbone
-from rewards.reprojection import ReprojectionOptions
+from rewards.options import PerceptualName, ReprojectionOptions
 from rewards.scoring import ReprojectionReward
 from rewards.table import reward_version
 
@@ -74,9 +74,10 @@ class GeometryJudge:
         return {name: math.nan if value is None else value for name, value in found.items() if name in known}
 
 
-def find_lpips(require: Callable[[str], None] = require_backbone) -> tuple[str, str | None]:
+def find_lpips(require: Callable[[str], None] = require_backbone) -> tuple[PerceptualName, str | None]:
     """The LPIPS whose backbone is on this machine ("none" without), and what to say when there is none."""
-    for name in BACKBONES:
+    names: tuple[PerceptualName, ...] = ("lpips-vgg", "lpips-alex")
+    for name in names:
         try:
             require(name)
         except RewardError:

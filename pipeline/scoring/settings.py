@@ -1,18 +1,21 @@
-"""From the options of `gpa score` to a reward object, and to the version that names its values."""
+"""What `gpa score` is asked for; from its options to a reward object, and to the version of its values."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from pipeline.engine.worker_settings import WorkerSettings
 from rewards.errors import RewardError
-from rewards.geometry.backends import describe_backend, load_backend
-from rewards.geometry.reconstruction import GeometryInfo
-from rewards.measures.perceptual import require_backbone
-from rewards.rasterise.rasterisers import AUTO, Choice, choose_rasteriser
+from rewards.geometry.backends import BACKENDS, describe_backend, load_backend
 from rewards.table import REWARDS, Reward, load_reward, reward_version
+from storage.errors import FieldError
+
+if TYPE_CHECKING:
+    from rewards.geometry.reconstruction import GeometryInfo
+    from rewards.rasterise.rasterisers import Choice
 
 
 def option_names(reward: str) -> set[str]:
@@ -32,11 +35,47 @@ class RewardSettings:
     Raises RewardError for an unknown reward and for an option its reward does not have or does not accept.
     """
 
-    reward: str = "reprojection"
-    geometry: str = "world"
-    geometry_model: str | None = None
-    geometry_revision: str | None = None
-    perceptual_weights: Path | None = None
+    reward: str = field(
+        default="reprojection",
+        metadata={
+            "help": "Which reward: combined (reprojection and matches), reprojection (the paper's), epipolar "
+            "(needs no geometry), or random as a control.",
+            "metavar": "NAME",
+            "group": "Reward",
+            "common": True,
+        },
+    )
+    geometry: str = field(
+        default="world",
+        metadata={
+            "help": f"Geometry backend: {', '.join(BACKENDS)}.",
+            "metavar": "NAME",
+            "group": "Model",
+            "common": True,
+        },
+    )
+    geometry_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Weights of the backend: a folder or a Hub id.",
+            "default": "its own",
+            "metavar": "NAME",
+            "group": "Model",
+            "common": True,
+        },
+    )
+    geometry_revision: str | None = field(
+        default=None, metadata={"help": "Revision of a Hub id.", "metavar": "REV", "group": "Model"}
+    )
+    perceptual_weights: Path | None = field(
+        default=None,
+        metadata={
+            "help": "Backbone of LPIPS (torchvision's file).",
+            "default": "from torch's hub cache",
+            "metavar": "FILE",
+            "group": "Model",
+        },
+    )
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -58,6 +97,8 @@ class RewardSettings:
 
     def rasteriser(self, device: str) -> Choice | None:
         """What draws the points on a device, and why; None for a reward that draws none."""
+        from rewards.rasterise.rasterisers import AUTO, Choice, choose_rasteriser
+
         name = getattr(self.reward_options(), "rasteriser", None)
         if name is None:
             return None
@@ -86,6 +127,8 @@ class RewardSettings:
 
         Raises RewardError when weights are missing.
         """
+        from rewards.measures.perceptual import require_backbone
+
         options = self.reward_options()
         require_backbone(getattr(options, "perceptual", "none"), self.perceptual_weights)
         geometry = None
@@ -94,3 +137,41 @@ class RewardSettings:
                 self.geometry, model=self.geometry_model, revision=self.geometry_revision
             )
         return reward_version(self.reward, options, geometry), geometry
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings(WorkerSettings):
+    """What `gpa score` is asked for; `batch` candidates make one task.
+
+    `clips_per_forward` of them share a pass of the geometry model. Raises FieldError.
+    """
+
+    reward: RewardSettings
+    batch: int = field(
+        default=8,
+        metadata={"help": "Candidates of a prompt that make one task.", "metavar": "N", "group": "Compute"},
+    )
+    clips_per_forward: int = field(
+        default=1,
+        metadata={
+            "help": "Candidates that share a pass of the geometry model: faster on a GPU, other last digits.",
+            "metavar": "N",
+            "group": "Compute",
+        },
+    )
+    limit: int | None = field(
+        default=None,
+        metadata={
+            "help": "Only the candidates of N prompts.",
+            "metavar": "N",
+            "group": "Which candidates",
+            "common": True,
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch", "clips_per_forward", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise FieldError(name, "at least 1", value)
