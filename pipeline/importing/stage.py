@@ -21,8 +21,9 @@ from torch import Tensor
 from pipeline.engine.stage import Failure, Resources, TaskOutcome, beat
 from pipeline.importing.manifest import STAGE
 from pipeline.models import ModelRef, pick_device
-from pipeline.sampling.sampler import Condition, Execution, Sampler, SamplerSettings, nonfinite_reason
+from pipeline.sampling.sampler import Execution, Sampler, SamplerSettings, nonfinite_reason
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.stage import PromptEncoder
 from storage.errors import UserError
 from storage.media.external_video import (
     Refused,
@@ -35,7 +36,7 @@ from storage.media.external_video import (
     show,
 )
 from storage.media.tensors import write_tensors
-from storage.media.video import read_image, write_video
+from storage.media.video import write_video
 from storage.run import Run
 from storage.tables.ids import canonical_json
 from storage.tables.records import Candidate, Prompt, utc_now
@@ -160,12 +161,13 @@ class ImportStage:
         """Load the model, if any. Raises UserError when it does not load or the settings do not fit it."""
         self._run = Run.open(self.run_path)
         self._sampler: Sampler | None = None
-        self._encoded: tuple[str, Condition] | None = None
+        self._conditions: PromptEncoder | None = None
         if self.encoding is not None:
             device = pick_device(self.resources.gpus)
             one = self.encoding
             self._sampler = make_sampler(one.model, one.settings, None, device, one.execution)
             self._sampler.setup()
+            self._conditions = PromptEncoder(self._run, self._sampler)
 
     def process(self, task: ImportTask) -> TaskOutcome:
         """Take in the videos of a task. One that is refused costs the others nothing."""
@@ -224,27 +226,13 @@ class ImportStage:
 
     def _encode(self, prompt: Prompt, candidate_id: str, frames_THW3: Tensor) -> None:
         assert self._sampler is not None
-        latents_X = self._sampler.encode_video(frames_THW3, self._condition(prompt))
+        assert self._conditions is not None
+        latents_X = self._sampler.encode_video(frames_THW3, self._conditions.ensure_condition(prompt))
         reason = nonfinite_reason(latents_X)
         if reason is not None:
             raise Refused("not-finite", f"{reason}: encode it with --precision fp32")
         path = self._run.resolve(self._run.latent_uri(candidate_id))
         write_tensors(path, {"latents": latents_X}, {"candidate_id": candidate_id})
-
-    def _condition(self, prompt: Prompt) -> Condition:
-        """The condition of a prompt, kept with the run as sampling keeps it."""
-        assert self._sampler is not None
-        if self._encoded is not None and self._encoded[0] == prompt.prompt_id:
-            return self._encoded[1]
-        image = None
-        if prompt.image_uri is not None:
-            image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
-        condition = self._sampler.encode(prompt.text, image)
-        path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
-        if not path.exists():
-            write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
-        self._encoded = (prompt.prompt_id, condition)
-        return condition
 
     def _row(self, prompt: Prompt, item: ImportItem, seconds: float) -> Candidate:
         encoding, facts = self.encoding, item.facts

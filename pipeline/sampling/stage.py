@@ -42,6 +42,28 @@ class SampleTask:
         return tuple(SampleTask(prompt=self.prompt, ids=(name,), seeds=(seed,)) for name, seed in one_each)
 
 
+class PromptEncoder:
+    """The conditions of prompts. Tasks of one prompt follow one another, and share what the first encoded."""
+
+    def __init__(self, run: Run, sampler: Sampler) -> None:
+        self._run, self._sampler = run, sampler
+        self._last: tuple[str, Condition] | None = None
+
+    def ensure_condition(self, prompt: Prompt) -> Condition:
+        """The condition of a prompt; its file is with the run afterwards, whole."""
+        if self._last is not None and self._last[0] == prompt.prompt_id:
+            return self._last[1]
+        image = None
+        if prompt.image_uri is not None:
+            image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
+        condition = self._sampler.encode(prompt.text, image)
+        path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
+        if not is_whole(path):
+            write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
+        self._last = (prompt.prompt_id, condition)
+        return condition
+
+
 @dataclass(kw_only=True)
 class SampleStage:
     """Samples candidates; writes their latents and videos, then the rows of the task as one shard."""
@@ -61,12 +83,12 @@ class SampleStage:
             self.model, self.settings, self.adapter, pick_device(self.resources.gpus), self.execution
         )
         self._sampler.setup()
-        self._encoded: tuple[str, Condition] | None = None
+        self._conditions = PromptEncoder(self._run, self._sampler)
 
     def process(self, task: SampleTask) -> TaskOutcome:
         """Sample one chunk. A candidate with NaN latents gets a row with status failed, and no media."""
         started = time.perf_counter()
-        condition = self._encode(task.prompt)
+        condition = self._conditions.ensure_condition(task.prompt)
         samples = self._sampler.sample(condition, task.seeds)
         seconds = (time.perf_counter() - started) / len(samples)
         for candidate_id, sample in zip(task.ids, samples, strict=True):
@@ -81,20 +103,6 @@ class SampleStage:
         return TaskOutcome(
             key=task.key, done=done, failed=tuple(failed), seconds=time.perf_counter() - started
         )
-
-    def _encode(self, prompt: Prompt) -> Condition:
-        """The condition of a prompt. Its tasks follow one another, and share what the first encoded."""
-        if self._encoded is not None and self._encoded[0] == prompt.prompt_id:
-            return self._encoded[1]
-        image = None
-        if prompt.image_uri is not None:
-            image = torch.from_numpy(read_image(self._run.resolve(prompt.image_uri)))
-        condition = self._sampler.encode(prompt.text, image)
-        path = self._run.resolve(self._run.condition_uri(prompt.prompt_id))
-        if not is_whole(path):
-            write_tensors(path, condition.tensors(), {"prompt_id": prompt.prompt_id})
-        self._encoded = (prompt.prompt_id, condition)
-        return condition
 
     def _write_media(self, candidate_id: str, sample: Sample) -> None:
         if sample.frames_THW3 is None:

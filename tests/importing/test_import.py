@@ -90,6 +90,21 @@ def test_latents_come_later_and_scores_stay(run: Run, source: Path, tiny_model: 
     assert run_import(run, settings(source)).present == 4
 
 
+@pytest.mark.parametrize("cut", [0, 100])
+def test_a_condition_that_was_cut_off_is_written_again(
+    run: Run, source: Path, tiny_model: Path, cut: int
+) -> None:
+    run_import(run, settings(source, tiny_model))
+    paths = [run.resolve(run.condition_uri(row["prompt_id"])) for row in rows(run, "prompts")]
+    kept = [path.read_bytes() for path in paths]
+    # As a machine leaves it that lost its power before the rows were there.
+    paths[0].write_bytes(kept[0][:cut])
+    for shard in run.shard_dir("candidates").glob("*.parquet"):
+        shard.unlink()
+    assert run_import(run, settings(source, tiny_model)).done == 4
+    assert [path.read_bytes() for path in paths] == kept
+
+
 def test_only_what_is_missing_is_taken_in(run: Run, source: Path) -> None:
     run_import(run, settings(source))
     made = {row["candidate_id"]: row["created_at"] for row in rows(run)}
