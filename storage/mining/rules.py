@@ -9,13 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 from storage.errors import FieldError
 from storage.tables.ids import SPLITS, Split
-
-if TYPE_CHECKING:
-    pass
 
 Strategy: TypeAlias = Literal["best-worst", "all", "top-k"]
 
