@@ -47,9 +47,9 @@ def is_loopback(address: str) -> bool:
 
 
 def test_a_local_ray_listens_on_loopback_only(tiny_model: Path, tmp_path: Path) -> None:
-    prompts = write_prompts(tmp_path / "prompts", 6)
+    prompts = write_prompts(tmp_path / "prompts", 1)
     run = tmp_path / "run"
-    options = map(str, [*tiny_options(tiny_model, prompts), "--workers", 1, "--batch", 1, "--steps", 8])
+    options = map(str, [*tiny_options(tiny_model, prompts), "--workers", 1])
     words = [sys.executable, "-m", "jobs.main", "sample", str(run), *options]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as command:
         process = psutil.Process(command.pid)

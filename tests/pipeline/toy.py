@@ -95,12 +95,11 @@ class ToyStage:
         first = path.read_text() == "x\n"
         if key.startswith("hangs") and first:
             time.sleep(600)
-        if key.startswith("freezes") and first:
+        while key.startswith("freezes") and first:
+            # Again and again: whoever continues a stopped process does not end this.
             os.kill(os.getpid(), signal.SIGSTOP)
         if key.startswith("beats"):
-            for _ in range(12):
-                time.sleep(0.5)
-                beat()
+            self._beat_until_begun_again("hangs", "freezes")
         if key.startswith("env"):
             path.write_text(os.environ.get("GPA_TOY", "") + " " + sys.executable)
         if key.startswith("litters"):
@@ -109,6 +108,15 @@ class ToyStage:
             path.write_text(json.dumps(_looks()))
         if key.startswith("kills") or (key.startswith("once") and first):
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _beat_until_begun_again(self, *others: str) -> None:
+        """Slow, but alive, for longer than it takes until others are given up."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            beat()
+            if all((self.folder / one).exists() and tries(self.folder, one) == 2 for one in others):
+                return
+            time.sleep(0.2)
 
 
 def _looks() -> dict[str, Any]:
