@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.settings.options import (
+    WORKER_OPTIONS,
     counts,
     dry_run_option,
     finish,
@@ -82,6 +83,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     Keeps the video, the final latents and the encoded condition of each candidate. The same command again
     samples only what is missing.
     """
+    if not dry_run:
+        begin_sampling(run, chosen)
     from jobs.progress import ConsoleProgress
     from pipeline.sampling.sample import plan_sample, run_sample
     from storage.run import Run
@@ -105,6 +108,15 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
     print_result(counts(summary), as_json, text)
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
+
+
+def begin_sampling(run: Path, chosen: dict[str, Any]) -> None:
+    """Start what a new run waits for, before the imports of this command; `chosen` are its options."""
+    from pipeline.engine.worker_settings import WorkerSettings
+    from pipeline.sampling.head_start import begin_sampling as begin
+
+    workers = WorkerSettings(**{name: chosen[name] for name in WORKER_OPTIONS if chosen[name] is not None})
+    begin(run, workers, chosen["model"], chosen["revision"])
 
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
