@@ -110,13 +110,18 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
 
 
-def begin_sampling(run: Path, chosen: dict[str, Any]) -> None:
-    """Start what a new run waits for, before the imports of this command; `chosen` are its options."""
+def begin_sampling(run: Path, chosen: dict[str, Any], beside: int = 0) -> None:
+    """Start what a new run waits for before this command imports torch; `chosen` are its options.
+
+    `beside` are workers of another stage at the same time.
+    """
     from pipeline.engine.worker_settings import WorkerSettings
     from pipeline.sampling.head_start import begin_sampling as begin
 
+    if chosen["prompts"] is not None and not Path(chosen["prompts"]).is_file():
+        return
     workers = WorkerSettings(**{name: chosen[name] for name in WORKER_OPTIONS if chosen[name] is not None})
-    begin(run, workers, chosen["model"], chosen["revision"])
+    begin(run, workers, chosen["model"], chosen["revision"], beside)
 
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:

@@ -46,11 +46,11 @@ class _Start:
     The thread stays until the crew is closed: the kernel ends Ray's processes with the thread that made them.
     """
 
-    def __init__(self, settings: WorkerSettings, modules: Sequence[str]) -> None:
+    def __init__(self, settings: WorkerSettings, places: int, modules: Sequence[str]) -> None:
         from pipeline.engine.ray_session import open_crew
 
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpa-head-start")
-        self._future = self._thread.submit(open_crew, settings, settings.workers, modules)
+        self._future = self._thread.submit(open_crew, settings, places, modules)
 
     def crew(self) -> Crew:
         """Wait for it. Raises UserError when Ray does not start."""
@@ -84,14 +84,15 @@ def kept_warm() -> Iterator[None]:
             _kept.close()
 
 
-def head_start(settings: WorkerSettings, modules: Sequence[str]) -> None:
+def head_start(settings: WorkerSettings, places: int, modules: Sequence[str]) -> None:
     """Start Ray on this machine while the driver does other work; its workers will have imported `modules`.
 
-    Does nothing outside of a block, on a cluster, without workers, and where a crew is there.
+    `places` are those that the stages will ask for at most. Does nothing outside of a block, on a cluster,
+    without workers, and where a crew is there.
     """
     idle = _kept.crew is None and _kept.starting is None
     if _kept.blocks and idle and settings.workers and settings.ray_address is None:
-        _kept.starting = _Start(settings, modules)
+        _kept.starting = _Start(settings, places, modules)
 
 
 def let_go() -> None:
