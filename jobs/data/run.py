@@ -43,8 +43,9 @@ def command(
     The same command again does only what is missing.
     """
     from jobs.data.pair import pair_settings
-    from jobs.data.sample import begin_sampling, sample_settings
+    from jobs.data.sample import sample_settings
     from jobs.data.score import announce, given_options, score_settings
+    from jobs.head_start import begin_sampling
 
     sample = _parsed("sample", run, preset, sample_words).params
     score_ctx = _parsed("score", run, preset, score_words)

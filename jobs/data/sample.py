@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.head_start import begin_sampling
 from jobs.settings.options import (
-    WORKER_OPTIONS,
     counts,
     dry_run_option,
     finish,
@@ -108,20 +108,6 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
     print_result(counts(summary), as_json, text)
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
-
-
-def begin_sampling(run: Path, chosen: dict[str, Any], beside: int = 0) -> None:
-    """Start what a new run waits for before this command imports torch; `chosen` are its options.
-
-    `beside` are workers of another stage at the same time.
-    """
-    from pipeline.engine.worker_settings import WorkerSettings
-    from pipeline.sampling.head_start import begin_sampling as begin
-
-    if chosen["prompts"] is not None and not Path(chosen["prompts"]).is_file():
-        return
-    workers = WorkerSettings(**{name: chosen[name] for name in WORKER_OPTIONS if chosen[name] is not None})
-    begin(run, workers, chosen["model"], chosen["revision"], beside)
 
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:

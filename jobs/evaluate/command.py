@@ -81,7 +81,7 @@ def command(
     under the whole text is taken as it is. The same folder at several weights is several models. Adapters
     named GROUP/TRAINING, such as ours/0 and ours/1, have a table each and one of the group, over trainings.
     """
-    from jobs.data.sample import begin_sampling
+    from jobs.head_start import begin_sampling
     from jobs.main import PARTIAL
 
     if run.is_dir() and not dry_run:

@@ -47,6 +47,8 @@ class Nursery:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                # Ctrl-C is for the driver, which decides what becomes of the workers.
+                process_group=0,
             )
         os.close(watched)
         self.python = f"{sys.executable} -I -S {_SHIM} {address}"

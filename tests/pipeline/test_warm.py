@@ -13,13 +13,14 @@ import psutil
 import pytest
 import torch
 
+from jobs.head_start import begin_sampling, begin_scoring
+from jobs.settings.options import WORKER_OPTIONS
 from pipeline.engine import ray_crew, ray_session, warm
 from pipeline.engine.ray_crew import Crew
 from pipeline.engine.ray_runner import RayRunner
 from pipeline.engine.stage import Resources
 from pipeline.engine.warm import crew_for, head_start, kept_warm
 from pipeline.engine.worker_settings import WorkerSettings
-from pipeline.sampling.head_start import begin_sampling
 from storage.errors import UserError
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 
@@ -115,19 +116,27 @@ def test_whoever_comes_for_workers_is_told_why_there_are_none(monkeypatch: pytes
         head_start(settings, 1, ["json"])
 
 
-def test_only_a_run_without_candidates_has_a_head_start(
+def test_only_a_run_that_surely_needs_workers_has_a_head_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun: list[tuple[int, list[str]]] = []
     monkeypatch.setattr(warm, "head_start", lambda _, places, modules: begun.append((places, modules)))
-    settings = WorkerSettings(workers=2)
-    begin_sampling(tmp_path / "new", settings, "world", None, beside=1)
-    begin_sampling(tmp_path / "new", settings, "no-such-model", None)
-    begin_sampling(tmp_path / "new", settings, "world", "a-revision")
-    (tmp_path / "old" / "candidates").mkdir(parents=True)
-    (tmp_path / "old" / "candidates" / "0.parquet").touch()
-    begin_sampling(tmp_path / "old", settings, "world", None)
+    sample = dict.fromkeys([*WORKER_OPTIONS, "revision", "prompts"]) | {"workers": 2, "model": "world"}
+    run = tmp_path / "run"
+    begin_sampling(run, sample, beside=1)
+    for wrong in ({"model": "no/such"}, {"revision": "a"}, {"prompts": tmp_path / "none.jsonl"}):
+        begin_sampling(run, sample | wrong)
+    begin_scoring(run, sample)
     assert begun == [(3, ["pipeline.sampling.cogvideox"])]
+    (run / "candidates").mkdir(parents=True)
+    (run / "candidates" / "0.parquet").touch()
+    begin_sampling(run, sample)
+    begin_scoring(run, sample)
+    assert begun[1:] == [(2, ["pipeline.scoring.stage"])]
+    (run / "scores").mkdir()
+    (run / "scores" / "0.parquet").touch()
+    begin_scoring(run, sample)
+    assert len(begun) == 2
 
 
 @pytest.mark.slow
