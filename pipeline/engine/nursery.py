@@ -22,7 +22,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.engine.imports import swift_imports
+from pipeline.engine.imports import postpone, swift_imports
 
 _SHIM = Path(__file__).with_name("worker_shim.py")
 
@@ -93,6 +93,8 @@ def _become(connection: socket.socket) -> None:
 
 
 def _main(listener: str, lifeline: str, *modules: str) -> None:
+    # diffusers and peft import it, and with it torch's compiler, for models that are quantised.
+    postpone("bitsandbytes")
     with swift_imports():
         for module in modules:
             importlib.import_module(module)

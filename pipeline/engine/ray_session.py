@@ -9,7 +9,7 @@ import site
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -35,9 +35,8 @@ def open_crew(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) 
     """
     local = settings.ray_address is None
     environment = local_environment() if local else {}
-    nursery = None
-    if modules and local and not settings.gpus_per_worker and settings.runtime_env is None:
-        nursery = Nursery(modules, environment)
+    nursery = _nursery(settings, modules, environment) if modules and local else None
+    if nursery is not None:
         environment[_PRESTART] = "0"
     with _closed_on_error(nursery):
         with _environment(environment), _own_signals():
@@ -51,6 +50,20 @@ def open_crew(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) 
             ray.shutdown()
             raise
     return Crew(ray, settings, cpus, nursery)
+
+
+def _nursery(
+    settings: WorkerSettings, modules: Sequence[str], environment: Mapping[str, str]
+) -> Nursery | None:
+    """None where workers cannot be forks, and then import for themselves."""
+    # macOS forks, but not what has used its frameworks.
+    if settings.gpus_per_worker or settings.runtime_env is not None or sys.platform != "linux":
+        return None
+    try:
+        return Nursery(modules, environment)
+    except OSError as error:
+        log.info("workers import for themselves: %s", error)
+        return None
 
 
 @contextmanager
