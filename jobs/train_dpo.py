@@ -142,6 +142,7 @@ def command(
     Held-out pairs are those that gpa pair --split all writes of other splits than train.
     """
     from jobs.progress import ConsoleProgress
+    from pipeline.engine.warm import let_go
     from storage.hub.provenance import pair_provenance
     from storage.run import Run
     from trainer.loop import train
@@ -157,6 +158,7 @@ def command(
         told = _forecast(config, foretold.trainable)
         print_result(foretold.as_dict() | told.as_dict(), as_json, f"{foretold}\n{told}")
         return
+    let_go()
     progress = ConsoleProgress("steps")
     # Under a launcher every process comes here; one of them speaks for all.
     first = os.environ.get("RANK", "0") == "0"

@@ -46,14 +46,17 @@ def command(
     from jobs.data.pair import pair_settings
     from jobs.data.sample import sample_settings
     from jobs.data.score import announce, given_options, score_settings
+    from jobs.head_start import begin_sampling
+
+    sample = _parsed("sample", run, preset, sample_words).params
+    score_ctx = _parsed("score", run, preset, score_words)
+    score, pair = score_ctx.params, _parsed("pair", run, preset, pair_words).params
+    begin_sampling(run, sample, beside=score["workers"])
     from jobs.progress import ConsoleProgress
     from pipeline.flow import FlowSettings, run_flow
     from pipeline.pairing import run_pair
     from storage.run import Run
 
-    sample = _parsed("sample", run, preset, sample_words).params
-    score_ctx = _parsed("score", run, preset, score_words)
-    score, pair = score_ctx.params, _parsed("pair", run, preset, pair_words).params
     chosen = [{name: one[name] for name in one if name not in _NOT_SETTINGS} for one in (sample, score, pair)]
     settings = FlowSettings(
         sample=sample_settings(chosen[0]), score=score_settings(chosen[1], given_options(score_ctx))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.head_start import begin_sampling
 from jobs.settings.command import PresetCommand, preset_option
 from jobs.settings.options import (
     counts,
@@ -88,6 +89,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     Keeps the video, the final latents and the encoded condition of each candidate. The same command again
     samples only what is missing.
     """
+    if not dry_run:
+        begin_sampling(run, chosen)
     from jobs.progress import ConsoleProgress
     from pipeline.sampling.sample import plan_sample, run_sample
     from storage.run import Run

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.head_start import begin_scoring
 from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.from_dataclass import built, names_of, options_of, union_of
 from jobs.settings.options import (
@@ -51,6 +52,8 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     geometry model is another reward version beside the first; the same command again scores only what is
     missing.
     """
+    if not dry_run:
+        begin_scoring(run, chosen)
     from jobs.progress import ConsoleProgress
     from pipeline.scoring.score import plan_score, run_score
     from storage.run import Run

@@ -82,7 +82,12 @@ def command(
     under the whole text is taken as it is. The same folder at several weights is several models. Adapters
     named GROUP/TRAINING, such as ours/0 and ours/1, have a table each and one of the group, over trainings.
     """
+    from jobs.head_start import begin_sampling
     from jobs.main import PARTIAL
+
+    if run.is_dir() and not dry_run:
+        model = chosen["model"] or preset.model
+        begin_sampling(run / "eval" / chosen["name"], chosen | {"model": model})
     from jobs.progress import ConsoleProgress
     from pipeline.evaluation.evaluate import run_evaluate
     from pipeline.evaluation.tables import as_json as plain

@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.engine.nursery import Nursery
 from pipeline.engine.ray_worker import Actor, Phase, Place, worker_class
 from pipeline.engine.stage import Stage
 from pipeline.engine.worker_settings import WorkerSettings
@@ -37,9 +39,12 @@ class _Benched:
 class Crew:
     """Hires actors for stages and takes them back. Not thread-safe; `ray` is the started library."""
 
-    def __init__(self, ray: Any, settings: WorkerSettings, places: int) -> None:
+    def __init__(
+        self, ray: Any, settings: WorkerSettings, places: int, nursery: Nursery | None = None
+    ) -> None:
         self.ray = ray
-        self._settings, self._places = settings, places
+        self._settings, self._places, self._nursery = settings, places, nursery
+        self._at_close: Callable[[], None] = lambda: None
         self._class = worker_class(ray)
         self._bench: list[_Benched] = []
         self._at_work: list[Actor] = []
@@ -108,6 +113,13 @@ class Crew:
         self.ray.shutdown()
         self._bench.clear()
         self._at_work.clear()
+        if self._nursery is not None:
+            self._nursery.close()
+        self._at_close()
+
+    def at_close(self, call: Callable[[], None]) -> None:
+        """Have something called when all is closed."""
+        self._at_close = call
 
     def _from_bench(self, place: Place) -> Any:
         for one in [one for one in self._bench if one.place == place]:
@@ -135,6 +147,8 @@ class Crew:
         options: dict[str, Any] = {"num_cpus": place.cpus, "num_gpus": place.gpus, "max_restarts": 0}
         if runtime_env:
             options["runtime_env"] = runtime_env
+        elif self._nursery is not None and not place.gpus:
+            options["runtime_env"] = {"py_executable": self._nursery.python}
         if not place.gpus:
             # Spread what only needs CPUs; GPUs are packed, so that whole ones stay free.
             options["scheduling_strategy"] = "SPREAD"

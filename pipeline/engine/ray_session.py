@@ -9,10 +9,11 @@ import site
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from pipeline.engine.nursery import Nursery
 from pipeline.engine.ray_crew import Crew
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
@@ -21,26 +22,58 @@ log = logging.getLogger(__name__)
 
 _START_ATTEMPTS = 2
 _NICENESS = "RAY_worker_niceness"  # the name that Ray reads
+# Workers that Ray starts before it knows what for; those of a nursery are others.
+_PRESTART = "RAY_prestart_worker_first_driver"
 _OBJECT_STORE_BYTES = 100 * 2**20
 
 
-def open_crew(settings: WorkerSettings, cpus: int) -> Crew:
+def open_crew(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) -> Crew:
     """The cluster at `settings.ray_address`, or a local one with `cpus` places, and no actor yet.
 
-    Raises UserError when Ray does not start, and when no node can ever hold a worker with its GPUs.
+    Workers of a local one that need no GPU have imported `modules` when they start. Raises UserError when Ray
+    does not start, and when no node can ever hold a worker with its GPUs.
     """
     local = settings.ray_address is None
-    with _environment(local_environment() if local else {}), _own_signals():
-        import ray
+    environment = local_environment() if local else {}
+    nursery = _nursery(settings, modules, environment) if modules and local else None
+    if nursery is not None:
+        environment[_PRESTART] = "0"
+    with _closed_on_error(nursery):
+        with _environment(environment), _own_signals():
+            import ray
 
-        with _loopback_only(ray) if local else nullcontext():
-            _start(ray, _start_options(settings, cpus))
+            with _loopback_only(ray) if local else nullcontext():
+                _start(ray, _start_options(settings, cpus))
+        try:
+            _require_gpus(ray, settings)
+        except UserError:
+            ray.shutdown()
+            raise
+    return Crew(ray, settings, cpus, nursery)
+
+
+def _nursery(
+    settings: WorkerSettings, modules: Sequence[str], environment: Mapping[str, str]
+) -> Nursery | None:
+    """None where workers cannot be forks, and then import for themselves."""
+    # macOS forks, but not what has used its frameworks.
+    if settings.gpus_per_worker or settings.runtime_env is not None or sys.platform != "linux":
+        return None
     try:
-        _require_gpus(ray, settings)
-    except UserError:
-        ray.shutdown()
+        return Nursery(modules, environment)
+    except OSError as error:
+        log.info("workers import for themselves: %s", error)
+        return None
+
+
+@contextmanager
+def _closed_on_error(nursery: Nursery | None) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        if nursery is not None:
+            nursery.close()
         raise
-    return Crew(ray, settings, cpus)
 
 
 def local_environment() -> dict[str, str]:

@@ -13,13 +13,13 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
 
 from pipeline.models import AdapterRef, ModelRef, Precision
 from storage.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # Settings that came when runs existed: left out of the plain values at their defaults, so that the ids of
 # those runs stay what they are.
@@ -134,6 +134,8 @@ class Sampler(Protocol):
 
 def nonfinite_reason(latents_FChw: Tensor) -> str | None:
     """Why these latents cannot be used, or None when every value is finite."""
+    import torch  # a driver that only names samplers does without it
+
     bad = int((~torch.isfinite(latents_FChw)).sum())
     if not bad:
         return None

@@ -19,6 +19,7 @@ __all__ = [
     "SamplerSettings",
     "first_frame",
     "make_sampler",
+    "sampler_module",
 ]
 
 FirstFrame: TypeAlias = Literal["required", "optional", "unused"]
@@ -52,6 +53,11 @@ def first_frame(model: ModelRef) -> FirstFrame:
     Raises UserError for a family without a sampler.
     """
     return _spec(model).first_frame
+
+
+def sampler_module(model: ModelRef) -> str:
+    """The module that the sampler of the model is in; importing it takes long. Raises UserError."""
+    return _spec(model).module
 
 
 def make_sampler(

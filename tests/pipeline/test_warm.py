@@ -9,16 +9,20 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import torch
 
-from pipeline.engine import ray_crew
+from jobs.head_start import begin_sampling, begin_scoring
+from jobs.settings.options import WORKER_OPTIONS
+from pipeline.engine import ray_crew, ray_session, warm
 from pipeline.engine.ray_crew import Crew
 from pipeline.engine.ray_runner import RayRunner
 from pipeline.engine.stage import Resources
-from pipeline.engine.warm import crew_for, kept_warm
+from pipeline.engine.warm import crew_for, head_start, kept_warm
 from pipeline.engine.worker_settings import WorkerSettings
-from tests.pipeline.toy import ToyStage, ToyTask
+from storage.errors import UserError
+from tests.pipeline.toy import ToyStage, ToyTask, tries
 
 
 def look(folder: Path, *keys: str, cpus: float = 1) -> dict[str, Any]:
@@ -41,7 +45,7 @@ def test_a_stage_finds_the_worker_of_the_former_one_as_new(tmp_path: Path) -> No
         with kept_warm():
             second = look(tmp_path / "second", "litters")
         assert second == first, "one process, and one set of weights at a time"
-        assert {**second, "pid": alone["pid"]} == alone, "a warm worker is as a new one"
+        assert whoever(second) == whoever(alone), "a warm worker is as a new one"
 
         third = look(tmp_path / "third")
         assert third["pid"] != second["pid"], "what a stage left behind would reach the next"
@@ -56,6 +60,83 @@ def test_a_stage_finds_the_worker_of_the_former_one_as_new(tmp_path: Path) -> No
     assert not ray.is_initialized()
     with pytest.raises(ProcessLookupError):
         os.kill(fourth["pid"], 0)
+
+
+def whoever(found: dict[str, Any]) -> dict[str, Any]:
+    """What was found, whichever process it was."""
+    return {name: value for name, value in found.items() if name not in ("pid", "parent")}
+
+
+def forks() -> list[str]:
+    """The nurseries, and what they forked, below this process."""
+    below = psutil.Process().children(recursive=True)
+    commands = [" ".join(one.cmdline()) for one in below if one.status() != psutil.STATUS_ZOMBIE]
+    return [one for one in commands if "nursery" in one]
+
+
+@pytest.mark.slow
+def test_after_a_head_start_workers_are_forks_that_find_what_new_ones_find(tmp_path: Path) -> None:
+    alone = look(tmp_path / "alone")
+    settings = WorkerSettings(workers=1)
+    with kept_warm():
+        head_start(settings, 1, ["torch", "tests.pipeline.toy"])
+        head_start(settings, 1, ["antigravity"])  # one is enough
+        forked = look(tmp_path / "forked", "once")
+        assert "pipeline.engine.nursery" in forked["parent"]
+        assert "pipeline.engine.nursery" not in alone["parent"]
+        assert tries(tmp_path / "forked", "once") == 2, "a fork that dies is replaced"
+        assert whoever(forked) == whoever(alone)
+        assert forks()
+    assert not forks()
+
+
+@pytest.mark.slow
+def test_a_head_start_that_nobody_needs_leaves_nothing(tmp_path: Path) -> None:
+    head_start(WorkerSettings(workers=1), 1, ["json"])
+    assert not forks(), "outside of a block nobody would end it"
+    with kept_warm():
+        head_start(WorkerSettings(workers=1), 1, ["json"])
+    assert not forks()
+    import ray
+
+    assert not ray.is_initialized()
+
+
+def test_whoever_comes_for_workers_is_told_why_there_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise UserError("Ray does not start")
+
+    monkeypatch.setattr(ray_session, "open_crew", fail)
+    settings = WorkerSettings(workers=1)
+    with kept_warm():
+        head_start(settings, 1, ["json"])
+        with pytest.raises(UserError, match="Ray does not start"), crew_for(settings, 1):
+            pass
+    with kept_warm():
+        head_start(settings, 1, ["json"])
+
+
+def test_only_a_run_that_surely_needs_workers_has_a_head_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[tuple[int, list[str]]] = []
+    monkeypatch.setattr(warm, "head_start", lambda _, places, modules: begun.append((places, modules)))
+    sample = dict.fromkeys([*WORKER_OPTIONS, "revision", "prompts"]) | {"workers": 2, "model": "world"}
+    run = tmp_path / "run"
+    begin_sampling(run, sample, beside=1)
+    for wrong in ({"model": "no/such"}, {"revision": "a"}, {"prompts": tmp_path / "none.jsonl"}):
+        begin_sampling(run, sample | wrong)
+    begin_scoring(run, sample)
+    assert begun == [(3, ["pipeline.sampling.cogvideox"])]
+    (run / "candidates").mkdir(parents=True)
+    (run / "candidates" / "0.parquet").touch()
+    begin_sampling(run, sample)
+    begin_scoring(run, sample)
+    assert begun[1:] == [(2, ["pipeline.scoring.stage"])]
+    (run / "scores").mkdir()
+    (run / "scores" / "0.parquet").touch()
+    begin_scoring(run, sample)
+    assert len(begun) == 2
 
 
 @pytest.mark.slow

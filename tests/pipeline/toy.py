@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
+
 from pipeline.engine.stage import Resources, TaskOutcome, beat
 from storage.errors import DiskError, UserError
 
@@ -125,6 +127,7 @@ def _looks() -> dict[str, Any]:
 
     return {
         "pid": os.getpid(),
+        "parent": psutil.Process().parent().cmdline(),
         "weights": len(Weights.alive),
         "threads": torch.get_num_threads(),
         "draws": torch.rand(4).tolist(),
