@@ -19,12 +19,14 @@ from jobs.main import COMMANDS
 from jobs.settings.command import Command
 from jobs.settings.from_dataclass import built, names_of, options_of, settings_of, union_of
 from jobs.settings.options import recordable
+from jobs.train_dpo import Where
 from pipeline.scoring.settings import ScoreSettings
 from rewards.table import REWARDS, RewardSpec
 from storage.errors import FieldError, UserError
 from storage.mining.rules import OF_CANDIDATES, OF_PAIRS, REMEDIES, PairRules, PairSettings
 from storage.tables.schemas import TABLES
 from tests.jobs.test_cli import gpa
+from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,11 @@ def test_pair_says_its_flags() -> None:
 
 
 # Command, and the settings that its options are made of.
-SETTINGS: dict[str, tuple[type, ...]] = {"pair": (PairSettings,), "score": (ScoreSettings, RewardOptions)}
+SETTINGS: dict[str, tuple[type, ...]] = {
+    "pair": (PairSettings,),
+    "score": (ScoreSettings, RewardOptions),
+    "train-dpo": (Where, TrainConfig),
+}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
