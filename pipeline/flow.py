@@ -16,7 +16,8 @@ from typing import Any
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import Summary, Tally
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
-from pipeline.sampling.sample import SamplePlan, SampleSettings, mend_sampled, plan_sample, sample_stage
+from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_sample, sample_stage
+from pipeline.sampling.settings import SampleSettings
 from pipeline.sampling.stage import SampleStage
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
 from pipeline.scoring.settings import ScoreSettings

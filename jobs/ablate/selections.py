@@ -11,7 +11,8 @@ from jobs.ablate.commands import Commands
 from jobs.ablate.costs import scoring_seconds
 from jobs.ablate.trainings import FOLDER, Selection, Training, pair_words, train_words
 from pipeline.forecast.forecast import Forecast
-from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.sampling.sample import plan_sample, run_sample
+from pipeline.sampling.settings import SampleSettings
 from rewards.errors import RewardError
 from storage.atomic import write_bytes
 from storage.errors import UserError

@@ -22,7 +22,8 @@ from pipeline.evaluation.panel import Panel, header_of, run_judge
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
 from pipeline.evaluation.truth import true_clips, truth_means
 from pipeline.models import resolve_adapter, resolve_model
-from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.sampling.sample import plan_sample, run_sample
+from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.score import run_score
 from pipeline.scoring.settings import ScoreSettings
 from storage.errors import UserError

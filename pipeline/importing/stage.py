@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from torch import Tensor
 
 from pipeline.engine.stage import Failure, Resources, TaskOutcome, beat
 from pipeline.importing.manifest import STAGE
+from pipeline.importing.settings import Fit
 from pipeline.models import ModelRef, pick_device
-from pipeline.sampling.sampler import Condition, Execution, Sampler, SamplerSettings, nonfinite_reason
+from pipeline.sampling.sampler import Condition, Sampler, nonfinite_reason
 from pipeline.sampling.samplers import make_sampler
-from storage.errors import UserError
+from pipeline.sampling.settings import Execution, SamplerSettings
+from storage.errors import FieldError
 from storage.media.external_video import Refused, VideoFacts, VideoLimits, decode_video
 from storage.media.ingest import copy_file, file_sha256, link_file, show
 from storage.media.tensors import write_tensors
@@ -32,8 +34,6 @@ from storage.run import Run
 from storage.tables.ids import canonical_json
 from storage.tables.records import Candidate, Prompt, utc_now
 from storage.tables.shards import write_shard
-
-Fit: TypeAlias = Literal["exact", "crop", "resize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.fit not in get_args(Fit):
-            raise UserError(f"--fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}: choose one")
+            raise FieldError("fit", f"one of {', '.join(get_args(Fit))}", self.fit, "choose one")
 
     @property
     def shape(self) -> tuple[int, int, int]:

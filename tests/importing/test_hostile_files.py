@@ -43,14 +43,14 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "large": (
         lambda path: clip(path, 9, height=80, width=80),
         "too-large",
-        "has 80x80 = 6400 pixels a frame, --max-pixels is 4096: make it smaller, or raise",
+        "has 80x80 = 6400 pixels a frame, max_pixels is 4096: make it smaller, or raise",
     ),
     "nine hours": (
         lambda path: clip(path, 9, count=32, fps=1 / 1001),
         "too-long",
-        "has 32032 seconds; --max-frames is 32, --max-seconds 8: cut it, or raise the limit",
+        "has 32032 seconds; max_frames is 32, max_seconds 8: cut it, or raise the limit",
     ),
-    "many frames": (lambda path: clip(path, 9, count=40), "too-long", "has 40 frames; --max-frames is 32"),
+    "many frames": (lambda path: clip(path, 9, count=40), "too-long", "has 40 frames; max_frames is 32"),
     "two hundred million frames": (
         lambda path: patch(clip(path, 9), b"stts", 12, 200_000_000),
         "too-long",

@@ -12,8 +12,8 @@ import torch
 
 from pipeline.importing.import_videos import dry_run, run_import
 from pipeline.models import resolve_model
-from pipeline.sampling.sampler import SamplerSettings
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
 from storage.media.video import read_video
@@ -266,9 +266,9 @@ def test_runs_of_another_model_and_bad_options_are_refused(
     with pytest.raises(UserError, match="sampled with precision fp32, this command has bf16"):
         run_import(run, settings(source, tiny_model, sampler=half))
     for changes, message in (
-        ({"fit": "crop"}, "--fit crop is for videos that are encoded"),
-        ({"revision": "a"}, "--revision is for videos that are encoded"),
-        ({"batch": 0}, "--batch must be at least 1"),
+        ({"fit": "crop"}, "`fit` crop is for videos that are encoded"),
+        ({"revision": "a"}, "`revision` is for videos that are encoded"),
+        ({"batch": 0}, "batch must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             settings(source, **changes)

@@ -20,6 +20,7 @@ from jobs.settings.command import Command
 from jobs.settings.from_dataclass import built, names_of, options_of, settings_of, union_of
 from jobs.settings.options import recordable
 from jobs.train_dpo import Where
+from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.settings import ScoreSettings
 from rewards.table import REWARDS, RewardSpec
 from storage.errors import FieldError, UserError
@@ -103,6 +104,7 @@ def test_pair_says_its_flags() -> None:
 
 # Command, and the settings that its options are made of.
 SETTINGS: dict[str, tuple[type, ...]] = {
+    "sample": (SampleSettings,),
     "pair": (PairSettings,),
     "score": (ScoreSettings, RewardOptions),
     "train-dpo": (Where, TrainConfig),

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.models import load_pipeline, resolve_adapter, resolve_model
-from pipeline.sampling.sampler import SamplerSettings
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build
 
