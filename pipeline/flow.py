@@ -40,16 +40,14 @@ class FlowSettings:
 
     def __post_init__(self) -> None:
         if self.score.limit is not None:
-            raise UserError("gpa run scores what it samples: give --limit to sample, not to score")
+            raise UserError("gpa run scores what it samples: give limit to sample, not to score")
         if bool(self.sample.workers) != bool(self.score.workers):
             raise UserError(
-                f"--workers is {self.sample.workers} for sample and {self.score.workers} for score: give "
+                f"workers is {self.sample.workers} for sample and {self.score.workers} for score: give "
                 "both 0 (no Ray) or both 1 or more"
             )
         if self.sample.ray_address != self.score.ray_address:
-            raise UserError(
-                "sample and score are on different Ray clusters: give both the same --ray-address"
-            )
+            raise UserError("sample and score are on different Ray clusters: give both the same ray_address")
 
 
 @dataclass(frozen=True, kw_only=True)

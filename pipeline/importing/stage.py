@@ -63,10 +63,10 @@ class Target:
         has = f"has {facts.frames} frames of {facts.width}x{facts.height}"
         wants = f"the model is asked for {self.frames} of {self.width}x{self.height}"
         if facts.frames < self.frames:
-            raise Refused("too-short", f"{has}, {wants}: give a lower --num-frames, or a longer video")
+            raise Refused("too-short", f"{has}, {wants}: give a lower num_frames, or a longer video")
         if self.fit == "exact" and facts.shape != self.shape:
             raise Refused(
-                "size", f"{has}, {wants}: use --fit crop or resize, or --height, --width, --num-frames"
+                "size", f"{has}, {wants}: use `fit` crop or resize, or change `height`, `width` or num_frames"
             )
 
     def apply(self, frames_THW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -219,7 +219,7 @@ class ImportStage:
         latents_X = self._sampler.encode_video(frames_THW3, self._condition(prompt))
         reason = nonfinite_reason(latents_X)
         if reason is not None:
-            raise Refused("not-finite", f"{reason}: encode it with --precision fp32")
+            raise Refused("not-finite", f"{reason}: encode it with `precision` fp32")
         path = self._run.resolve(self._run.latent_uri(candidate_id))
         write_tensors(path, {"latents": latents_X}, {"candidate_id": candidate_id})
 

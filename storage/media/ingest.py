@@ -32,7 +32,7 @@ def confined(root: Path, name: str, allow_outside: bool) -> Path:
         raise Refused(
             "outside",
             f"path {show(name)!r} leads out of {show(str(root))}: move the file there, or give "
-            "--allow-outside if you trust whoever wrote it",
+            "allow_outside if you trust whoever wrote it",
         )
     return path
 
@@ -84,7 +84,7 @@ def link_file(source: Path, target: Path, sha256: str) -> None:
     except OSError as error:
         if error.errno in {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP}:
             raise Refused(
-                "link", f"cannot be linked into {target.parent} ({error.strerror}): leave --link out"
+                "link", f"cannot be linked into {target.parent} ({error.strerror}): leave `link` out"
             ) from error
         raise write_error(target, error) from error
     finally:

@@ -154,7 +154,7 @@ def test_a_link_that_cannot_be_made_says_to_copy(
     summary = run_import(run, settings(source, link=True))
     assert (summary.done, summary.failed) == (0, 1)
     assert "cannot be linked into" in str(summary.reason)
-    assert "leave --link out" in str(summary.reason)
+    assert "leave `link` out" in str(summary.reason)
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")

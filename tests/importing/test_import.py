@@ -129,7 +129,7 @@ def test_videos_of_another_size_are_fitted_when_asked(
     assert (refused.done, refused.failed) == (1, 2)
     rule, detail = rejected(run)["a quiet hall 0/5.mp4"]
     assert rule == "size"
-    assert "has 12 frames of 64x40, the model is asked for 9 of 32x32: use --fit crop or resize" in detail
+    assert "has 12 frames of 64x40, the model is asked for 9 of 32x32: use `fit` crop or resize" in detail
     assert rejected(run)["a quiet hall 0/6.mp4"][0] == "too-short"
     fitted = run_import(run, settings(source, tiny_model, fit=fit))
     assert (fitted.present, fitted.done, fitted.failed) == (1, 1, 1)

@@ -45,7 +45,7 @@ OPEN: dict[str, set[str]] = {
     "train-dpo": {"pairs", "max_pairs", "revision"},
     "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }
-COMMON = {"run", "preset", "recipe", "dry_run", "as_json", "help"}
+COMMON = {"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"}
 
 _FIVE_B: dict[str, Any] = {
     "num_attention_heads": 48,

@@ -166,7 +166,7 @@ def gloss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Com
 
 
 def test_a_reward_with_options_is_one_file_and_one_line(gloss: click.Command, tmp_path: Path) -> None:
-    shown = " ".join(CliRunner().invoke(gloss, ["--help"]).output.split())
+    shown = " ".join(CliRunner().invoke(gloss, ["--help-all"]).output.split())
     assert "--shine X How much shine counts. [default: 0.5]" in shown
     preset = tmp_path / "mine.yaml"
     preset.write_text("extends: world\nscore: {reward: gloss, shine: 2}")

@@ -225,5 +225,5 @@ def test_the_command_takes_the_options(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("error: --offload sequential is for a GPU")
     assert not (tmp_path / "run").exists()
-    shown = " ".join(CliRunner().invoke(cli, ["sample", "--help"]).output.split())
+    shown = " ".join(CliRunner().invoke(cli, ["sample", "--help-all"]).output.split())
     assert "the first candidates of a worker take minutes" in shown

@@ -39,7 +39,10 @@ def test_what_changes_a_candidate_changes_its_id_and_nothing_else_does() -> None
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"negative_prompt": "blur"}, r"negative_prompt must be empty unless guidance is above 1 \(it is 1\), got 'blur'"),
+        (
+            {"negative_prompt": "blur"},
+            "negative_prompt must be empty unless guidance is above 1 .*got 'blur'",
+        ),
         ({"adapter_weight": float("nan")}, "adapter_weight must be finite, got nan"),
     ],
 )
