@@ -68,13 +68,13 @@ class Command(click.Command):
             super().format_options(ctx, formatter)
             return
         groups: dict[str, list[tuple[str, str]]] = {}
-        left_out = 0
+        left_out = False
         for one in self.get_params(ctx):
             record = one.get_help_record(ctx)
             if record is None or not isinstance(one, click.Option):
                 continue
             if isinstance(one, Setting) and not one.common and not ctx.meta.get(_ALL):
-                left_out += 1
+                left_out = True
                 continue
             group = one.group if isinstance(one, Setting) else _GROUPS_OF.get(str(one.name), OTHER)
             groups.setdefault(group, []).append(record)
@@ -83,7 +83,7 @@ class Command(click.Command):
                 formatter.write_dl(groups[group])
         if left_out:
             formatter.write_paragraph()
-            formatter.write_text(f"{left_out} more options: {ctx.command_path} --help-all")
+            formatter.write_text(f"All options: {ctx.command_path} --help-all")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; errors of settings are put in the words of the command line."""
