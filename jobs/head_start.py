@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.settings.options import WORKER_OPTIONS
+from jobs.settings.from_dataclass import built
 
 
 def begin_sampling(run: Path, chosen: Mapping[str, Any], *, beside: int = 0) -> None:
@@ -51,5 +51,5 @@ def _begin(chosen: Mapping[str, Any], module: str, beside: int = 0) -> None:
     from pipeline.engine import warm
     from pipeline.engine.worker_settings import WorkerSettings
 
-    workers = WorkerSettings(**{name: chosen[name] for name in WORKER_OPTIONS if chosen[name] is not None})
+    workers = built(WorkerSettings, chosen)
     warm.head_start(workers, workers.workers + beside, [module])

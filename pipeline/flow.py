@@ -16,7 +16,8 @@ from typing import Any
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import Summary, Tally
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
-from pipeline.sampling.sample import SamplePlan, SampleSettings, mend_sampled, plan_sample, sample_stage
+from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_sample, sample_stage
+from pipeline.sampling.settings import SampleSettings
 from pipeline.sampling.stage import SampleStage
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
 from pipeline.scoring.settings import ScoreSettings
@@ -39,16 +40,14 @@ class FlowSettings:
 
     def __post_init__(self) -> None:
         if self.score.limit is not None:
-            raise UserError("gpa run scores what it samples: give --limit to sample, not to score")
+            raise UserError("gpa run scores what it samples: give limit to sample, not to score")
         if bool(self.sample.workers) != bool(self.score.workers):
             raise UserError(
-                f"--workers is {self.sample.workers} for sample and {self.score.workers} for score: give "
+                f"workers is {self.sample.workers} for sample and {self.score.workers} for score: give "
                 "both 0 (no Ray) or both 1 or more"
             )
         if self.sample.ray_address != self.score.ray_address:
-            raise UserError(
-                "sample and score are on different Ray clusters: give both the same --ray-address"
-            )
+            raise UserError("sample and score are on different Ray clusters: give both the same ray_address")
 
 
 @dataclass(frozen=True, kw_only=True)

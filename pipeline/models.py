@@ -67,7 +67,7 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
     if packaged is not None or path.is_dir():
         if revision is not None:
             raise UserError(
-                f"--revision {revision} is for Hub models; {name!r} is a folder: leave --revision out"
+                f"`revision` {revision} is for Hub models; {name!r} is a folder: leave `revision` out"
             )
         recorded = name if packaged is not None else path.resolve().name
         return ModelRef(
@@ -98,7 +98,7 @@ def resolve_adapter(path: Path, model: ModelRef) -> AdapterRef:
     if base != (model.name, model.revision):
         raise UserError(
             f"adapter {path} was trained on {base[0]} at {base[1]}, not on {model.name} at {model.revision}: "
-            "use it with its own base model (--model, --revision)"
+            "use it with its own base model (`model`, `revision`)"
         )
     with weights.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -152,9 +152,7 @@ def pick_device(gpus: float) -> str:
     if gpus <= 0:
         return "cpu"
     if not torch.cuda.is_available():
-        raise UserError(
-            f"--gpus-per-worker {gpus:g} asks for a GPU and torch sees none: use --gpus-per-worker 0"
-        )
+        raise UserError(f"gpus_per_worker {gpus:g} asks for a GPU and torch sees none: use gpus_per_worker 0")
     return "cuda"
 
 

@@ -60,7 +60,12 @@ class ReprojectionOptions:
         default=0.1, metadata={"help": "Added per share of holes when they are masked.", "metavar": "X"}
     )
     frames: int = field(
-        default=10, metadata={"help": "Frames of a video that are used, evenly spread.", "metavar": "N"}
+        default=10,
+        metadata={
+            "help": "Frames of a video that are used, evenly spread.",
+            "metavar": "N",
+            "common": True,
+        },
     )
     rasteriser: Literal["auto", "torch", "pytorch3d"] = field(
         default="torch",
@@ -128,7 +133,12 @@ class EpipolarOptions:
     """
 
     frames: int = field(
-        default=10, metadata={"help": "Frames of a video that are used, evenly spread.", "metavar": "N"}
+        default=10,
+        metadata={
+            "help": "Frames of a video that are used, evenly spread.",
+            "metavar": "N",
+            "common": True,
+        },
     )
     pairs: Literal["adjacent", "half", "first"] = field(
         default="half", metadata={"help": "Which frames are matched: half a clip apart, or adjacent ones."}

@@ -166,7 +166,7 @@ class Run:
                 who = ", ".join(locks.holders(self.path)) or "a training"
                 raise UserError(
                     f"the pairs of {self.path} are being read ({who}): wait for it, or write the new "
-                    "selection elsewhere (--out DIR, then gpa train-dpo --pairs DIR)"
+                    "selection elsewhere (`out` DIR, then gpa train-dpo --pairs DIR)"
                 ) from error
             yield
 

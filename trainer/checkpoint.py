@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from storage.atomic import sync_directory, write_bytes
 from storage.errors import UserError
+from trainer.config import BEFORE_IT_EXISTED
 from trainer.lora import like, whole
 
 
@@ -128,9 +129,12 @@ def load_latest(directory: Path) -> Checkpoint | None:
 
 
 def require_same_config(saved: dict[str, Any], current: dict[str, Any], out_dir: Path) -> None:
-    """Raise UserError naming the first field in which a resumed training differs from the saved one."""
+    """Raise UserError naming the first field in which a resumed training differs from the saved one.
+
+    A field that the saved one does not have came later, and then was what changed nothing.
+    """
     for name in sorted(saved.keys() | current.keys()):
-        before, now = saved.get(name), current.get(name)
+        before, now = saved.get(name, BEFORE_IT_EXISTED.get(name)), current.get(name)
         if before != now:
             raise UserError(
                 f"the training in {out_dir} was started with {name} {before!r}, now it is {now!r}: give the "

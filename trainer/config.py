@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from storage.errors import UserError
+from storage.errors import FieldError
 from storage.tables.ids import SPLITS, Split
 
 Objective = Literal["dpo", "ipo", "sft"]
@@ -21,29 +21,18 @@ Device = Literal["auto", "cpu"]
 
 MAX_SEED = 2**62
 
-# These say where things lie and how often they are written, not what is computed: they may change on resume.
-_FREE_ON_RESUME = frozenset(
-    {
-        "model_dir",
-        "pairs_dir",
-        # Which pairs there are is fixed, whatever bounded their number.
-        "max_pairs",
-        "out_dir",
-        "checkpoint_every",
-        "keep",
-        "threads",
-        "device",
-        "tensorboard",
-        "forward",
-        "gradient_checkpointing",
-        "compile",
-        "shard",
-        "validate_every",
-        "validate_split",
-        "validate_pairs",
-        "sample_every",
-    }
-)
+
+def _option(help_line: str, **metadata: Any) -> dict[str, Any]:
+    """Of a field that is an option of the command line.
+
+    free: says where things lie, how often they are written or what they take, not what is computed, and may
+    change on resume. preferences: has no meaning for supervised training. later: came when there were
+    trainings already, which go on where it is what it was before it existed. least and above bound a number.
+    """
+    return {"help": help_line, "group": "Training", **metadata}
+
+
+_FREE: Any = {"free": True}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,117 +59,214 @@ class TrainConfig:
     `validate_pairs` pairs of `validate_split` every N steps and at the end, `sample_every` N > 0 calls
     `on_sample` of the training so often; neither changes a number of the training. `threads` is the number
     of CPU threads of torch during the training; None leaves it as it is.
-    Raises UserError naming the field, the rule and the value.
+    Raises FieldError. A field with `help` in its metadata is an option of the command line.
     """
 
-    model_dir: Path
+    model_dir: Path = field(metadata=_FREE)
     model: str
     revision: str
-    pairs_dir: Path
-    out_dir: Path
+    pairs_dir: Path = field(metadata=_FREE)
+    out_dir: Path = field(metadata=_FREE)
     split: Split | None = "train"
-    max_pairs: int | None = None
-    objective: Objective = "dpo"
-    beta: float = 500.0
-    winner_anchor: float = 0.0
-    winner_weight: float = 0.0
-    first_frame_weight: float = 1.0
-    cache_reference: int = 0
-    rank: int = 64
-    alpha: int = 128
-    lr: float = 5e-6
-    steps: int = 10_000
-    warmup: int = 500
-    schedule: Schedule = "cosine"
-    weight_decay: float = 0.0
-    batch_size: int = 8
-    grad_accum: int = 1
-    precision: Precision = "fp32"
-    gradient_checkpointing: Checkpointing = "auto"
-    forward: Forward = "auto"
-    compile: bool = False
-    shard: bool = False
-    optimizer: Optimizer = "adamw"
-    seed: int = 0
-    max_grad_norm: float = 1.0
-    checkpoint_every: int = 50
-    keep: int = 2
-    validate_every: int = 0
-    validate_split: Split = "val"
-    validate_pairs: int = 32
-    sample_every: int = 0
-    min_timestep: int = 0
-    max_timestep: int | None = None
-    threads: int | None = None
-    device: Device = "auto"
-    tensorboard: bool = True
+    # Which pairs there are is fixed, whatever bounded their number.
+    max_pairs: int | None = field(
+        default=None,
+        metadata=_option(
+            "Train on at most N of them, taken by chance.", default="all", metavar="N", least=1, free=True
+        ),
+    )
+    objective: Objective = field(
+        default="dpo", metadata=_option("sft trains on the winners alone.", common=True)
+    )
+    beta: float = field(
+        default=500.0,
+        metadata=_option(
+            "Strength of the preference (of mean squared errors, no one half).",
+            metavar="X",
+            above=0,
+            common=True,
+        ),
+    )
+    winner_anchor: float = field(
+        default=0.0,
+        metadata=_option(
+            "Weight of a term that keeps the winner at least as likely as it was; 0 is none.",
+            metavar="X",
+            least=0.0,
+            preferences=True,
+        ),
+    )
+    winner_weight: float = field(
+        default=0.0,
+        metadata=_option(
+            "Weight of supervised training on the winner beside the preference; 0 is none.",
+            metavar="X",
+            least=0.0,
+            preferences=True,
+        ),
+    )
+    first_frame_weight: float = field(
+        default=1.0,
+        metadata=_option(
+            "How much the first latent frame counts in an error where the model is given it; 1 as any other, "
+            "0 leaves it out.",
+            metavar="W",
+            least=0.0,
+            later=True,
+        ),
+    )
+    cache_reference: int = field(
+        default=0,
+        metadata=_option(
+            "Compute the reference's errors once, for K fixed draws per pair; 0 draws anew every step.",
+            metavar="K",
+            least=0,
+            preferences=True,
+        ),
+    )
+    rank: int = field(default=64, metadata=_option("LoRA rank.", metavar="N", least=1, common=True))
+    alpha: int = field(default=128, metadata=_option("LoRA alpha.", metavar="N", least=1))
+    lr: float = field(
+        default=5e-6, metadata=_option("Peak learning rate.", metavar="X", above=0, common=True)
+    )
+    steps: int = field(
+        default=10_000, metadata=_option("Optimiser steps.", metavar="N", least=1, common=True)
+    )
+    warmup: int = field(default=500, metadata=_option("Warm-up steps.", metavar="N", least=0))
+    schedule: Schedule = field(default="cosine", metadata=_option("Learning rate after the warm-up."))
+    weight_decay: float = field(default=0.0, metadata={"least": 0.0})
+    batch_size: int = field(
+        default=8,
+        metadata=_option("Pairs per process and micro-batch.", metavar="N", least=1, common=True),
+    )
+    grad_accum: int = field(
+        default=1, metadata=_option("Micro-batches per step.", metavar="N", least=1, common=True)
+    )
+    precision: Precision = field(
+        default="fp32",
+        metadata=_option("Type of the base; the adapter stays fp32.", group="Compute"),
+    )
+    gradient_checkpointing: Checkpointing = field(
+        default="auto",
+        metadata=_option(
+            "Less memory for more time; auto goes by the memory that is free.", group="Compute", free=True
+        ),
+    )
+    forward: Forward = field(
+        default="auto",
+        metadata=_option(
+            "Winner and loser in one forward pass, or one after the other: less memory, one more pass.",
+            group="Compute",
+            free=True,
+        ),
+    )
+    compile: bool = field(
+        default=False,
+        metadata=_option("torch.compile; the first step takes minutes.", group="Compute", free=True),
+    )
+    shard: bool = field(
+        default=False,
+        metadata=_option(
+            "Spread the weights over the processes of a launcher (FSDP2).", group="Compute", free=True
+        ),
+    )
+    optimizer: Optimizer = field(
+        default="adamw", metadata=_option("adamw8bit needs bitsandbytes.", group="Compute")
+    )
+    seed: int = field(
+        default=0,
+        metadata=_option(
+            "Seed of initialisation, order, noise and timesteps.", metavar="N", least=0, common=True
+        ),
+    )
+    max_grad_norm: float = field(default=1.0, metadata={"above": 0})
+    checkpoint_every: int = field(
+        default=50,
+        metadata=_option("Steps between checkpoints.", metavar="N", least=1, free=True, group="Output"),
+    )
+    keep: int = field(default=2, metadata={"least": 1, **_FREE})
+    validate_every: int = field(
+        default=0,
+        metadata=_option(
+            "Steps between looks at held-out pairs; 0 is never.",
+            metavar="N",
+            least=0,
+            free=True,
+            group="Validation",
+        ),
+    )
+    validate_split: Split = field(
+        default="val", metadata=_option("The split of the held-out pairs.", free=True, group="Validation")
+    )
+    validate_pairs: int = field(
+        default=32,
+        metadata=_option(
+            "How many of them, always the same.", metavar="K", least=1, free=True, group="Validation"
+        ),
+    )
+    sample_every: int = field(
+        default=0,
+        metadata=_option(
+            "Steps between videos of base and adapter, to see motion and sharpness fall; 0 is never.",
+            metavar="N",
+            least=0,
+            free=True,
+            group="Validation",
+        ),
+    )
+    min_timestep: int = field(default=0, metadata={"least": 0})
+    max_timestep: int | None = field(default=None, metadata={"least": 0})
+    threads: int | None = field(
+        default=None,
+        metadata=_option(
+            "CPU threads; the last bits of the result depend on it.",
+            metavar="N",
+            least=1,
+            free=True,
+            group="Compute",
+        ),
+    )
+    device: Device = field(default="auto", metadata=_FREE)
+    tensorboard: bool = field(default=True, metadata=_FREE)
 
     def __post_init__(self) -> None:
         for name in ("model_dir", "pairs_dir", "out_dir"):
             object.__setattr__(self, name, Path(getattr(self, name)))
-        self._check_choices()
-        self._check_numbers()
-        if self.max_timestep is not None and self.max_timestep < self.min_timestep:
-            raise _bad("max_timestep", f"must be >= min_timestep ({self.min_timestep})", self.max_timestep)
-        for name in ("winner_anchor", "winner_weight", "cache_reference"):
-            if self.objective == "sft" and getattr(self, name):
-                raise _bad(name, "must be 0 with objective sft, which has no reference", getattr(self, name))
-        if self.validate_every and self.split in (None, self.validate_split):
-            rule = f"must not be trained on (split is {self.split or 'all of them'}), with validate_every"
-            raise _bad("validate_split", rule, self.validate_split)
-        if self.warmup > self.steps:
-            raise _bad("warmup", f"must be <= steps ({self.steps})", self.warmup)
-
-    def _check_choices(self) -> None:
-        choices: dict[str, tuple[str, ...]] = {
-            "objective": get_args(Objective),
-            "schedule": get_args(Schedule),
-            "precision": get_args(Precision),
-            "device": get_args(Device),
-            "forward": get_args(Forward),
-            "optimizer": get_args(Optimizer),
-            "gradient_checkpointing": get_args(Checkpointing),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise _bad(name, f"must be one of {', '.join(allowed)}", getattr(self, name))
+        kinds = get_type_hints(TrainConfig)
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if get_origin(kinds[one.name]) is Literal and value not in get_args(kinds[one.name]):
+                raise FieldError(one.name, f"one of {', '.join(get_args(kinds[one.name]))}", value)
+            if value is not None:
+                _check_number(one, value)
         if self.split is not None and self.split not in SPLITS:
-            raise _bad("split", f"must be one of {', '.join(SPLITS)}, or none for all", self.split)
-        if self.validate_split not in SPLITS:
-            raise _bad("validate_split", f"must be one of {', '.join(SPLITS)}", self.validate_split)
+            raise FieldError("split", f"one of {', '.join(SPLITS)}, or none for all", self.split)
         for name in ("model", "revision"):
             if not getattr(self, name):
-                raise _bad(name, "must name the base model", getattr(self, name))
-
-    def _check_numbers(self) -> None:
-        for name in (
-            "rank",
-            "alpha",
-            "steps",
-            "batch_size",
-            "grad_accum",
-            "checkpoint_every",
-            "keep",
-            "validate_pairs",
-        ):
-            _require_int(name, getattr(self, name), 1)
-        for name in ("warmup", "seed", "min_timestep", "cache_reference", "validate_every", "sample_every"):
-            _require_int(name, getattr(self, name), 0)
-        for name in ("max_timestep", "threads", "max_pairs"):
-            if getattr(self, name) is not None:
-                _require_int(name, getattr(self, name), 0 if name == "max_timestep" else 1)
-        for name in ("beta", "lr", "max_grad_norm"):
-            _require_number(name, getattr(self, name), positive=True)
-        for name in ("weight_decay", "winner_anchor", "winner_weight", "first_frame_weight"):
-            _require_number(name, getattr(self, name), positive=False)
+                raise FieldError(name, "what names the base model", getattr(self, name))
         if self.seed >= MAX_SEED:
-            raise _bad("seed", "must be < 2**62", self.seed)
+            raise FieldError("seed", "< 2**62", self.seed)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """What one field says of another."""
+        if self.max_timestep is not None and self.max_timestep < self.min_timestep:
+            raise FieldError("max_timestep", f">= min_timestep ({self.min_timestep})", self.max_timestep)
+        for name in OF_PREFERENCES:
+            if self.objective == "sft" and getattr(self, name):
+                rule = "0 with objective sft, which has no reference"
+                raise FieldError(name, rule, getattr(self, name))
+        if self.validate_every and self.split in (None, self.validate_split):
+            rule = f"no split that is trained on ({self.split or 'all of them'}), with validate_every"
+            raise FieldError("validate_split", rule, self.validate_split)
+        if self.warmup > self.steps:
+            raise FieldError("warmup", f"<= steps ({self.steps})", self.warmup)
 
     def to_json(self) -> dict[str, Any]:
         """Every field, paths as strings: what `config.json` beside the adapter holds."""
         return {
-            field.name: str(value) if isinstance(value := getattr(self, field.name), Path) else value
-            for field in dataclasses.fields(self)
+            one.name: str(value) if isinstance(value := getattr(self, one.name), Path) else value
+            for one in dataclasses.fields(self)
         }
 
     def fixed_fields(self) -> dict[str, Any]:
@@ -188,10 +274,22 @@ class TrainConfig:
 
         With a constant schedule the number of steps enters no number, so it may be raised to go on.
         """
-        free = _FREE_ON_RESUME | ({"steps"} if self.schedule == "constant" else set())
-        # At 1 it is no part of what was fixed before the option existed: such a training goes on.
-        free |= {"first_frame_weight"} if self.first_frame_weight == 1 else set()
+        free = FREE_ON_RESUME | ({"steps"} if self.schedule == "constant" else set())
+        # Where it changes nothing, a field that came later is no part of what was fixed before it.
+        free |= {name for name in _LATER if getattr(self, name) == BEFORE_IT_EXISTED[name]}
         return {name: value for name, value in self.to_json().items() if name not in free}
+
+
+FREE_ON_RESUME = frozenset(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("free"))
+OF_PREFERENCES = tuple(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("preferences"))
+_LATER = tuple(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("later"))
+# What a training recorded before a field existed had of it: what the field does not change. Where that is not
+# the default, metadata says it (before).
+BEFORE_IT_EXISTED = {
+    one.name: one.metadata.get("before", one.default)
+    for one in dataclasses.fields(TrainConfig)
+    if one.default is not dataclasses.MISSING
+}
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
@@ -204,16 +302,13 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def _require_int(name: str, value: object, minimum: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
-        raise _bad(name, f"must be a whole number >= {minimum}", value)
-
-
-def _require_number(name: str, value: object, *, positive: bool) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not is_number or not isinstance(value, (int, float)) or value < 0 or (positive and value == 0):
-        raise _bad(name, f"must be a finite number {'> 0' if positive else '>= 0'}", value)
-
-
-def _bad(field: str, rule: str, value: object) -> UserError:
-    return UserError(f"training option {field} {rule}, got {value!r}: change {field}")
+def _check_number(one: dataclasses.Field[Any], value: Any) -> None:
+    """Raise FieldError for a number that its field's bounds leave out."""
+    least, above = one.metadata.get("least"), one.metadata.get("above")
+    if isinstance(least, int):
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise FieldError(one.name, f"a whole number >= {least}", value)
+    elif least is not None or above is not None:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value < 0 or (above is not None and value == 0):
+            raise FieldError(one.name, f"a finite number {'>= 0' if above is None else '> 0'}", value)

@@ -25,7 +25,7 @@ def shard(transformer: Any) -> Any:
     """
     blocks = tuple(getattr(transformer, "_no_split_modules", None) or ())
     if not blocks:
-        raise UserError(f"{type(transformer).__name__} does not name its blocks: train it without --shard")
+        raise UserError(f"{type(transformer).__name__} does not name its blocks: train it without `shard`")
     for module in list(transformer.modules()):
         if type(module).__name__ in blocks:
             fully_shard(module)

@@ -87,7 +87,7 @@ def distribute(accelerator: Accelerator, transformer: Any, *, sharded: bool) -> 
     if not sharded:
         return accelerator.prepare_model(transformer)
     if accelerator.num_processes == 1:
-        raise UserError("--shard needs several processes: start it with accelerate launch --num_processes N")
+        raise UserError("`shard` needs several processes: start it with accelerate launch --num_processes N")
     return shard(transformer.to(accelerator.device))
 
 

@@ -220,7 +220,7 @@ def validation_pairs(config: TrainConfig, given: PairSource | None = None) -> Pa
     except UserError as error:
         raise UserError(
             f"validation: {error}; gpa pair --split all writes the pairs of every split that was sampled, "
-            "and --validate-every 0 goes without"
+            "and validate_every 0 goes without"
         ) from error
     require_same_model(pairs, config.model, config.revision)
     return pairs

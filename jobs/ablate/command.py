@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.settings.command import preset_option
+from jobs.settings.command import Command, preset_option
 from jobs.settings.options import dry_run_option, json_option, run_argument
 from jobs.settings.presets import preset_of
 
@@ -29,7 +29,7 @@ def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> 
     ctx.exit()
 
 
-@click.command("ablate")
+@click.command("ablate", cls=Command)
 @run_argument
 @click.option(
     "--recipes",

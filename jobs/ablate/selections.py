@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from jobs.ablate.commands import Commands
 from jobs.ablate.costs import scoring_seconds
 from jobs.ablate.trainings import FOLDER, Selection, Training, pair_words, train_words
 from pipeline.forecast.forecast import Forecast
-from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.sampling.sample import plan_sample, run_sample
+from pipeline.sampling.settings import SampleSettings
 from rewards.errors import RewardError
 from storage.atomic import write_bytes
 from storage.errors import UserError
@@ -134,7 +135,12 @@ def selection_of(run: Run, commands: Commands, training: Training, reward_versio
     settings, _ = pair_settings({key: value for key, value in params.items() if key not in _OF_COMMAND})
     rules = settled(run, settings.rules)
     candidates = sorted(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist())
-    plain = {name: str(value) for name, value in asdict(rules).items()}
+    # A rule that came later and bounds nothing leaves the name as it was.
+    plain = {
+        one.name: str(getattr(rules, one.name))
+        for one in fields(rules)
+        if not one.metadata.get("later") or getattr(rules, one.name) != one.default
+    }
     name = f"{rules.reward}-{content_id(plain, candidates, str(settings.decisions))[:12]}"
     return Selection(
         directory=str(Path(FOLDER) / "pairs" / name),

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablate.commands import Commands
-from jobs.settings.presets import Recipe
+from jobs.settings.presets import NOT_SETTINGS, Recipe
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.run import Run
+from trainer.config import FREE_ON_RESUME
 
 if TYPE_CHECKING:
     from pipeline.evaluation.tables import Evaluation
@@ -27,11 +28,7 @@ if TYPE_CHECKING:
 FOLDER = "ablate"
 _ADAPTER = Path("adapter") / "pytorch_lora_weights.safetensors"
 # What says where a training lies and how it is watched or interrupted, not what it computes.
-_ASIDE = frozenset(
-    {"run", "preset", "pairs", "name", "dry_run", "as_json", "checkpoint_every", "threads", "forward"}
-    | {"validate_every", "validate_split", "validate_pairs", "sample_every", "sample_prompts"}
-    | {"gradient_checkpointing", "shard", "compile", "max_pairs"}
-)
+_ASIDE = NOT_SETTINGS | FREE_ON_RESUME | {"pairs", "name", "sample_prompts"}
 
 
 @dataclass(frozen=True, kw_only=True)

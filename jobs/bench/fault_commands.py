@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from jobs.figure_tables import print_tables
+from jobs.settings.from_dataclass import options_of
 from jobs.settings.options import (
     counts,
     finish,
@@ -19,8 +20,8 @@ from jobs.settings.options import (
     option,
     print_result,
     run_argument,
-    worker_options,
 )
+from pipeline.engine.worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
     from jobs.bench.faults.harness import Trial
@@ -48,7 +49,7 @@ FAULTS: Final = (
 @option("--kilobytes", type=click.IntRange(1), default=16, metavar="N", help="Size of its latents.")
 @option("--barrier", type=click.IntRange(0), default=0, metavar="N", help="Begin when so many are ready.")
 @click.option("--wild-clock", is_flag=True, help="Wrong dates, by up to thirty years.")
-@worker_options
+@options_of(WorkerSettings)
 @json_option
 @click.pass_context
 def simulate(ctx: click.Context, /, run: Path, journal: Path, as_json: bool, **chosen: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from jobs.settings.command import Command
 from jobs.settings.options import dry_run_option, json_option, option, run_argument
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _IN_USE = "{kept} shards of {table} are being read and were kept: the same command removes them later"
 
 
-@click.command("compact")
+@click.command("compact", cls=Command)
 @run_argument
 @click.option("--table", "only", multiple=True, metavar="NAME", help="Only this one; may be repeated.")
 @option("--memory", default="4GB", metavar="SIZE", help="Memory it may take; more goes to disk.")

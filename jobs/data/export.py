@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from jobs.settings.command import Command
 from jobs.settings.options import json_option, print_result, run_argument
 
 
-@click.command("export")
+@click.command("export", cls=Command)
 @run_argument
 @click.argument("destination", metavar="DEST", type=click.Path(path_type=Path))
 @click.option(

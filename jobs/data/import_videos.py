@@ -8,27 +8,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.settings.command import PresetCommand, preset_option
+from jobs.settings.from_dataclass import built, options_of
 from jobs.settings.options import (
     counts,
     dry_run_option,
     finish,
     json_option,
-    option,
     print_result,
     recordable,
     run_argument,
-    worker_options,
 )
+from pipeline.importing.settings import ImportSettings
 
 if TYPE_CHECKING:
-    from pipeline.importing.import_videos import ImportSettings
     from pipeline.importing.plan import ImportPlan
     from storage.run import Run
 
-# A large clip of a video model is 161 frames of 720x1280. A video is scored from memory, uncompressed.
-MAX_PIXELS = 1088 * 1920
-MAX_FRAMES = 512
-MAX_SECONDS = 60.0
+# Nothing is denoised, so there are no steps, and nothing is led away from.
+_NOT_ENCODING = ("steps", "guidance", "fps", "negative_prompt", "adapter_weight", "vae_slicing", "compile")
 
 
 class ImportCommand(PresetCommand):
@@ -54,36 +51,7 @@ class ImportCommand(PresetCommand):
 @run_argument
 @click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
 @preset_option
-@option("--model", metavar="NAME", help="Encode the videos for training this model; without it only scores.")
-@option("--revision", metavar="REV", help="Revision of a Hub id.")
-@option("--link/--copy", default=False, help="Hard links in the place of copies: no bytes are written.")
-@option(
-    "--fit",
-    type=click.Choice(["exact", "crop", "resize"]),
-    default="exact",
-    help="Videos of another size than the model's: refuse them, cut them, or change their aspect.",
-)
-@option("--height", type=int, metavar="PIXELS", help="With --model: the size it is trained at.")
-@option("--width", type=int, metavar="PIXELS")
-@option("--num-frames", type=int, metavar="N", help="With --model: frames of a video.")
-@option("--max-sequence-length", type=int, metavar="N", help="Text tokens.")
-@option("--precision", type=click.Choice(["fp32", "bf16", "fp16"]), help="Type the model computes in.")
-@option("--vae-tiling/--no-vae-tiling", help="Encode large videos in overlapping tiles: much less memory.")
-@option(
-    "--offload",
-    type=click.Choice(["none", "model", "sequential"]),
-    help="Keep weights in CPU memory until used. Needs a GPU.",
-)
-@option("--max-pixels", type=int, default=MAX_PIXELS, metavar="N", help="Largest frame, height times width.")
-@option("--max-frames", type=int, default=MAX_FRAMES, metavar="N", help="Longest video, in frames.")
-@option("--max-seconds", type=float, default=MAX_SECONDS, metavar="X", help="Longest video, in seconds.")
-@option(
-    "--allow-outside/--no-allow-outside",
-    default=False,
-    help="Follow paths and links that lead out of SOURCE.",
-)
-@option("--batch", type=int, metavar="N", help="Videos of a prompt that make one task.")
-@worker_options
+@options_of(ImportSettings, without=_NOT_ENCODING)
 @dry_run_option
 @json_option
 @click.pass_context
@@ -122,30 +90,18 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
 def import_settings(chosen: dict[str, Any]) -> ImportSettings:
     """The settings of an import from the options of the command."""
-    from pipeline.importing.import_videos import ImportSettings
-    from pipeline.sampling.sampler import Execution, SamplerSettings
-    from storage.errors import UserError
-    from storage.media.external_video import VideoLimits
-
-    rest = {name: value for name, value in chosen.items() if name != "preset"}
-    limits = VideoLimits(**{name: rest.pop(name) for name in VideoLimits.__dataclass_fields__})
-    of_sampler = {name: rest.pop(name) for name in SamplerSettings.__dataclass_fields__ if name in rest}
-    try:
-        # Nothing is denoised, so there are no steps, and nothing is led away from.
-        sampler = SamplerSettings(**of_sampler, steps=1, guidance=1.0, fps=1)
-    except ValueError as error:
-        raise UserError(f"{error}: change the option") from error
-    execution = Execution(offload=rest.pop("offload"))
-    return ImportSettings(limits=limits, sampler=sampler, execution=execution, **rest)
+    encoding = {name: value for name, value in chosen.items() if name not in _NOT_ENCODING}
+    return built(ImportSettings, encoding, source=chosen["source"], steps=1, guidance=1.0, fps=1)
 
 
 def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_json: bool) -> None:
+    from pipeline.importing.import_videos import encoding_of
     from pipeline.importing.plan import forecast_import
 
     told = forecast_import(
         run,
         plan,
-        settings.encoding(),
+        encoding_of(settings),
         link=settings.link,
         workers=settings.workers,
         gpus=settings.gpus_per_worker,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.settings.command import PresetCommand, preset_option, recipe_option
-from jobs.settings.from_dataclass import built, options_of
+from jobs.settings.from_dataclass import Setting, built, options_of
 from jobs.settings.options import dry_run_option, json_option, option, recordable, run_argument
 from storage.mining.rules import PairSettings
 
@@ -25,8 +25,22 @@ if TYPE_CHECKING:
 @preset_option
 @recipe_option
 @options_of(PairSettings)
-@option("--memory", default="4GB", metavar="SIZE", help="Memory for the ranking; more goes to disk.")
-@click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads for it. [default: all]")
+@option(
+    "--memory",
+    default="4GB",
+    metavar="SIZE",
+    help="Memory for the ranking; more goes to disk.",
+    cls=Setting,
+    group="Compute",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Threads for it. [default: all]",
+    cls=Setting,
+    group="Compute",
+)
 @dry_run_option
 @json_option
 def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:

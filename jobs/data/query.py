@@ -14,12 +14,13 @@ from typing import Any
 
 import click
 
+from jobs.settings.command import Command
 from jobs.settings.options import option, run_argument
 
 _CUT = "only the first {limit:,} rows are shown: --limit N shows more, --limit 0 all"
 
 
-@click.command("query")
+@click.command("query", cls=Command)
 @run_argument
 @click.argument("sql", metavar="SQL")
 @click.option("--csv", "form", flag_value="csv", help="Print comma-separated values, with a header.")

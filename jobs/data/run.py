@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.settings.command import preset_option
+from jobs.settings.command import Command, preset_option
 from jobs.settings.options import counts, finish, json_option, print_result, recordable, run_argument
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pipeline.pairing import PairResult
 
 
-@click.command("run")
+@click.command("run", cls=Command)
 @run_argument
 @preset_option
 @click.option("--sample", "sample_words", default="", metavar="OPTIONS", help="Those of gpa sample, quoted.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.settings.command import a_preset
+from jobs.settings.command import Command, a_preset
 from jobs.settings.options import json_option
 from jobs.settings.presets import DEFAULT, Preset, find_preset, preset_names, preset_of
 
@@ -26,7 +26,7 @@ _PACKAGES = (
 )
 
 
-@click.command("doctor")
+@click.command("doctor", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path), metavar="[RUN]", required=False)
 @a_preset(
     f"Only what this preset needs, all of it required: {', '.join(preset_names())}. "

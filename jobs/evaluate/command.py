@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from jobs.settings.command import PresetCommand, preset_option
-from jobs.settings.options import (
-    WORKER_OPTIONS,
-    dry_run_option,
-    json_option,
-    option,
-    print_result,
-    recordable,
-    run_argument,
-    worker_options,
-)
+from jobs.settings.from_dataclass import names_of, options_of
+from jobs.settings.options import dry_run_option, json_option, print_result, recordable, run_argument
+from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.sampling.settings import SampleSettings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,47 +26,80 @@ if TYPE_CHECKING:
     from storage.run import Run
 
 
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What is compared, by which judges, on how many clips, and where the evaluation goes."""
+
+    adapters: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "LoRA folder, and what multiplies it; may be given several times. NAME may be "
+            "GROUP/TRAINING.",
+            "default": "that of the training dpo",
+            "flag": "--adapter",
+            "metavar": "[NAME=]DIR[@WEIGHT]",
+            "group": "Model",
+            "common": True,
+        },
+    )
+    judges: tuple[str, ...] = field(
+        default=(),
+        metadata={
+            "help": "The geometry backend that judges, none, or a judge of another kind beside the preset's "
+            "geometry; may be given several times.",
+            "flag": "--judge",
+            "metavar": "NAME[=MODEL]",
+            "group": "Judges",
+            "common": True,
+        },
+    )
+    min_motion: float = field(
+        default=0.0,
+        metadata={
+            "help": "A second table leaves out clips whose camera moves less, by the judge, on either side.",
+            "metavar": "X",
+            "group": "Judges",
+        },
+    )
+    seeds: int = field(
+        default=2,
+        metadata={
+            "help": "Clips per prompt and model; the same seeds for every model.",
+            "metavar": "N",
+            "group": "Which candidates",
+            "common": True,
+        },
+    )
+    name: str = field(
+        default="heldout",
+        metadata={
+            "help": "The evaluation goes to RUN/eval/NAME.",
+            "metavar": "NAME",
+            "group": "Output",
+            "common": True,
+        },
+    )
+
+
+# Of the options of sampling those that an evaluation has of its own; the others are the preset's.
+_OF_SAMPLING = {"model", "revision", "prompts", "split", "num_prompts", "seed", *names_of(WorkerSettings)}
+
+
 @click.command("evaluate", cls=PresetCommand)
 @run_argument
 @preset_option
-@click.option(
-    "--adapter",
-    "adapters",
-    multiple=True,
-    metavar="[NAME=]DIR[@WEIGHT]",
-    help="LoRA folder, and what multiplies it; may be given several times. NAME may be GROUP/TRAINING. "
-    "[default: that of the training dpo]",
+@options_of(Compared)
+@options_of(
+    SampleSettings,
+    without=set(names_of(SampleSettings)) - _OF_SAMPLING,
+    change={
+        "model": {"default": None, "help": "The base.", "words": "that of the preset's sample"},
+        "seed": {"help": "Seed that the clips' seeds follow from."},
+    },
 )
-@option(
-    "--judge",
-    "judges",
-    multiple=True,
-    metavar="NAME[=MODEL]",
-    help="The geometry backend that judges, none, or a judge of another kind beside the preset's geometry; "
-    "may be given several times.",
-)
-@option(
-    "--min-motion",
-    type=float,
-    metavar="X",
-    help="A second table leaves out clips whose camera moves less, by the judge, on either side.",
-)
-@click.option("--model", metavar="NAME", help="The base. [default: that of the preset's sample]")
-@click.option("--revision", metavar="REV", help="Revision of a Hub id.")
-@option("--name", metavar="NAME", help="The evaluation goes to RUN/eval/NAME.")
-@option(
-    "--prompts", type=click.Path(path_type=Path), metavar="FILE", help="JSONL prompts instead of the world's."
-)
-@option("--split", metavar="NAME", help="Split of the world's prompts.")
-@option("--num-prompts", type=int, metavar="N", help="How many of the world's prompts.")
-@option("--seeds", type=int, metavar="N", help="Clips per prompt and model; the same seeds for every model.")
-@option("--seed", type=int, metavar="N", help="Seed that the clips' seeds follow from.")
-@worker_options
 @dry_run_option
 @json_option
-def command(
-    run: Path, preset: Preset, dry_run: bool, as_json: bool, adapters: tuple[str, ...], **chosen: Any
-) -> None:
+def command(run: Path, preset: Preset, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Compare the base model with adapters on held-out prompts, with the same seeds.
 
     The judge is to be a geometry model that made no reward; the table says when it is not. The fault and
@@ -94,7 +122,7 @@ def command(
     from storage.run import Run
 
     opened = Run.open(run)
-    folders = adapters or (str(opened.path / "train" / "dpo" / "adapter"),)
+    folders = chosen.pop("adapters") or (str(opened.path / "train" / "dpo" / "adapter"),)
     settings = evaluate_settings(preset, folders, chosen)
     if dry_run:
         _foretell(opened, settings, as_json)
@@ -128,21 +156,10 @@ def evaluate_settings(preset: Preset, adapters: tuple[str, ...], chosen: dict[st
     from pipeline.evaluation.evaluate import EvaluateSettings
 
     sections = preset.sections
-    shared = {name: chosen[name] for name in WORKER_OPTIONS if name in chosen}
-    sample = (
-        sections["sample"]
-        | shared
-        | {
-            "model": chosen["model"] or sections["sample"]["model"],
-            "revision": chosen["revision"],
-            "prompts": chosen["prompts"],
-            "split": chosen["split"],
-            "num_prompts": chosen["num_prompts"],
-            "candidates": chosen["seeds"],
-            "batch": chosen["seeds"],
-            "seed": chosen["seed"],
-        }
-    )
+    shared = {name: chosen[name] for name in names_of(WorkerSettings) if name in chosen}
+    own = {name: chosen[name] for name in _OF_SAMPLING if name in chosen}
+    sample = sections["sample"] | own | {"candidates": chosen["seeds"], "batch": chosen["seeds"]}
+    sample["model"] = chosen["model"] or sections["sample"]["model"]
     return EvaluateSettings(
         sample=sample_settings(sample),
         score=score_settings(sections["score"] | shared),

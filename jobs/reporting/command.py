@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from jobs.settings.command import Command
 from jobs.settings.options import dry_run_option, json_option, option, print_result, run_argument
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _MIB = 2**20
 
 
-@click.command("report")
+@click.command("report", cls=Command)
 @run_argument
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="DIR", help="Where it goes. [default: RUN/report]"

@@ -9,19 +9,81 @@ from typing import Any, ClassVar, TypeVar
 
 import click
 
+from jobs.settings.from_dataclass import OTHER, Setting
 from jobs.settings.presets import DEFAULT, Preset, find_preset, load_recipe, of_run, preset_names, preset_of
 from rewards.errors import RewardError
 from storage.errors import UserError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
+# The headings of a help in their order; any other comes before the last.
+GROUPS = (
+    "Defaults",
+    "Which candidates",
+    "Which videos",
+    "Which pairs",
+    "Reward",
+    "Training",
+    "Judges",
+    "Model",
+    "Video",
+    "Validation",
+    "Compute",
+    "Workers",
+    "Output",
+    OTHER,
+)
+_GROUPS_OF = {"preset": "Defaults", "recipe": "Defaults", "dry_run": "Output", "as_json": "Output"}
+_ALL = "jobs.settings.command.help_all"
 # A name by itself: between backticks, or no part of a path, of another name or of a flag. A plain word is a
 # name where it is said what it must be.
 _FIELD = re.compile(r"`(?P<marked>\w+)`|(?<![\w./-])(?P<plain>[a-z]\w*)(?![\w/-]|\.\w)")
 
 
 class Command(click.Command):
-    """A command that says the flags of its options where a library says the fields of its settings."""
+    """A command that says the flags of its options where a library says the fields of its settings.
+
+    Its help shows the common ones of the options that come from settings, by what they concern; --help-all
+    shows all.
+    """
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        """A click command, with --help-all where --help does not show everything."""
+        super().__init__(*args, **attributes)
+        if any(isinstance(one, Setting) and not one.common for one in self.params):
+            self.params.append(
+                click.Option(
+                    ["--help-all"],
+                    is_flag=True,
+                    is_eager=True,
+                    expose_value=False,
+                    callback=_help_all,
+                    help="Show every option and exit.",
+                )
+            )
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options under headings: those that come from settings by their group, the others last."""
+        if not any(isinstance(one, Setting) for one in self.params):
+            super().format_options(ctx, formatter)
+            return
+        groups: dict[str, list[tuple[str, str]]] = {}
+        left_out = False
+        for one in self.get_params(ctx):
+            record = one.get_help_record(ctx)
+            if record is None or not isinstance(one, click.Option):
+                continue
+            if isinstance(one, Setting) and not one.common and not ctx.meta.get(_ALL):
+                left_out = True
+                continue
+            group = one.group if isinstance(one, Setting) else _GROUPS_OF.get(str(one.name), OTHER)
+            groups.setdefault(group, []).append(record)
+        for group in sorted(groups, key=lambda name: GROUPS.index(name) if name in GROUPS else len(GROUPS)):
+            with formatter.section(group):
+                formatter.write_dl(groups[group])
+        if left_out:
+            formatter.write_paragraph()
+            formatter.write_text(f"All options: {ctx.command_path} --help-all")
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; errors of settings are put in the words of the command line."""
@@ -41,6 +103,13 @@ class Command(click.Command):
             return flags[name] if sure and name in flags else found[0]
 
         return _FIELD.sub(said, message)
+
+
+def _help_all(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
+    if given and not ctx.resilient_parsing:
+        ctx.meta[_ALL] = True
+        click.echo(ctx.get_help(), color=ctx.color)
+        ctx.exit()
 
 
 class PresetCommand(Command):

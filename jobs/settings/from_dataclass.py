@@ -149,7 +149,11 @@ def _united(name: str, each: Mapping[str, tuple[Field[Any], Any]]) -> tuple[str,
     words = [f"{value} for {' and '.join(names)}" for value, names in whose.items()]
     default = ", ".join(words) if len(words) > 1 else str(next(iter(whose)))
     first = next(iter(each.values()))[0]
-    return name, united | None, field(default=None, metadata={"default": default, **first.metadata})
+    return (
+        name,
+        united | None,
+        field(default=None, metadata={"default": default, "group": "Reward", **first.metadata}),
+    )
 
 
 def built(cls: type[SettingsT], chosen: Mapping[str, Any], **fixed: Any) -> SettingsT:

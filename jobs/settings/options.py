@@ -14,18 +14,6 @@ from jobs.settings.presets import Preset
 if TYPE_CHECKING:
     from pipeline.engine.runners import Summary
 
-# The options that `worker_options` adds, by their names as parameters.
-WORKER_OPTIONS = (
-    "workers",
-    "min_workers",
-    "gpus_per_worker",
-    "ray_address",
-    "runtime_env",
-    "stall_timeout",
-    "grace",
-    "dashboard",
-)
-
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 run_argument = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
@@ -36,52 +24,6 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Count what would 
 def option(*names: str, **attributes: Any) -> Callable[[FunctionT], FunctionT]:
     """A click option whose default the help shows (it comes from the preset)."""
     return click.option(*names, **{"show_default": True, **attributes})
-
-
-def worker_options(function: FunctionT) -> FunctionT:
-    """The options of commands that spread their work over workers."""
-    for decorate in (
-        click.option(
-            "--dashboard", is_flag=True, help="Ray's dashboard beside a local Ray, on the loopback interface."
-        ),
-        option(
-            "--grace",
-            type=float,
-            default=20.0,
-            metavar="SECONDS",
-            help="After SIGTERM, what tasks in flight have to finish.",
-        ),
-        option(
-            "--stall-timeout",
-            type=float,
-            default=1800.0,
-            metavar="SECONDS",
-            help="Replace a worker that makes no progress for so long; 0 never does. Loading weights has at "
-            "least half an hour.",
-        ),
-        option(
-            "--runtime-env",
-            type=click.Path(path_type=Path),
-            metavar="FILE",
-            help="YAML or JSON with Ray's runtime_env of the workers, such as {py_executable: PYTHON}.",
-        ),
-        option("--ray-address", metavar="ADDRESS", help="Use this Ray cluster instead of a local one."),
-        option(
-            "--gpus-per-worker", type=float, metavar="N", help="GPUs (or a share of one) for each worker."
-        ),
-        option(
-            "--min-workers",
-            type=int,
-            default=1,
-            metavar="N",
-            help="Ray actors that are kept; above it their number follows the work and the room.",
-        ),
-        option(
-            "--workers", type=int, metavar="N", help="Most Ray actors; 0 works in this process, without Ray."
-        ),
-    ):
-        function = decorate(function)
-    return function
 
 
 def recordable(parameters: dict[str, Any]) -> dict[str, Any]:

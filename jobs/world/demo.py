@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from jobs.settings.command import Command
+
 # A report of some of the pairs costs seconds; gpa report shows more.
 _REPORT = ["--pairs", "120", "--reconstructions", "6"]
 # What `--fast` makes smaller: every stage runs for real, on too little data to show an effect.
@@ -20,7 +22,7 @@ _FAST: dict[str, list[str]] = {
 }
 
 
-@click.command("demo")
+@click.command("demo", cls=Command)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

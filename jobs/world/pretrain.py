@@ -7,13 +7,14 @@ from typing import Any, Final
 
 import click
 
+from jobs.settings.command import Command
 from jobs.settings.options import json_option, option, print_result
 
 MODELS: Final = ("geometry", "geometry-judge", "referee", "generator", "generator-boxes", "referee-boxes")
 _COUNT = click.IntRange(1)
 
 
-@click.command("pretrain-world")
+@click.command("pretrain-world", cls=Command)
 @option(
     "--work",
     type=click.Path(path_type=Path, file_okay=False),

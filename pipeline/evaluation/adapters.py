@@ -66,7 +66,7 @@ class NamedAdapter:
 def require_different(adapters: Sequence[NamedAdapter]) -> None:
     """Raise UserError when there are no adapters, or when two rows of the table would have one name."""
     if not adapters:
-        raise UserError("nothing to compare with the base model: give --adapter DIR")
+        raise UserError("nothing to compare with the base model: give an adapter (--adapter DIR)")
     labels = [adapter.label for adapter in adapters] + list(groups(adapters))
     if len(set(labels)) != len(labels):
         raise UserError(f"two adapters have the same name in {', '.join(labels)}: give NAME=DIR")

@@ -21,10 +21,11 @@ from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.evaluation.panel import Panel, header_of, run_judge, true_clips, truth_means
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
 from pipeline.models import resolve_adapter, resolve_model
-from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.sampling.sample import plan_sample, run_sample
+from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.score import run_score
 from pipeline.scoring.settings import ScoreSettings
-from storage.errors import UserError
+from storage.errors import FieldError, UserError
 from storage.judgements import EvaluatedClip, write_clips
 from storage.media.video import read_video
 from storage.run import Run
@@ -52,7 +53,7 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         require_different(self.adapters)
         if not 0 <= self.min_motion < math.inf:
-            raise UserError(f"--min-motion must be 0 or more, got {self.min_motion:g}")
+            raise FieldError("min_motion", "0 or more", self.min_motion)
 
     def models(self) -> dict[str, SampleSettings]:
         """How each model samples, by the name in the table: the base, then the adapters."""

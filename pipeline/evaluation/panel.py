@@ -121,7 +121,9 @@ def _geometry(choice: JudgeChoice, frames: int) -> GeometryJudge:
     try:
         return GeometryJudge(choice.name, choice.model, frames)
     except RewardError as error:
-        raise RewardError(f"judge {choice.name}: {error}; or evaluate without: --judge {NO_JUDGE}") from error
+        raise RewardError(
+            f"judge {choice.name}: {error}; or evaluate without: `judges` {NO_JUDGE}"
+        ) from error
 
 
 def run_judge(

@@ -15,8 +15,8 @@ from pipeline.evaluation.evaluate import EvaluateSettings, wanted_clips
 from pipeline.forecast.forecast import Footprint, Forecast, Rate, model_sizes
 from pipeline.models import ModelRef
 from pipeline.pairing import PairResult
-from pipeline.sampling.sample import SamplePlan, SampleSettings, plan_sample
-from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.sample import SamplePlan, plan_sample
+from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from pipeline.scoring.score import ScorePlan
 from pipeline.scoring.settings import ScoreSettings
 from storage.errors import UserError

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models import ModelRef
-from pipeline.sampling.sampler import SamplerSettings
 from pipeline.sampling.samplers import first_frame
+from pipeline.sampling.settings import SamplerSettings
 
 # H.264 at crf 8 took .1 bytes per pixel for soft pictures and .75 for grainy ones (world at 512x512).
 _VIDEO_BYTES_PER_PIXEL = 0.4

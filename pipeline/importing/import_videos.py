@@ -3,64 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
-from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.importing.manifest import STAGE
 from pipeline.importing.plan import ImportPlan, plan_import
-from pipeline.importing.stage import Encoding, Fit, ImportStage, Target
+from pipeline.importing.settings import ImportSettings
+from pipeline.importing.stage import Encoding, ImportStage, Target
 from pipeline.models import resolve_model
-from pipeline.sampling.sampler import Execution, SamplerSettings
 from storage.errors import UserError
-from storage.media.external_video import VideoLimits
 from storage.run import Run
 from storage.tables.shards import write_shard
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportSettings(WorkerSettings):
-    """What `gpa import` is asked for. Raises UserError for a value that makes no sense.
-
-    Without a `model` videos are only registered, for scores and an index of pairs. With one they are encoded
-    as if it had sampled them; `sampler` says the size and how it would be run.
-    """
-
-    source: Path
-    limits: VideoLimits
-    sampler: SamplerSettings
-    link: bool = False
-    allow_outside: bool = False
-    model: str | None = None
-    revision: str | None = None
-    fit: Fit = "exact"
-    execution: Execution = field(default_factory=Execution)
-    batch: int = 8
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.batch < 1:
-            raise UserError(f"--batch must be at least 1, got {self.batch}")
-        if self.model is None and (self.fit != "exact" or self.revision is not None):
-            given = "--revision" if self.revision is not None else f"--fit {self.fit}"
-            raise UserError(f"{given} is for videos that are encoded: give --model NAME, or leave it out")
-        if self.model is not None:
-            self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
-
-    def encoding(self) -> Encoding | None:
-        """What the videos are encoded with, if they are. Raises UserError for a model that is not there."""
-        if self.model is None:
-            return None
-        one = self.sampler
-        target = Target(frames=one.num_frames, height=one.height, width=one.width, fit=self.fit)
-        return Encoding(
-            model=resolve_model(self.model, self.revision),
-            settings=one,
-            target=target,
-            execution=self.execution,
-        )
+def encoding_of(settings: ImportSettings) -> Encoding | None:
+    """What the videos are encoded with, if they are. Raises UserError for a model that is not there."""
+    if settings.model is None:
+        return None
+    one = settings.sampler
+    target = Target(frames=one.num_frames, height=one.height, width=one.width, fit=settings.fit)
+    return Encoding(
+        model=resolve_model(settings.model, settings.revision),
+        settings=one,
+        target=target,
+        execution=settings.execution,
+    )
 
 
 def run_import(
@@ -78,7 +47,7 @@ def run_import(
     with run.lock(STAGE):
         if settings.link:
             _require_one_file_system(run, settings.source)
-        encoding = settings.encoding()
+        encoding = encoding_of(settings)
         plan = _plan(run, settings, encoding, write=True)
         if before_work is not None:
             before_work(plan)
@@ -102,7 +71,7 @@ def run_import(
 
 def dry_run(run: Run | None, settings: ImportSettings) -> ImportPlan:
     """What `run_import` would do. Nothing is written or decoded."""
-    return _plan(run, settings, settings.encoding(), write=False)
+    return _plan(run, settings, encoding_of(settings), write=False)
 
 
 def _require_one_file_system(run: Run, source: Path) -> None:
@@ -110,7 +79,7 @@ def _require_one_file_system(run: Run, source: Path) -> None:
     if source.exists() and source.stat().st_dev != run.path.stat().st_dev:
         raise UserError(
             f"{source} and {run.path} are on different file systems, which links do not cross: "
-            "leave --link out"
+            "leave `link` out"
         )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from torch import Tensor
 
 from pipeline.engine.stage import Failure, Resources, TaskOutcome, beat
 from pipeline.importing.manifest import STAGE
+from pipeline.importing.settings import Fit
 from pipeline.models import ModelRef, pick_device
-from pipeline.sampling.sampler import Execution, Sampler, SamplerSettings, nonfinite_reason
+from pipeline.sampling.sampler import Sampler, nonfinite_reason
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import Execution, SamplerSettings
 from pipeline.sampling.stage import PromptEncoder
-from storage.errors import UserError
+from storage.errors import FieldError
 from storage.media.external_video import (
     Refused,
     VideoFacts,
@@ -42,8 +44,6 @@ from storage.tables.ids import canonical_json
 from storage.tables.records import Candidate, Prompt, utc_now
 from storage.tables.shards import write_shard
 
-Fit: TypeAlias = Literal["exact", "crop", "resize"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
@@ -60,7 +60,7 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.fit not in get_args(Fit):
-            raise UserError(f"--fit must be one of {', '.join(get_args(Fit))}, got {self.fit!r}: choose one")
+            raise FieldError("fit", f"one of {', '.join(get_args(Fit))}", self.fit, "choose one")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -72,10 +72,10 @@ class Target:
         has = f"has {facts.frames} frames of {facts.width}x{facts.height}"
         wants = f"the model is asked for {self.frames} of {self.width}x{self.height}"
         if facts.frames < self.frames:
-            raise Refused("too-short", f"{has}, {wants}: give a lower --num-frames, or a longer video")
+            raise Refused("too-short", f"{has}, {wants}: give a lower num_frames, or a longer video")
         if self.fit == "exact" and facts.shape != self.shape:
             raise Refused(
-                "size", f"{has}, {wants}: use --fit crop or resize, or --height, --width, --num-frames"
+                "size", f"{has}, {wants}: use `fit` crop or resize, or change `height`, `width` or num_frames"
             )
 
     def apply(self, frames_THW3: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -230,7 +230,7 @@ class ImportStage:
         latents_X = self._sampler.encode_video(frames_THW3, self._conditions.ensure_condition(prompt))
         reason = nonfinite_reason(latents_X)
         if reason is not None:
-            raise Refused("not-finite", f"{reason}: encode it with --precision fp32")
+            raise Refused("not-finite", f"{reason}: encode it with `precision` fp32")
         path = self._run.resolve(self._run.latent_uri(candidate_id))
         write_tensors(path, {"latents": latents_X}, {"candidate_id": candidate_id})
 

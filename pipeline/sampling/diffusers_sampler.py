@@ -17,12 +17,11 @@ from pipeline.engine.stage import beat
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
 from pipeline.sampling.sampler import (
     Condition,
-    Execution,
     Sample,
-    SamplerSettings,
     nonfinite_reason,
     prepare_pipeline,
 )
+from pipeline.sampling.settings import Execution, SamplerSettings
 from storage.errors import UserError
 
 

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.evaluation.judges.judge import as_floats
-from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
+from pipeline.sampling.sample import plan_sample, run_sample
+from pipeline.sampling.settings import SampleSettings
 from rewards.measures.quality import image_motion, sharpness
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.media.video import read_video
 from storage.run import Run
+from storage.tables.ids import Split
 
 PROMPTS_NAME = "prompts.jsonl"
 _MEASURES = {"motion_ratio": image_motion, "sharpness_ratio": sharpness}
@@ -66,7 +68,7 @@ class SampledValidation:
 
 
 def sampled_validation(
-    run: Run, settings: SampleSettings, path: Path, *, split: str, prompts: int
+    run: Run, settings: SampleSettings, path: Path, *, split: Split, prompts: int
 ) -> SampledValidation:
     """Validation on the first prompts of a split of the run, else of the embedded world.
 
@@ -74,7 +76,7 @@ def sampled_validation(
     has none of that split.
     """
     if prompts < 1:
-        raise UserError(f"--sample-prompts must be at least 1, got {prompts}")
+        raise UserError(f"sample_prompts must be at least 1, got {prompts}")
     rows = [row for row in run.rows("prompts").to_pylist() if row["split"] == split]
     base = settings.with_adapter(None)
     plain = replace(base, candidates=1, batch=1, limit=None, workers=0, ray_address=None, runtime_env=None)
@@ -87,7 +89,7 @@ def sampled_validation(
     if settings.prompts is not None:
         raise UserError(
             f"{run.path} has no prompts of split {split} to sample videos of: add some with gpa sample, or "
-            "leave --sample-every at 0"
+            "leave sample_every at 0"
         )
     of_world = replace(plain, prompts=None, split=split, num_prompts=prompts)
     return SampledValidation(path=path, settings=of_world)

@@ -118,7 +118,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if line.strip():
                     yield number, line
     except FileNotFoundError as error:
-        raise UserError(f"prompts file {path} does not exist: check --prompts") from error
+        raise UserError(f"prompts file {path} does not exist: check `prompts`") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"prompts file {path} cannot be read ({error}): give a UTF-8 text file") from error
 

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
-from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.sampling.prompts import PromptItem, read_prompts, world_items
-from pipeline.sampling.sampler import Execution, SamplerSettings
 from pipeline.sampling.samplers import first_frame
+from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from pipeline.sampling.stage import SampleStage, SampleTask
 from storage.errors import UserError
 from storage.media.video import is_whole, write_image
@@ -23,44 +21,6 @@ from storage.tables.ids import candidate_seed, content_id
 from storage.tables.records import Prompt
 from storage.tables.shards import write_shard
 from storage.upkeep.upkeep import MEDIA_FOLDERS, sweep_leftovers
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleSettings(WorkerSettings):
-    """What `gpa sample` is asked for. Raises UserError for a value that makes no sense.
-
-    Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
-    candidates of a prompt are sampled together; what a candidate looks like depends on it in the last bits,
-    never on the workers.
-    """
-
-    sampler: SamplerSettings
-    execution: Execution = field(default_factory=Execution)
-    model: str = "world"
-    revision: str | None = None
-    adapter: Path | None = None
-    prompts: Path | None = None
-    split: str = "train"
-    num_prompts: int = 120
-    candidates: int = 8
-    batch: int = 8
-    seed: int = 0
-    limit: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("candidates", "batch", "num_prompts"):
-            _at_least(name, getattr(self, name), 1)
-        if self.limit is not None:
-            _at_least("limit", self.limit, 1)
-        self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
-        weight = self.sampler.adapter_weight
-        if weight != 1 and self.adapter is None:
-            raise UserError(f"--adapter-weight {weight:g} has no adapter to weigh: give --adapter DIR")
-
-    def with_adapter(self, adapter: Path | None, weight: float = 1.0) -> SampleSettings:
-        """The same sampling with another adapter at that weight, or without one."""
-        return replace(self, adapter=adapter, sampler=replace(self.sampler, adapter_weight=weight))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,8 +210,3 @@ def _missing(
                 seeds[name] = seed
         if seeds:
             yield SampleTask(prompt=prompt, ids=tuple(seeds), seeds=tuple(seeds.values()))
-
-
-def _at_least(name: str, value: float, least: int) -> None:
-    if value < least:
-        raise UserError(f"--{name.replace('_', '-')} must be at least {least}, got {value:g}")

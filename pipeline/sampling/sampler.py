@@ -9,72 +9,16 @@ differently in the last bits, as another GPU does); the rest is in `SamplerSetti
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Protocol
 
-from pipeline.models import AdapterRef, ModelRef, Precision
+from pipeline.models import AdapterRef, ModelRef
+from pipeline.sampling.settings import Execution, SamplerSettings
 from storage.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-# Settings that came when runs existed: left out of the plain values at their defaults, so that the ids of
-# those runs stay what they are.
-# These decide the embeddings of a prompt and the latents of its first frame.
-_OF_CONDITION = ("height", "width", "num_frames", "max_sequence_length", "precision", "vae_tiling")
-_LATER = ("negative_prompt", "vae_tiling", "adapter_weight")
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerSettings:
-    """Everything but model, adapter, prompt and seed that decides what a candidate looks like.
-
-    Sizes in pixels, `fps` in frames a second, `max_sequence_length` in text tokens. `negative_prompt` is what
-    guidance leads away from. `vae_tiling` decodes in overlapping tiles, whose seams are blended, where a
-    video is larger than one. `adapter_weight` multiplies what the adapter adds. Raises ValueError.
-    """
-
-    steps: int
-    guidance: float
-    height: int
-    width: int
-    num_frames: int
-    fps: int
-    max_sequence_length: int
-    precision: Precision = "fp32"
-    negative_prompt: str = ""
-    vae_tiling: bool = False
-    adapter_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "height", "width", "num_frames", "fps", "max_sequence_length"):
-            value = getattr(self, name)
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if self.guidance < 0:
-            raise ValueError(f"guidance must be 0 or more (1 is no guidance), got {self.guidance}")
-        if self.precision not in get_args(Precision):
-            raise ValueError(f"precision must be one of {get_args(Precision)}, got {self.precision!r}")
-        if self.negative_prompt and self.guidance <= 1:
-            raise ValueError(f"negative_prompt needs guidance above 1, got guidance {self.guidance:g}")
-        if not math.isfinite(self.adapter_weight):
-            raise ValueError(f"adapter_weight must be finite, got {self.adapter_weight}")
-
-    @staticmethod
-    def of_condition(values: Mapping[str, Any]) -> dict[str, Any]:
-        """Of settings as plain values, those that decide what is kept of a prompt for all its candidates."""
-        return {name: values.get(name, False) for name in _OF_CONDITION}
-
-    def as_dict(self) -> dict[str, Any]:
-        """The settings as plain values, for the `sampler` column and for ids."""
-        values = dataclasses.asdict(self)
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        return {
-            name: value for name, value in values.items() if name not in _LATER or value != defaults[name]
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,39 +86,7 @@ def nonfinite_reason(latents_FChw: Tensor) -> str | None:
     return f"latents hold {bad} NaN or infinite values of {latents_FChw.numel()}"
 
 
-Offload: TypeAlias = Literal["none", "model", "sequential"]
 _ADAPTER = "aligned"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """Speed and memory of sampling. Raises UserError for an unknown `offload`.
-
-    `offload` keeps weights in the CPU's memory and brings them to the GPU when they are used: component by
-    component ("model") or layer by layer ("sequential"). `vae_slicing` makes the VAE take a batch one by one.
-    `compile` is torch.compile of the transformer.
-    """
-
-    offload: Offload = "none"
-    vae_slicing: bool = False
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.offload not in get_args(Offload):
-            raise UserError(
-                f"--offload must be one of {', '.join(get_args(Offload))}, got {self.offload!r}: choose one"
-            )
-
-    def loading_device(self, device: str) -> str:
-        """Where weights are loaded to. Raises UserError when there is no GPU to offload from."""
-        if self.offload == "none":
-            return device
-        if not device.startswith("cuda"):
-            raise UserError(
-                f"--offload {self.offload} is for a GPU and this worker has none: use --gpus-per-worker 1, "
-                "or --offload none"
-            )
-        return "cpu"
 
 
 def prepare_pipeline(
@@ -210,6 +122,6 @@ def _enable(vae: Any, what: str, model: ModelRef) -> None:
     enable = getattr(vae, f"enable_{what}", None)
     if enable is None:
         raise UserError(
-            f"the VAE of model {model.name!r} ({type(vae).__name__}) has no {what}: leave --vae-{what} out"
+            f"the VAE of model {model.name!r} ({type(vae).__name__}) has no {what}: leave vae_{what} out"
         )
     enable()

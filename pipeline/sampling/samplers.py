@@ -7,7 +7,8 @@ from importlib import import_module
 from typing import Literal, TypeAlias
 
 from pipeline.models import AdapterRef, ModelRef, model_index
-from pipeline.sampling.sampler import Condition, Execution, Sample, Sampler, SamplerSettings
+from pipeline.sampling.sampler import Condition, Sample, Sampler
+from pipeline.sampling.settings import Execution, SamplerSettings
 from storage.errors import UserError
 
 __all__ = [

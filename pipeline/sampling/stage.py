@@ -13,8 +13,9 @@ import torch
 
 from pipeline.engine.stage import ROW_FAILED, Failure, Resources, TaskOutcome, beat
 from pipeline.models import AdapterRef, ModelRef, pick_device
-from pipeline.sampling.sampler import Condition, Execution, Sample, Sampler, SamplerSettings
+from pipeline.sampling.sampler import Condition, Sample, Sampler
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import Execution, SamplerSettings
 from storage.media.tensors import write_tensors
 from storage.media.video import is_whole, read_image, write_video
 from storage.run import Run

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from pipeline.models import model_index
 from pipeline.sampling.diffusers_sampler import DiffusersSampler, posterior_mode
-from pipeline.sampling.sampler import Condition, SamplerSettings
+from pipeline.sampling.sampler import Condition
+from pipeline.sampling.settings import SamplerSettings
 from storage.errors import UserError
 
 

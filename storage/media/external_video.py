@@ -10,7 +10,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.atomic import TEMP_SUFFIX, atomic_writer, sync_directory, write_error
-from storage.errors import UserError
+from storage.errors import FieldError, UserError
 
 
 class Refused(UserError):
@@ -51,15 +51,24 @@ _FTYP_BYTES = 12
 class VideoLimits:
     """The largest video that is taken in: pixels of a frame, frames, seconds. Raises UserError."""
 
-    max_pixels: int
-    max_frames: int
-    max_seconds: float
+    # A large clip of a video model is 161 frames of 720x1280. A video is scored from memory, uncompressed.
+    max_pixels: int = field(
+        default=1088 * 1920,
+        metadata={"help": "Largest frame, height times width.", "metavar": "N", "group": "Which videos"},
+    )
+    max_frames: int = field(
+        default=512, metadata={"help": "Longest video, in frames.", "metavar": "N", "group": "Which videos"}
+    )
+    max_seconds: float = field(
+        default=60.0,
+        metadata={"help": "Longest video, in seconds.", "metavar": "X", "group": "Which videos"},
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_pixels", "max_frames", "max_seconds"):
             value = getattr(self, name)
             if not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} must be above 0, got {value:g}")
+                raise FieldError(name, "above 0", value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,14 +208,14 @@ def _require_pixels(height: int, width: int, limits: VideoLimits) -> None:
     if height * width > limits.max_pixels:
         raise Refused(
             "too-large",
-            f"has {width}x{height} = {height * width} pixels a frame, --max-pixels is {limits.max_pixels}: "
+            f"has {width}x{height} = {height * width} pixels a frame, max_pixels is {limits.max_pixels}: "
             "make it smaller, or raise the limit",
         )
 
 
 def _too_long(what: str, limits: VideoLimits) -> str:
     return (
-        f"has {what}; --max-frames is {limits.max_frames}, --max-seconds {limits.max_seconds:g}: "
+        f"has {what}; max_frames is {limits.max_frames}, max_seconds {limits.max_seconds:g}: "
         "cut it, or raise the limit"
     )
 
@@ -239,7 +248,7 @@ def confined(root: Path, name: str, allow_outside: bool) -> Path:
         raise Refused(
             "outside",
             f"path {show(name)!r} leads out of {show(str(root))}: move the file there, or give "
-            "--allow-outside if you trust whoever wrote it",
+            "allow_outside if you trust whoever wrote it",
         )
     return path
 
@@ -291,7 +300,7 @@ def link_file(source: Path, target: Path, sha256: str) -> None:
     except OSError as error:
         if error.errno in {errno.EXDEV, errno.EMLINK, errno.EPERM, errno.ENOTSUP}:
             raise Refused(
-                "link", f"cannot be linked into {target.parent} ({error.strerror}): leave --link out"
+                "link", f"cannot be linked into {target.parent} ({error.strerror}): leave `link` out"
             ) from error
         raise write_error(target, error) from error
     finally:

@@ -119,7 +119,7 @@ class _TensorSource:
         if uri is None:
             raise UserError(
                 f"candidate {candidate_id} has no latents (imported without a model?): run `gpa import` of "
-                "its source with --model NAME, or pair with --index-only"
+                "its source with --model NAME, or pair with index_only"
             )
         path = self._run.resolve(uri)
         return _named(path, read_tensors(path), LATENTS_NAME)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.importing.import_videos import ImportSettings
-from pipeline.sampling.sampler import SamplerSettings
+from pipeline.importing.settings import ImportSettings
+from pipeline.sampling.settings import SamplerSettings
 from storage.media.external_video import VideoLimits
 from storage.media.video import write_image, write_video
 from storage.run import Run

@@ -43,14 +43,14 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "large": (
         lambda path: clip(path, 9, height=80, width=80),
         "too-large",
-        "has 80x80 = 6400 pixels a frame, --max-pixels is 4096: make it smaller, or raise",
+        "has 80x80 = 6400 pixels a frame, max_pixels is 4096: make it smaller, or raise",
     ),
     "nine hours": (
         lambda path: clip(path, 9, count=32, fps=1 / 1001),
         "too-long",
-        "has 32032 seconds; --max-frames is 32, --max-seconds 8: cut it, or raise the limit",
+        "has 32032 seconds; max_frames is 32, max_seconds 8: cut it, or raise the limit",
     ),
-    "many frames": (lambda path: clip(path, 9, count=40), "too-long", "has 40 frames; --max-frames is 32"),
+    "many frames": (lambda path: clip(path, 9, count=40), "too-long", "has 40 frames; max_frames is 32"),
     "two hundred million frames": (
         lambda path: patch(clip(path, 9), b"stts", 12, 200_000_000),
         "too-long",
@@ -154,7 +154,7 @@ def test_a_link_that_cannot_be_made_says_to_copy(
     summary = run_import(run, settings(source, link=True))
     assert (summary.done, summary.failed) == (0, 1)
     assert "cannot be linked into" in str(summary.reason)
-    assert "leave --link out" in str(summary.reason)
+    assert "leave `link` out" in str(summary.reason)
 
 
 @pytest.mark.skipif(not os.access("/dev/shm", os.W_OK), reason="needs a second file system")

@@ -12,8 +12,8 @@ import torch
 
 from pipeline.importing.import_videos import dry_run, run_import
 from pipeline.models import resolve_model
-from pipeline.sampling.sampler import SamplerSettings
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
 from storage.media.video import read_video
@@ -144,7 +144,7 @@ def test_videos_of_another_size_are_fitted_when_asked(
     assert (refused.done, refused.failed) == (1, 2)
     rule, detail = rejected(run)["a quiet hall 0/5.mp4"]
     assert rule == "size"
-    assert "has 12 frames of 64x40, the model is asked for 9 of 32x32: use --fit crop or resize" in detail
+    assert "has 12 frames of 64x40, the model is asked for 9 of 32x32: use `fit` crop or resize" in detail
     assert rejected(run)["a quiet hall 0/6.mp4"][0] == "too-short"
     fitted = run_import(run, settings(source, tiny_model, fit=fit))
     assert (fitted.present, fitted.done, fitted.failed) == (1, 1, 1)
@@ -281,9 +281,9 @@ def test_runs_of_another_model_and_bad_options_are_refused(
     with pytest.raises(UserError, match="sampled with precision fp32, this command has bf16"):
         run_import(run, settings(source, tiny_model, sampler=half))
     for changes, message in (
-        ({"fit": "crop"}, "--fit crop is for videos that are encoded"),
-        ({"revision": "a"}, "--revision is for videos that are encoded"),
-        ({"batch": 0}, "--batch must be at least 1"),
+        ({"fit": "crop"}, "`fit` crop is for videos that are encoded"),
+        ({"revision": "a"}, "`revision` is for videos that are encoded"),
+        ({"batch": 0}, "batch must be at least 1"),
     ):
         with pytest.raises(UserError, match=message):
             settings(source, **changes)

@@ -135,8 +135,8 @@ def test_partial_work_exits_with_three_and_wrong_usage_with_one_line(tmp_path: P
 
 
 def test_a_preset_says_the_sizes(tmp_path: Path) -> None:
-    shown = " ".join(gpa("import", "--preset", "cogvideox-5b", "--help").output.split())
-    assert "the size it is trained at. [default: 480]" in shown
+    shown = " ".join(gpa("import", "--preset", "cogvideox-5b", "--help-all").output.split())
+    assert "Height of a video. [default: 480]" in shown
     assert "Text tokens. [default: 226]" in shown
 
 

@@ -80,8 +80,8 @@ def test_a_prompt_is_scored_before_the_last_is_sampled(
 def test_what_does_not_go_together_is_refused(tmp_path: Path) -> None:
     for words, message in (
         (["--sample", "--workers 1", "--score", "--workers 0"], "give both 0"),
-        (["--score", "--limit 1"], "give --limit to sample"),
-        (["--sample", "--ray-address a:1", "--score", "--ray-address b:1"], "the same --ray-address"),
+        (["--score", "--limit 1"], "give limit to sample"),
+        (["--sample", "--ray-address a:1", "--score", "--ray-address b:1"], "the same ray_address"),
     ):
         result = gpa("run", tmp_path, *words)
         assert (result.exit_code, message in result.stderr) == (1, True), result.stderr

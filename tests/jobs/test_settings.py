@@ -19,12 +19,15 @@ from jobs.main import COMMANDS
 from jobs.settings.command import Command
 from jobs.settings.from_dataclass import built, names_of, options_of, settings_of, union_of
 from jobs.settings.options import recordable
+from jobs.train_dpo import Where
+from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.settings import ScoreSettings
 from rewards.table import REWARDS, RewardSpec
 from storage.errors import FieldError, UserError
 from storage.mining.rules import OF_CANDIDATES, OF_PAIRS, REMEDIES, PairRules, PairSettings
 from storage.tables.schemas import TABLES
 from tests.jobs.test_cli import gpa
+from trainer.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,12 @@ def test_pair_says_its_flags() -> None:
 
 
 # Command, and the settings that its options are made of.
-SETTINGS: dict[str, tuple[type, ...]] = {"pair": (PairSettings,), "score": (ScoreSettings, RewardOptions)}
+SETTINGS: dict[str, tuple[type, ...]] = {
+    "sample": (SampleSettings,),
+    "pair": (PairSettings,),
+    "score": (ScoreSettings, RewardOptions),
+    "train-dpo": (Where, TrainConfig),
+}
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -158,7 +166,7 @@ def gloss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Com
 
 
 def test_a_reward_with_options_is_one_file_and_one_line(gloss: click.Command, tmp_path: Path) -> None:
-    shown = " ".join(CliRunner().invoke(gloss, ["--help"]).output.split())
+    shown = " ".join(CliRunner().invoke(gloss, ["--help-all"]).output.split())
     assert "--shine X How much shine counts. [default: 0.5]" in shown
     preset = tmp_path / "mine.yaml"
     preset.write_text("extends: world\nscore: {reward: gloss, shine: 2}")

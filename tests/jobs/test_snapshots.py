@@ -30,8 +30,8 @@ def commands(group: click.Group = cli, words: tuple[str, ...] = ()) -> list[tupl
     return found
 
 
-def help_of(words: tuple[str, ...]) -> str:
-    done = CliRunner().invoke(cli, [*words, "--help"], terminal_width=100, prog_name="gpa")
+def help_of(words: tuple[str, ...], flag: str = "--help") -> str:
+    done = CliRunner().invoke(cli, [*words, flag], terminal_width=100, prog_name="gpa")
     assert done.exit_code == 0, done.stderr
     return done.stdout
 
@@ -40,15 +40,31 @@ def resolved(preset: str) -> str:
     return yaml.safe_dump(load_preset(preset), sort_keys=True)
 
 
+# Commands whose --help does not show everything.
+WITH_MORE = [words for words in commands() if "--help-all" in help_of(words)]
+
+
 def kept() -> dict[str, str]:
     """Every snapshot by its file name."""
     helps = {f"help-{'-'.join(words) or 'gpa'}.txt": help_of(words) for words in [(), *commands()]}
+    helps |= {f"help-all-{words[0]}.txt": help_of(words, "--help-all") for words in WITH_MORE}
     return helps | {f"preset-{name}.yaml": resolved(name) for name in preset_names()}
 
 
 @pytest.mark.parametrize("words", [(), *commands()], ids="-".join)
 def test_a_help_is_as_it_was_last_read(words: tuple[str, ...]) -> None:
     assert help_of(words) == (FOLDER / f"help-{'-'.join(words) or 'gpa'}.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", WITH_MORE, ids="-".join)
+def test_a_help_of_all_options_is_as_it_was_last_read(words: tuple[str, ...]) -> None:
+    shown = help_of(words, "--help-all")
+    assert shown == (FOLDER / f"help-all-{words[0]}.txt").read_text(encoding="utf-8")
+    with click.Context(cli) as context:
+        command = cli.get_command(context, words[0])
+    assert command is not None
+    for option in command.params:
+        assert not isinstance(option, click.Option) or option.opts[0] in shown
 
 
 @pytest.mark.parametrize("name", preset_names())

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models import resolve_model
-from pipeline.sampling.sampler import Sampler, SamplerSettings
+from pipeline.sampling.sampler import Sampler
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build
 from trainer.families import load_family

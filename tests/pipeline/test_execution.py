@@ -16,9 +16,9 @@ from torch import Tensor
 
 from jobs.main import cli
 from pipeline.models import AdapterRef, ModelRef, resolve_model
-from pipeline.sampling.sample import SampleSettings
-from pipeline.sampling.sampler import Execution, SamplerSettings, prepare_pipeline
+from pipeline.sampling.sampler import prepare_pipeline
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import Execution, SamplerSettings, SampleSettings
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build, vae
 
@@ -203,20 +203,20 @@ def test_a_compiled_transformer_samples_the_same(
 
 
 def test_a_vae_without_tiles_is_named() -> None:
-    with pytest.raises(UserError, match=r"'world' \(MotionCodec\) has no tiling: leave --vae-tiling out"):
+    with pytest.raises(UserError, match=r"'world' \(MotionCodec\) has no tiling: leave vae_tiling out"):
         load(Path("world"), height=64, width=64, max_sequence_length=24, vae_tiling=True)
 
 
 def test_execution_is_validated(tiny_model: Path) -> None:
     wrong: Any = "disk"
-    with pytest.raises(UserError, match="--offload must be one of none, model, sequential, got 'disk'"):
+    with pytest.raises(UserError, match="offload must be one of none, model, sequential, got 'disk'"):
         Execution(offload=wrong)
-    with pytest.raises(UserError, match="--offload model is for a GPU and this worker has none"):
+    with pytest.raises(UserError, match="`offload` model is for a GPU and this worker has none"):
         load(tiny_model, execution=Execution(offload="model"))
     weak = SamplerSettings(**{**SAMPLER, "adapter_weight": 0.5})
     given = SampleSettings(sampler=weak, adapter=Path("adapter"))
     assert given.with_adapter(None) == SampleSettings(sampler=SamplerSettings(**SAMPLER))
-    with pytest.raises(UserError, match=r"--adapter-weight 0\.5 has no adapter to weigh"):
+    with pytest.raises(UserError, match=r"adapter_weight 0\.5 has no adapter to weigh"):
         SampleSettings(sampler=weak)
 
 
@@ -225,5 +225,5 @@ def test_the_command_takes_the_options(tmp_path: Path) -> None:
     assert result.exit_code == 1
     assert result.stderr.startswith("error: --offload sequential is for a GPU")
     assert not (tmp_path / "run").exists()
-    shown = " ".join(CliRunner().invoke(cli, ["sample", "--help"]).output.split())
+    shown = " ".join(CliRunner().invoke(cli, ["sample", "--help-all"]).output.split())
     assert "the first candidates of a worker take minutes" in shown

@@ -160,7 +160,7 @@ def test_a_judge_that_makes_no_sense_is_refused(words: list[str], message: str) 
 
 
 def test_missing_weights_of_a_judge_name_the_way_around_it(tmp_path: Path) -> None:
-    with pytest.raises(RewardError, match=r"judge world: .*are missing.*or evaluate without: --judge none"):
+    with pytest.raises(RewardError, match=r"judge world: .*are missing.*or evaluate without: `judges` none"):
         Panel.of([JudgeChoice.parse(f"world={tmp_path}")], model="world", frames=9, world=True)
 
 

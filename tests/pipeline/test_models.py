@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.models import load_pipeline, resolve_adapter, resolve_model
-from pipeline.sampling.sampler import SamplerSettings
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings
 from storage.errors import UserError
 from tests.pipeline.tiny import SAMPLER, build
 
@@ -33,7 +33,7 @@ def test_a_folder_is_named_by_its_last_part_and_its_content(tiny_model: Path, tm
     [
         ("worlds", None, "model 'worlds' is no folder here and no Hub id .*use 'world' or one of these"),
         ("/nowhere/model", None, "is no folder here and no Hub id"),
-        (".", "abc", "--revision abc is for Hub models; '.' is a folder"),
+        (".", "abc", "`revision` abc is for Hub models; '.' is a folder"),
     ],
 )
 def test_bad_names_are_explained(name: str, revision: str | None, message: str) -> None:

@@ -163,7 +163,7 @@ def test_pairs_under_a_training_are_not_replaced_but_may_go_elsewhere(tmp_path: 
     run_pair(run, settings())
     before = contents(run.shard_dir("pairs"))
     with run.keep_pairs():
-        with pytest.raises(UserError, match=r"the pairs of .* are being read .*--out DIR"):
+        with pytest.raises(UserError, match=r"the pairs of .* are being read .*`out` DIR"):
             run_pair(run, settings(strategy="top-k"))
         assert contents(run.shard_dir("pairs")) == before
         assert run_pair(run, settings(strategy="top-k"), write=False).pairs > PROMPTS

@@ -99,7 +99,7 @@ def test_bad_lines_are_named(tmp_path: Path, lines: list[Any], message: str) -> 
 
 
 def test_a_missing_and_a_binary_file_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.jsonl does not exist: check --prompts"):
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist: check `prompts`"):
         read(tmp_path / "none.jsonl")
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"b\.jsonl cannot be read .*UTF-8"):

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from pipeline.sampling.cogvideox import CogVideoXImageToVideo
-from pipeline.sampling.sample import SampleSettings, plan_sample, run_sample
-from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.sample import plan_sample, run_sample
+from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from storage.errors import UserError
 from storage.media.tensors import read_tensors
 from storage.media.video import read_video
@@ -183,7 +183,7 @@ def test_another_size_or_precision_would_not_share_the_conditions(
 
 def test_settings_are_validated(tiny_model: Path, prompts_file: Path) -> None:
     good = settings(tiny_model, prompts_file)
-    for name, message in (("candidates", "--candidates must be at least 1"), ("limit", "--limit must be")):
+    for name, message in (("candidates", "candidates must be at least 1"), ("limit", "limit must be")):
         with pytest.raises(UserError, match=message):
             replace(good, **{name: 0})
 

@@ -12,8 +12,7 @@ import pytest
 
 from pipeline.sampling import during_training as module
 from pipeline.sampling.during_training import SampledValidation, sampled_validation
-from pipeline.sampling.sample import SampleSettings
-from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from storage.errors import UserError
 from storage.media.video import read_video, write_image
 from storage.run import Run
@@ -167,9 +166,9 @@ def test_without_prompts_of_the_split_the_world_gives_them(
     assert (of_world.settings.split, of_world.settings.num_prompts) == ("val", 4)
     assert (of_world.settings.prompts, of_world.settings.candidates) == (None, 1)
     assert (of_world.settings.workers, of_world.settings.ray_address) == (0, None)
-    with pytest.raises(UserError, match=r"has no prompts of split val to sample .*--sample-every at 0"):
+    with pytest.raises(UserError, match=r"has no prompts of split val to sample .*sample_every at 0"):
         sampled_validation(run, settings(tiny_model, Path("mine")), tmp_path / "s", split="val", prompts=4)
-    with pytest.raises(UserError, match="--sample-prompts must be at least 1, got 0"):
+    with pytest.raises(UserError, match="sample_prompts must be at least 1, got 0"):
         sampled_validation(run, settings(tiny_model, None), tmp_path / "s", split="val", prompts=0)
 
 

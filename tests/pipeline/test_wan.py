@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models import resolve_model
-from pipeline.sampling.sample import SampleSettings, plan_sample
-from pipeline.sampling.sampler import SamplerSettings
+from pipeline.sampling.sample import plan_sample
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from storage.errors import UserError
 from tests.conftest import write_prompts
 from tests.tiny_wan import FRAMES, KINDS, TOKENS, Kind, build, latent_shape, record_calls, size

@@ -71,14 +71,14 @@ def test_frames_that_no_header_counts_are_counted_up_to_the_limit(tmp_path: Path
     facts = inspect_video(path, LIMITS)
     assert facts.frames == 9
     decode_video(path, facts, LIMITS)
-    with pytest.raises(Refused, match="has 17 frames; --max-frames is 16"):
+    with pytest.raises(Refused, match="has 17 frames; max_frames is 16"):
         inspect_video(fragmented(tmp_path / "b.mp4", 40), LIMITS)
 
 
 @pytest.mark.parametrize("name", ["max_pixels", "max_frames", "max_seconds"])
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
 def test_limits_are_above_nothing(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"--{name.replace('_', '-')} must be above 0"):
+    with pytest.raises(UserError, match=f"{name} must be above 0"):
         replace(LIMITS, **{name: value})
 
 

@@ -65,7 +65,7 @@ def test_pairs_are_not_replaced_under_a_training(run: Run) -> None:
         with run.keep_pairs():
             pass
         message = (
-            rf"are being read \(train-dpo \(pid {pid}\)\): wait for it, or write .* elsewhere \(--out DIR"
+            rf"are being read \(train-dpo \(pid {pid}\)\): wait for it, or write .* elsewhere \(`out` DIR"
         )
         with pytest.raises(UserError, match=message):
             run.replace_pairs().__enter__()

@@ -174,7 +174,7 @@ def test_missing_names_and_missing_latents_are_named(run: Run) -> None:
         file.unlink()
     bare = [Candidate(**(row | {"latent_uri": None})) for row in rows]
     write_shard(run.shard_dir("candidates"), "candidates", bare)
-    with pytest.raises(UserError, match=r"has no latents .*or pair with --index-only"):
+    with pytest.raises(UserError, match=r"has no latents .*or pair with index_only"):
         written(run)
 
 

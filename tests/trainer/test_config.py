@@ -32,14 +32,14 @@ from trainer.config import TrainConfig, learning_rate
         ("warmup", 7, "must be <= steps"),
         ("threads", 0, "must be a whole number >= 1"),
         ("max_timestep", -1, "must be a whole number >= 0"),
-        ("model", "", "must name the base model"),
+        ("model", "", "must be what names the base model"),
     ],
 )
 def test_refused(field: str, value: Any, rule: str, make_config: Callable[..., TrainConfig]) -> None:
     with pytest.raises(UserError) as caught:
         make_config(**{field: value})
     message = str(caught.value)
-    assert message.startswith(f"training option {field} {rule}")
+    assert message.startswith(f"{field} {rule}")
     assert f"got {value!r}" in message
 
 

@@ -92,7 +92,7 @@ def test_a_training_does_not_go_on_with_another_weight(
     make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
     train(make_config(steps=2), source=make_pairs(4))
-    with pytest.raises(UserError, match=r"started with first_frame_weight None, now it is 0.5"):
+    with pytest.raises(UserError, match=r"started with first_frame_weight 1.0, now it is 0.5"):
         train(make_config(steps=2, first_frame_weight=0.5), source=make_pairs(4))
 
 

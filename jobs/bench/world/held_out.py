@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pipeline.engine.stage import Progress, Silent
 from pipeline.models import resolve_model
-from pipeline.sampling.sampler import SamplerSettings
 from pipeline.sampling.samplers import make_sampler
+from pipeline.sampling.settings import SamplerSettings
 from pipeline.world.cameras import FRAMES
 from pipeline.world.clips import SPLITS, WorldPrompt, first_frame, world_prompts
 from pipeline.world.codec import MotionCodec

@@ -91,7 +91,7 @@ NO_JUDGE = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeChoice:
-    """A judge as `--judge NAME[=MODEL]` names it: a geometry backend, one of `JUDGES`, or none."""
+    """A judge as NAME[=MODEL] names it: a geometry backend, one of `JUDGES`, or none."""
 
     name: str
     model: str | None = None
@@ -126,7 +126,7 @@ def require_choices(choices: Sequence[JudgeChoice]) -> None:
     if len(geometries) > 1:
         raise UserError(
             f"one geometry model judges an evaluation, got {' and '.join(geometries)}: give one of them, and "
-            "another --name for the other"
+            "another `name` for the other"
         )
     names = [one.name for one in choices]
     if len(set(names)) != len(names):

@@ -1,0 +1,73 @@
+"""What `gpa import` is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.sampling.settings import Execution, SamplerSettings
+from storage.errors import FieldError, UserError
+from storage.media.external_video import VideoLimits
+
+Fit: TypeAlias = Literal["exact", "crop", "resize"]
+
+
+def _option(help_line: str, group: str = "Which videos", **metadata: Any) -> dict[str, Any]:
+    return {"help": help_line, "group": group, **metadata}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings(WorkerSettings):
+    """What `gpa import` is asked for. Raises UserError for a value that makes no sense.
+
+    Without a `model` videos are only registered, for scores and an index of pairs. With one they are encoded
+    as if it had sampled them; `sampler` says the size and how it would be run.
+    """
+
+    source: Path
+    limits: VideoLimits = field(default_factory=VideoLimits)
+    allow_outside: bool = field(
+        default=False, metadata=_option("Follow paths and links that lead out of SOURCE.")
+    )
+    link: bool = field(
+        default=False,
+        metadata=_option(
+            "Hard links in the place of copies: no bytes are written.", flag="--link/--copy", common=True
+        ),
+    )
+    model: str | None = field(
+        default=None,
+        metadata=_option(
+            "Encode the videos for training this model; without it only scores.",
+            "Model",
+            metavar="NAME",
+            common=True,
+        ),
+    )
+    revision: str | None = field(
+        default=None, metadata=_option("Revision of a Hub id.", "Model", metavar="REV")
+    )
+    fit: Fit = field(
+        default="exact",
+        metadata=_option(
+            "Videos of another size than the model's: refuse them, cut them, or change their aspect.",
+            common=True,
+        ),
+    )
+    sampler: SamplerSettings
+    execution: Execution = field(default_factory=Execution)
+    batch: int = field(
+        default=8, metadata=_option("Videos of a prompt that make one task.", "Compute", metavar="N")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.batch < 1:
+            raise FieldError("batch", "at least 1", self.batch)
+        if self.model is None and (self.fit != "exact" or self.revision is not None):
+            given = "`revision`" if self.revision is not None else f"`fit` {self.fit}"
+            raise UserError(f"{given} is for videos that are encoded: give `model` NAME, or leave it out")
+        if self.model is not None:
+            self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
