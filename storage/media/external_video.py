@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from storage.atomic import TEMP_SUFFIX, atomic_writer, sync_directory, write_error
 from storage.errors import FieldError, UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Refused(UserError):
@@ -131,6 +132,8 @@ def decode_video(
                 kept.append(frame.to_ndarray(format="rgb24"))
     if count < facts.frames:
         raise Refused("unreadable", f"is truncated: {count} of {facts.frames} frames decode; get it again")
+    import numpy as np  # the command line reads the limits and needs none of it
+
     return np.stack(kept) if kept else None
 
 

@@ -83,7 +83,7 @@ def test_paths_that_leave_the_source_are_refused_unless_allowed(
     path = manifest(source, one)
     rule, reason = outcome(run, path, "list.jsonl:2")
     assert rule == "outside"
-    assert f"leads out of {source}: move the file there, or give --allow-outside" in reason
+    assert f"leads out of {source}: move the file there, or give allow_outside" in reason
     assert run_import(run, settings(path, allow_outside=True)).done == 1
 
 
