@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from jobs.bench import command as bench
 from jobs.bench import reward as bench_reward
-from jobs.bench.world import measure as figures
+from jobs.bench.world import held_out as figures
 from jobs.main import cli
 from jobs.progress import sparkline
 from jobs.world import pretrain as pretrain_world

@@ -108,14 +108,14 @@ def schedule(step: int, steps: int, warmup: int = 50) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def _set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     """Sets every group to `factor` times its peak rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
-def take_step(
+def _take_step(
     loss: Tensor,
     optimizers: list[torch.optim.Optimizer],
     model_name: str,
@@ -207,7 +207,7 @@ def save_state(
     save_safetensors(path, tensors, {"state": json.dumps({"step": step, **counters})})
 
 
-def load_state(
+def _load_state(
     path: Path, model: nn.Module, average: WeightAverage, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, float]:
     """Restores what `save_state` wrote into the objects given; returns the step and the counters."""
@@ -265,14 +265,14 @@ def train_model(
     """
     average = WeightAverage(model, decay=course.decay)
     optimizers = build_optimizers(model, course.muon_lr, course.adam_lr)
-    resumed = load_state(course.state, model, average, optimizers) if course.state.exists() else {"step": 0}
+    resumed = _load_state(course.state, model, average, optimizers) if course.state.exists() else {"step": 0}
     start = int(resumed["step"])
     average.to(course.device)
     curve, began, sums = Curve(course.curve, start), time.monotonic(), dict[str, float]()
     for step in range(start, course.steps):
-        set_rate(optimizers, schedule(step, course.steps))
+        _set_rate(optimizers, schedule(step, course.steps))
         value, shown = loss(torch.Generator().manual_seed(course.seed * 1_000_003 + step))
-        take_step(value, optimizers, course.name, step, clip=model.parameters() if course.clip else None)
+        _take_step(value, optimizers, course.name, step, clip=model.parameters() if course.clip else None)
         average.update(model, step)
         sums = {name: sums.get(name, 0.0) + part / CURVE_EVERY for name, part in shown.items()}
         if (step + 1) % CURVE_EVERY == 0:

@@ -19,14 +19,14 @@ from pipeline.world.generator import SIZE, TEXT_LENGTH, build_pipeline, build_to
 from pipeline.world.training.common import Course, Report, WeightAverage, train_model
 from pipeline.world.training.dataset import Examples, augment, prepare_examples
 
-MUON_RATE = 5e-4
-ADAM_RATE = 1e-3
-PROMPT_DROPOUT = 0.1
+_MUON_RATE = 5e-4
+_ADAM_RATE = 1e-3
+_PROMPT_DROPOUT = 0.1
 SAVE_EVERY = 200
-SHIPPED_DTYPE = torch.float16
+_SHIPPED_DTYPE = torch.float16
 
 
-class TextTable:
+class _TextTable:
     """Prompt embeddings [B, L, D] of the frozen text encoder, computed once per text."""
 
     def __init__(self, pipeline: CogVideoXImageToVideoPipeline) -> None:
@@ -47,7 +47,7 @@ class TextTable:
 
 def make_batch(
     pipeline: CogVideoXImageToVideoPipeline,
-    table: TextTable,
+    table: _TextTable,
     examples: Examples,
     size: int,
     generator: torch.Generator,
@@ -58,7 +58,7 @@ def make_batch(
     encoded = pipeline.vae.encode_image(first)
     latents = torch.stack([encoded, motion], dim=1)
     image_latents = torch.stack([encoded, torch.zeros_like(encoded)], dim=1)
-    dropped = torch.rand(size, generator=generator) < PROMPT_DROPOUT
+    dropped = torch.rand(size, generator=generator) < _PROMPT_DROPOUT
     kept = ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
     return latents, image_latents, table(kept)
 
@@ -120,7 +120,7 @@ def train_generator(
         pipeline.transformer.load_state_dict(_weights(initial))
     model = pipeline.transformer.to(device).train()
     rotary = pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, 2, torch.device(device))
-    table = TextTable(pipeline)
+    table = _TextTable(pipeline)
 
     def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         made = make_batch(pipeline, table, examples, batch, generator)
@@ -136,8 +136,8 @@ def train_generator(
         steps=steps,
         seed=seed,
         save_every=SAVE_EVERY,
-        muon_lr=MUON_RATE,
-        adam_lr=ADAM_RATE,
+        muon_lr=_MUON_RATE,
+        adam_lr=_ADAM_RATE,
         device=device,
     )
     average = train_model(model, course, loss, report, lambda average: export(pipeline, average, out))
@@ -165,5 +165,5 @@ def export(pipeline: CogVideoXImageToVideoPipeline, average: WeightAverage, out:
     pipeline.scheduler.save_pretrained(out / "scheduler")
     pipeline.vae.save_pretrained(out / "vae")
     # The method of torch itself: the one of diffusers warns about modules that this class does not have.
-    torch.nn.Module.to(transformer, SHIPPED_DTYPE).save_pretrained(out / "transformer")
+    torch.nn.Module.to(transformer, _SHIPPED_DTYPE).save_pretrained(out / "transformer")
     pipeline.save_config(out)

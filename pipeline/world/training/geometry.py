@@ -81,7 +81,7 @@ def mirror(frames: Tensor, target: GeometryTarget) -> tuple[Tensor, GeometryTarg
     return frames.flip(3), GeometryTarget(w2c_BT34=w2c, depth_BTHW=target.depth_BTHW.flip(3))
 
 
-def dressed_frames(bank: ClipBank, training: GeometryTraining, generator: torch.Generator) -> Tensor:
+def _dressed_frames(bank: ClipBank, training: GeometryTraining, generator: torch.Generator) -> Tensor:
     """Frames [B, T, H, W, 3]: raw or moved first frames, some with a slight growing warp; then degraded."""
     frames = bank.frames_NTHW3.float() / 255
     count = len(bank)
@@ -102,7 +102,7 @@ def make_batch(
 ) -> tuple[Tensor, GeometryTarget]:
     """A random batch: frames [B, T, 3, H, W] and its target; mirrored at random, colours permuted."""
     picked = bank.pick(torch.randint(len(bank), (training.batch_size,), generator=generator))
-    frames, target = dressed_frames(picked, training, generator), relative_target(picked)
+    frames, target = _dressed_frames(picked, training, generator), relative_target(picked)
     if torch.rand((), generator=generator) < 0.5:
         frames, target = mirror(frames, target)
     frames = frames[..., torch.randperm(3, generator=generator)]
@@ -178,10 +178,10 @@ def train_geometry(
         clip=True,
         device=device,
     )
-    return save_average(model, train_model(model, course, loss, report), out_dir / name)
+    return _save_average(model, train_model(model, course, loss, report), out_dir / name)
 
 
-def save_average(model: WorldGeometry, average: WeightAverage, directory: Path) -> Path:
+def _save_average(model: WorldGeometry, average: WeightAverage, directory: Path) -> Path:
     """Writes the averaged weights as a folder that `WorldGeometry.from_pretrained` reads."""
     averaged = WorldGeometry(model.config)
     averaged.load_state_dict(average.tensors)

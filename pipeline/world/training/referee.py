@@ -151,7 +151,7 @@ def train_referee(
     model = model.to(device)
 
     def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        return referee_loss(model, batches(generator).to(device))
+        return _referee_loss(model, batches(generator).to(device))
 
     course = Course(
         name=name,
@@ -171,7 +171,7 @@ def train_referee(
     return out_dir / name
 
 
-def referee_loss(model: Referee, clips: LabelledClips) -> tuple[Tensor, dict[str, float]]:
+def _referee_loss(model: Referee, clips: LabelledClips) -> tuple[Tensor, dict[str, float]]:
     """Cross-entropies of fault and move, and how many of each are right."""
     verdict = model(torch.cat([referee_inputs(chunk) for chunk in torch.split(clips.frames_BTHW3, 4)]))
     fault_loss = F.binary_cross_entropy_with_logits(verdict.fault_B, clips.fault_B)
