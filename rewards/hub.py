@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from huggingface_hub import try_to_load_from_cache
-from torch import Size, Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Size, Tensor, nn
 
 from rewards.errors import RewardError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
 
 def cached_file(name: str, revision: str | None, file: str) -> Path | None:
@@ -62,3 +71,28 @@ def require_same_tensors(path: Path, found: Mapping[str, Tensor], expected: Mapp
 
 def _show(shape: Size | None) -> str:
     return "none" if shape is None else str(tuple(shape))
+
+
+def save_checkpoint(model: nn.Module, config: DataclassInstance, directory: str | Path) -> None:
+    """Write config.json and model.safetensors of a small model into `directory`."""
+    folder = Path(directory)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+
+
+def load_checkpoint(directory: str | Path, what: str, build: Callable[[dict[str, Any]], ModelT]) -> ModelT:
+    """The model that `build` makes of a configuration, with its weights, in evaluation mode.
+
+    Weights kept in half precision become what the model is in. Raises RewardError naming `what` is wrong.
+    """
+    folder = Path(directory)
+    try:
+        model = build(json.loads((folder / CONFIG).read_text()))
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+        raise RewardError(
+            f"{what} weights in {folder} cannot be read ({str(error).splitlines()[0]}); "
+            "run `gpa pretrain-world` or reinstall the package"
+        ) from error
+    return model.eval()

@@ -52,8 +52,7 @@ def world(checkpoints: Path | None, only: tuple[str, ...], as_json: bool, **chos
     """
     import torch
 
-    from jobs.bench.world.held_out import CHECKPOINTS, HeldOut
-    from jobs.bench.world.measure import measure
+    from jobs.bench.world.held_out import CHECKPOINTS, HeldOut, measure
     from jobs.progress import ConsoleProgress
 
     torch.set_num_threads(1)

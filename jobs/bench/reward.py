@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jobs.figure_tables import FigureTable
 
 SUBJECTS: Final = ("faults", "ranking")
-GUARDS: Final = ("min_motion", "min_image_motion", "min_sharpness", "min_coverage")
+_GUARDS: Final = ("min_motion", "min_image_motion", "min_sharpness", "min_coverage")
 
 
 @click.command("reward")
@@ -53,8 +53,7 @@ def command(
     """
     import torch
 
-    from jobs.bench.world.held_out import CHECKPOINTS, HeldOut
-    from jobs.bench.world.measure import measure
+    from jobs.bench.world.held_out import CHECKPOINTS, HeldOut, measure
     from jobs.progress import ConsoleProgress
 
     torch.set_num_threads(1)
@@ -62,7 +61,7 @@ def command(
     held_out = HeldOut(
         checkpoints=checkpoints or CHECKPOINTS,
         progress=ConsoleProgress("items"),
-        guards={name: pairing[name] for name in GUARDS if pairing[name] > 0},
+        guards={name: pairing[name] for name in _GUARDS if pairing[name] > 0},
         **chosen,
     )
     tables = measure(held_out, only or SUBJECTS)

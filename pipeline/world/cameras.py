@@ -14,10 +14,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from pipeline.world.scenes import Scene
-from pipeline.world.seeding import stable_generator
+from pipeline.world.scenes import Scene, stable_generator
 
-FIELD_OF_VIEW: Final = 60.0
+_FIELD_OF_VIEW: Final = 60.0
 FRAMES: Final = 9
 
 
@@ -63,7 +62,7 @@ def move_named(name: str) -> Move:
 
 def INTRINSICS(size: int) -> Tensor:
     """Pinhole intrinsics, float32 [3, 3] in pixels of a size x size image, 60 degrees of view."""
-    focal = size / (2 * math.tan(math.radians(FIELD_OF_VIEW) / 2))
+    focal = size / (2 * math.tan(math.radians(_FIELD_OF_VIEW) / 2))
     centre = (size - 1) / 2
     return torch.tensor([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
 

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from pipeline.world.cameras import MOVES, camera_path, move_named
 from pipeline.world.render import Clip, render
-from pipeline.world.scenes import Scene, make_scene
-from pipeline.world.seeding import stable_seed
-from pipeline.world.textures import COLOURS, PATTERNS
+from pipeline.world.scenes import COLOURS, PATTERNS, Scene, make_scene, stable_seed
 from storage.tables.ids import split_of
 
 SPLITS: Final = ("train", "val", "test")
@@ -31,7 +29,7 @@ class WorldPrompt:
     seed: int
 
 
-def prompt_text(scene: Scene, move_name: str) -> str:
+def _prompt_text(scene: Scene, move_name: str) -> str:
     """The sentence of a prompt: what the scene shows, then the camera motion."""
     return (
         f"A room with a {scene.wall_pattern} {scene.wall_colour} wall and {_COUNTS[scene.box_count]} boxes. "
@@ -78,7 +76,7 @@ def world_prompts(split: str, count: int, start: int = 0) -> list[WorldPrompt]:
 # costs a hundred times what the rest of a plan does.
 @lru_cache(maxsize=4096)
 def _prompt_of(scene_id: str, move: str) -> WorldPrompt:
-    text = prompt_text(make_scene(scene_id), move)
+    text = _prompt_text(make_scene(scene_id), move)
     return WorldPrompt(scene_id=scene_id, move=move, text=text, seed=stable_seed("prompt", scene_id) % 2**31)
 
 

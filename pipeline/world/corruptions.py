@@ -16,8 +16,7 @@ from torch.nn import functional
 
 from pipeline.world.motion import pixel_grid, sample_at
 from pipeline.world.render import Clip, render
-from pipeline.world.scenes import Scene
-from pipeline.world.seeding import stable_seed
+from pipeline.world.scenes import Scene, stable_seed
 
 Corruption = Callable[[Scene, Clip, float, int], Tensor]
 _GRID: Final = 5

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 from pipeline.world.codec import MotionCodec
 
 TEXT_LENGTH = 24
-TEXT_WIDTH = 64
+_TEXT_WIDTH = 64
 FRAMES = 9
 SIZE = 64
-LATENT_SIZE = 16
+_LATENT_SIZE = 16
 CHANNELS = 16
 
 
@@ -27,10 +27,10 @@ def build_transformer() -> CogVideoXTransformer3DModel:
         in_channels=2 * CHANNELS,
         out_channels=CHANNELS,
         time_embed_dim=128,
-        text_embed_dim=TEXT_WIDTH,
+        text_embed_dim=_TEXT_WIDTH,
         num_layers=6,
-        sample_width=LATENT_SIZE,
-        sample_height=LATENT_SIZE,
+        sample_width=_LATENT_SIZE,
+        sample_height=_LATENT_SIZE,
         sample_frames=FRAMES,
         temporal_compression_ratio=8,
         patch_size=2,
@@ -68,12 +68,12 @@ def build_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_text_encoder(vocabulary_size: int, seed: int = 0) -> T5EncoderModel:
+def _build_text_encoder(vocabulary_size: int, seed: int = 0) -> T5EncoderModel:
     """A frozen one-layer T5 encoder of random weights: enough, since words get distinct embeddings."""
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=vocabulary_size,
-        d_model=TEXT_WIDTH,
+        d_model=_TEXT_WIDTH,
         d_kv=16,
         d_ff=128,
         num_layers=1,
@@ -86,7 +86,7 @@ def build_text_encoder(vocabulary_size: int, seed: int = 0) -> T5EncoderModel:
 def build_pipeline(words: Sequence[str], seed: int = 0) -> CogVideoXImageToVideoPipeline:
     """An untrained pipeline of all parts."""
     tokenizer = build_tokenizer(words)
-    text_encoder = build_text_encoder(len(tokenizer), seed)
+    text_encoder = _build_text_encoder(len(tokenizer), seed)
     torch.manual_seed(seed)
     return CogVideoXImageToVideoPipeline(
         tokenizer=tokenizer,

@@ -17,9 +17,9 @@ from torch.nn import functional
 from pipeline.world.render import Clip
 
 # (reach in steps, step in pixels of the half-size images): a wide coarse search, then a narrow fine one.
-SEARCH_STAGES = ((3, 1.0), (2, 0.4))
-REFINE_STEPS = 30
-SMOOTHNESS = 0.06
+_SEARCH_STAGES = ((3, 1.0), (2, 0.4))
+_REFINE_STEPS = 30
+_SMOOTHNESS = 0.06
 
 
 def warp_by_cells(images_BCHW: Tensor, motion_BF2hw: Tensor, block: int) -> Tensor:
@@ -59,7 +59,7 @@ def estimate_motion(first_BCHW: Tensor, later_BFCHW: Tensor, block: int) -> Tens
     found = []
     for index in range(frames):
         motion = motion * ((index + 1) / max(index, 1))
-        for reach, step in SEARCH_STAGES:
+        for reach, step in _SEARCH_STAGES:
             motion = _search(half_first, half_later[:, index], motion, block // 2, reach, step)
         found.append(2 * motion)
     return _refine(first_BCHW, later_BFCHW, torch.stack(found, dim=1), block)
@@ -95,13 +95,13 @@ def _refine(first: Tensor, later: Tensor, motion: Tensor, block: int) -> Tensor:
     with torch.enable_grad():
         variable = motion.clone().requires_grad_(True)
         optimiser = torch.optim.Adam([variable], lr=0.1)
-        for step in range(REFINE_STEPS):
-            optimiser.param_groups[0]["lr"] = 0.12 * (1 - step / REFINE_STEPS) + 0.01
+        for step in range(_REFINE_STEPS):
+            optimiser.param_groups[0]["lr"] = 0.12 * (1 - step / _REFINE_STEPS) + 0.01
             error = warp_by_cells(first, variable, block) - later
             robust = (error.square() + 1e-4).sqrt().mean(dim=(1, 2, 3, 4)).sum()
             along, down = variable.diff(dim=-1).square(), variable.diff(dim=-2).square()
             bends = along.mean(dim=(1, 2, 3, 4)) + down.mean(dim=(1, 2, 3, 4))
-            loss = robust + SMOOTHNESS * bends.sum() / 4
+            loss = robust + _SMOOTHNESS * bends.sum() / 4
             optimiser.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()

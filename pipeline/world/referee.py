@@ -7,26 +7,23 @@ Legend: B clips, T frames, H, W pixels (half resolution: h, w), K candidate disp
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.world.cameras import FRAMES, MOVES
+from rewards.errors import RewardError
+from rewards.hub import load_checkpoint, save_checkpoint
 from storage.errors import UserError
 
 # (later frame, earlier frame): a quarter to a half of the clip's motion, within reach and unlikely to alias.
 _PAIRS: Final = ((4, 0), (6, 2), (8, 4))
 _REACH: Final = 5  # half-resolution pixels
 _INPUTS: Final = 3 * len(_PAIRS) + 9
-_WEIGHTS: Final = "model.safetensors"
-_CONFIG: Final = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,22 +141,13 @@ class Referee(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes config.json and model.safetensors into `directory`."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / _WEIGHTS)
+        save_checkpoint(self, self.config, directory)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path | None = None) -> Referee:
         """Reads a referee, by default the shipped one, in evaluation mode; UserError names what is wrong."""
         folder = Path(directory) if directory else Path(__file__).parent / "checkpoints" / "referee"
         try:
-            config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
-            model = cls(RefereeConfig(**config))
-            model.load_state_dict(load_file(folder / _WEIGHTS))
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise UserError(
-                f"referee weights in {folder} cannot be read ({str(error).splitlines()[0]}); "
-                "run `gpa pretrain-world` or reinstall the package"
-            ) from error
-        return model.eval()
+            return load_checkpoint(folder, "referee", lambda config: cls(RefereeConfig(**config)))
+        except RewardError as error:
+            raise UserError(str(error)) from error

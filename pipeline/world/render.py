@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from pipeline.world.cameras import INTRINSICS
-from pipeline.world.scenes import Scene
-from pipeline.world.textures import TEXTURE_SIDE
+from pipeline.world.scenes import TEXTURE_SIDE, Scene
 
 
 @dataclass(frozen=True, kw_only=True)

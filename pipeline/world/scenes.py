@@ -1,19 +1,108 @@
 """Static scenes: a textured room with three or four axis-aligned boxes standing in it.
 
-World coordinates are metres with y pointing down (as the cameras of OpenCV): the floor is the largest y.
-Legend: B boxes (index 0 is the room, seen from inside), F faces (six a box), S texture side, C colours.
+Textures are soft patterns that a small model can learn, with a few marks to track. All randomness flows from
+hashes of names, so that a scene id means one scene for ever. World coordinates are metres with y pointing
+down (as the cameras of OpenCV): the floor is the largest y.
+Legend: B boxes (index 0 is the room, seen from inside), F faces (six a box), S texture side (32), C colours.
 """
 
 from __future__ import annotations
 
+import colorsys
+import hashlib
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.world.seeding import stable_generator
-from pipeline.world.textures import COLOURS, PATTERNS, TEXTURE_SIDE, make_texture
+
+def stable_seed(*parts: str | int) -> int:
+    """A 63-bit seed that depends on the parts only, not on the process or on the machine."""
+    digest = hashlib.sha256("\x1f".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def stable_generator(*parts: str | int) -> np.random.Generator:
+    """A random generator seeded by `stable_seed` of the parts."""
+    return np.random.default_rng(stable_seed(*parts))
+
+
+TEXTURE_SIDE: Final = 32
+# Name -> hue; saturation and value are drawn per face.
+COLOURS: Final[dict[str, float]] = {
+    "red": 0.0,
+    "orange": 0.075,
+    "yellow": 0.14,
+    "green": 0.34,
+    "teal": 0.48,
+    "blue": 0.60,
+    "purple": 0.76,
+    "pink": 0.91,
+}
+PATTERNS: Final = ("plain", "striped", "checked", "mottled")
+Array = NDArray[np.float64]
+
+
+def _colour(rng: np.random.Generator, hue: float, value: float) -> Array:
+    shifted = (hue + rng.uniform(-0.02, 0.02)) % 1.0
+    return np.array(colorsys.hsv_to_rgb(shifted, rng.uniform(0.35, 0.75), value))
+
+
+def _smooth_noise(rng: np.random.Generator, cells: int, side: int = TEXTURE_SIDE) -> Array:
+    """Low-frequency noise in [0, 1], shape [side, side]: a random grid, cosine-interpolated."""
+    grid = rng.random((cells + 1, cells + 1))
+    position = (np.arange(side) + 0.5) / side * cells
+    base = np.minimum(position.astype(int), cells - 1)
+    mix = (1 - np.cos(np.pi * (position - base))) / 2
+    rows = grid[base] * (1 - mix[:, None]) + grid[base + 1] * mix[:, None]
+    return np.asarray(rows[:, base] * (1 - mix) + rows[:, base + 1] * mix)
+
+
+def _pattern_weight(rng: np.random.Generator, pattern: str, cycles: float) -> Array:
+    y_SS, x_SS = np.mgrid[0:TEXTURE_SIDE, 0:TEXTURE_SIDE] / TEXTURE_SIDE
+    phase = rng.uniform(0, 2 * np.pi, 2)
+    if pattern == "striped":
+        angle = rng.choice([0.0, np.pi / 2, np.pi / 4, -np.pi / 4])
+        along = x_SS * np.cos(angle) + y_SS * np.sin(angle)
+        return np.asarray(np.clip(0.5 + 0.9 * np.sin(2 * np.pi * cycles * along + phase[0]), 0, 1))
+    if pattern == "checked":
+        product = np.sin(2 * np.pi * cycles * x_SS + phase[0]) * np.sin(2 * np.pi * cycles * y_SS + phase[1])
+        return np.asarray(np.clip(0.5 + 1.2 * product, 0, 1))
+    if pattern == "mottled":
+        return np.clip(1.6 * _smooth_noise(rng, max(2, round(cycles * 1.5))) - 0.3, 0, 1)
+    angle = rng.uniform(0, 2 * np.pi)
+    return np.asarray(np.clip(0.5 + (x_SS - 0.5) * np.cos(angle) + (y_SS - 0.5) * np.sin(angle), 0, 1))
+
+
+def _add_marks(rng: np.random.Generator, image_SSC: Array, hue: float, marks: int) -> None:
+    """Draws a few rectangles of a contrasting colour, in place: something to track on every face."""
+    for _ in range(marks):
+        width, height = rng.integers(4, 10, 2)
+        left, top = rng.integers(1, TEXTURE_SIDE - width), rng.integers(1, TEXTURE_SIDE - height)
+        colour = _colour(rng, (hue + rng.uniform(0.25, 0.75)) % 1.0, float(rng.choice([0.25, 0.95])))
+        patch = image_SSC[top : top + height, left : left + width]
+        patch += 0.7 * (colour - patch)
+
+
+def _soften(image_SSC: Array) -> Array:
+    padded = np.pad(image_SSC, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
+    return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
+
+
+def _make_texture(rng: np.random.Generator, hue: float, pattern: str, cycles: float, marks: int) -> Array:
+    """A softened texture, float64 [32, 32, 3] in [0, 1]; `cycles` sets the frequency of the pattern."""
+    light, dark = rng.uniform(0.7, 0.98), rng.uniform(0.3, 0.55)
+    first, second = _colour(rng, hue, light), _colour(rng, hue + rng.uniform(-0.08, 0.08), dark)
+    weight_SS1 = _pattern_weight(rng, pattern, cycles)[..., None]
+    image_SSC = first * weight_SS1 + second * (1 - weight_SS1)
+    image_SSC *= 0.75 + 0.5 * _smooth_noise(rng, 3)[..., None]
+    _add_marks(rng, image_SSC, hue, marks)
+    return np.clip(_soften(image_SSC), 0, 1)
+
 
 # Brightness of a face by axis and side (low, high): x walls, ceiling and floor, near and far.
 _SHADES = ((0.86, 0.94), (1.0, 0.82), (0.97, 0.90))
@@ -79,7 +168,7 @@ def _face_textures(rng: np.random.Generator, boxes: int) -> tuple[np.ndarray, st
             colour, pattern = str(rng.choice(names)), str(rng.choice(PATTERNS))
             cycles = rng.uniform(2.0, 4.0) if box == 0 else rng.uniform(1.0, 2.0)
             marks = int(rng.integers(3, 7)) if box == 0 else int(rng.integers(0, 3))
-            texture_SSC = make_texture(rng, COLOURS[colour], pattern, cycles, marks)
+            texture_SSC = _make_texture(rng, COLOURS[colour], pattern, cycles, marks)
             textures.append(texture_SSC * _SHADES[face // 2][face % 2])
             if box == 0 and face == _FAR_WALL:
                 wall = (colour, pattern)

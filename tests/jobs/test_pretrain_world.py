@@ -12,13 +12,13 @@ from safetensors.torch import load_file
 
 from jobs.bench import command as bench
 from jobs.bench import reward as bench_reward
-from jobs.bench.world import measure as figures
+from jobs.bench.world import held_out as figures
 from jobs.main import cli
 from jobs.progress import sparkline
 from jobs.world import pretrain as pretrain_world
 from pipeline.models import resolve_model
 from pipeline.world.referee import Referee
-from pipeline.world.training import generator, pretrain
+from pipeline.world.training import common, pretrain
 from rewards.geometry.backends import describe_backend
 from rewards.geometry.backends import load_backend as load_geometry
 from rewards.geometry.world.backend import load_backend
@@ -40,7 +40,7 @@ def gpa(*arguments: str | Path) -> Result:
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     folder = tmp_path_factory.mktemp("world")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(generator, "CURVE_EVERY", 1)
+        patch.setattr(common, "CURVE_EVERY", 1)
         result = gpa("pretrain-world", "--work", folder / "work", "--out", folder / "out", *TINY)
     assert result.exit_code == 0, result.output
     return folder, result

@@ -10,8 +10,7 @@ import torch
 
 from jobs.bench.world.chart import colour, write_chart
 from jobs.bench.world.faults import separation, true_reconstruction
-from jobs.bench.world.held_out import HeldOut
-from jobs.bench.world.measure import SUBJECTS, measure
+from jobs.bench.world.held_out import SUBJECTS, HeldOut, measure
 from jobs.bench.world.ranking import agreement
 from jobs.bench.world.study import CONTROL, DEFAULT, SAMPSON, Study, passes, ranks, spearman, win_rate
 from jobs.figure_tables import FigureTable
@@ -148,7 +147,7 @@ def test_a_table_refuses_rows_that_do_not_fit_its_columns() -> None:
 
 
 def test_round_trip_of_an_untrained_codec_is_flat() -> None:
-    from jobs.bench.world.codec import round_trip
+    from jobs.bench.world.networks import round_trip
     from pipeline.world.codec import MotionCodec
 
     frames = round_trip(MotionCodec(), torch.rand(9, 16, 16, 3))

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import world_prompts
 from pipeline.world.codec import MotionCodec
-from pipeline.world.training import dataset
+from pipeline.world.training import common, dataset
 from pipeline.world.training import generator as training
 from pipeline.world.training.dataset import CHUNK, is_faulty, mirror_motion, mirror_text, prepare_examples
 
@@ -53,7 +53,7 @@ def test_resumed_equals_straight(
 ) -> None:
     work = work_folder(tmp_path / "resumed", examples)
     monkeypatch.setattr(training, "SAVE_EVERY", 2)
-    monkeypatch.setattr(training, "CURVE_EVERY", 3)
+    monkeypatch.setattr(common, "CURVE_EVERY", 3)
 
     def interrupt(step: int, values: dict[str, float]) -> None:
         raise KeyboardInterrupt

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from jobs.bench.world.networks import geometry_figures
 from pipeline.world.corruptions import warp_field
 from pipeline.world.training.bank import ClipBank, coarse_flow, render_bank, rewarp
-from pipeline.world.training.figures import geometry_figures
 from pipeline.world.training.geometry import mirror, relative_target, rotation_angle
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import GeometryBackend

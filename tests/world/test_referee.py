@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from jobs.bench.world.networks import area_under_curve
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.corruptions import apply_field, compose_flow, warp_field
 from pipeline.world.motion import flow_to_first
 from pipeline.world.referee import Referee, RefereeConfig, block_match, referee_inputs
 from pipeline.world.training.bank import ClipBank, coarse_flow, render_bank
-from pipeline.world.training.figures import area_under_curve
 from pipeline.world.training.referee import (
     RefereeTraining,
     coarse_faulty_flow,

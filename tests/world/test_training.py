@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.world.referee import RefereeConfig
-from pipeline.world.training import geometry, referee
+from pipeline.world.training import common, geometry, referee
 from pipeline.world.training.common import (
     Curve,
     Muon,
@@ -34,21 +34,21 @@ def _referee(folder: Path) -> Path:
     return referee.train_referee(folder, training, RefereeConfig(width=8))
 
 
-@pytest.mark.parametrize(("module", "train"), [(geometry, _geometry), (referee, _referee)])
+@pytest.mark.parametrize("train", [_geometry, _referee])
 def test_interrupted_training_ends_with_the_same_weights(
-    module: Any, train: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Callable[[Path], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train(tmp_path / "whole")
-    real_save = module.save_state
+    real_save = common.save_state
 
     def save_and_die(*args: Any, **counters: float) -> None:
         real_save(*args, **counters)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(module, "save_state", save_and_die)
+    monkeypatch.setattr(common, "save_state", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts")
-    monkeypatch.setattr(module, "save_state", real_save)
+    monkeypatch.setattr(common, "save_state", real_save)
     resumed = train(tmp_path / "parts")
     expected, found = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert expected.keys() == found.keys()
@@ -112,7 +112,7 @@ def test_curve_drops_what_a_resumed_run_will_write_again(tmp_path: Path) -> None
     curve = Curve(path)
     for step in (20, 40, 60):
         curve.add(step, loss=1 / step)
-    Curve(path, step=41).add(60, loss=7.0)
+    Curve(path, step=40).add(60, loss=7.0)
     assert [(entry["step"], entry["loss"]) for entry in read_curve(path)] == [
         (20, 0.05),
         (40, 0.025),

@@ -23,7 +23,7 @@ _LIMIT_BYTES = 12 * 1024
 
 
 @contextmanager
-def own_file_system(folder: Path) -> Iterator[bool]:
+def _own_file_system(folder: Path) -> Iterator[bool]:
     """Mount a small tmpfs at `folder` for the block; False where mounting is not permitted."""
     folder.mkdir(parents=True, exist_ok=True)
     mounted = _mount("-t", "tmpfs", "-o", f"size={_LARGE}", "none", str(folder))
@@ -39,17 +39,17 @@ def resize(folder: Path, *, small: bool) -> None:
     _mount("-o", f"remount,size={_SMALL if small else _LARGE}", str(folder))
 
 
-def set_read_only(folder: Path, read_only: bool) -> bool:
+def _set_read_only(folder: Path, read_only: bool) -> bool:
     """Whether it worked: a file system that is being written to refuses for the moment."""
     return _mount("-o", f"remount,{'ro' if read_only else 'rw'}", str(folder))
 
 
-def limit_file_size() -> None:
+def _limit_file_size() -> None:
     """For a process about to start the command: larger files fail as they do on a full disk."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (_LIMIT_BYTES, _LIMIT_BYTES))
 
 
-def set_writable(folder: Path, writable: bool) -> bool:
+def _set_writable(folder: Path, writable: bool) -> bool:
     """The same by permissions; False for root, whom they do not bind."""
     if os.geteuid() == 0:
         return False
@@ -132,14 +132,14 @@ def node_killed(ground: Ground) -> int:
 
 def disk_full(ground: Ground) -> int:
     """A disk that fills up: the command says so and ends with 1."""
-    with own_file_system(ground.run) as mounted:
+    with _own_file_system(ground.run) as mounted:
         if mounted:
             resize(ground.run, small=True)
             said = ground.end(ground.start(), 1)
             resize(ground.run, small=False)
             _check(ground)
         else:
-            said = ground.end(ground.start(limit_file_size), 1)
+            said = ground.end(ground.start(_limit_file_size), 1)
     if "the disk is full" not in said:
         raise UserError(f"the command did not say that the disk is full: {said[-500:]}")
     return 1
@@ -147,22 +147,22 @@ def disk_full(ground: Ground) -> int:
 
 def read_only(ground: Ground) -> int:
     """A run that becomes read-only while it is written, and is writable again."""
-    with own_file_system(ground.run) as mounted:
+    with _own_file_system(ground.run) as mounted:
         if mounted:
             process = ground.start()
             ground.wait_for_work(process, 2)
-            while process.poll() is None and not set_read_only(ground.run, True):
+            while process.poll() is None and not _set_read_only(ground.run, True):
                 time.sleep(0.001)
             ground.end(process, 1, 0)
             said = ground.end(ground.start(), 1)
-            set_read_only(ground.run, False)
+            _set_read_only(ground.run, False)
             _check(ground)
         else:
             ground.finish()
-            if not set_writable(ground.run, False):
+            if not _set_writable(ground.run, False):
                 return 0
             said = ground.end(ground.start(), 1)
-            set_writable(ground.run, True)
+            _set_writable(ground.run, True)
     if "cannot write" not in said:
         raise UserError(f"the command did not say that it cannot write: {said[-500:]}")
     return 1

@@ -28,9 +28,9 @@ from storage.tables.records import Candidate, utc_now
 from storage.tables.shards import write_shard
 from storage.upkeep.upkeep import MEDIA_FOLDERS, sweep_leftovers
 
-OF_PROMPT = 4
+_OF_PROMPT = 4
 JOURNAL = "journal"
-CLIP = "clip.mp4"
+_CLIP = "clip.mp4"
 _READY = "ready"
 
 
@@ -162,12 +162,12 @@ def make_journal(journal: Path) -> None:
     from storage.media.video import write_video
 
     frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    write_video(journal / CLIP, frames, 8)
+    write_video(journal / _CLIP, frames, 8)
 
 
 def _missing(settings: SimulatedSettings, have: set[str]) -> Iterator[SimulatedTask]:
-    for prompt in range(0, settings.candidates, OF_PROMPT):
-        last = min(prompt + OF_PROMPT, settings.candidates)
+    for prompt in range(0, settings.candidates, _OF_PROMPT):
+        last = min(prompt + _OF_PROMPT, settings.candidates)
         for start in range(prompt, last, settings.batch):
             numbers = range(start, min(start + settings.batch, last))
             names = {simulated_id(number): number for number in numbers}
@@ -177,7 +177,7 @@ def _missing(settings: SimulatedSettings, have: set[str]) -> Iterator[SimulatedT
 
 
 def _prompt(number: int) -> str:
-    return content_id("simulated prompt", number // OF_PROMPT)
+    return content_id("simulated prompt", number // _OF_PROMPT)
 
 
 def _row(run: Run, name: str, number: int, now: str) -> Candidate:
@@ -200,6 +200,6 @@ def _row(run: Run, name: str, number: int, now: str) -> Candidate:
 
 def _clip(journal: Path) -> bytes:
     try:
-        return (journal / CLIP).read_bytes()
+        return (journal / _CLIP).read_bytes()
     except OSError as error:
-        raise UserError(f"{journal} holds no {CLIP}: make it with jobs.bench.faults.simulated") from error
+        raise UserError(f"{journal} holds no {_CLIP}: make it with jobs.bench.faults.simulated") from error

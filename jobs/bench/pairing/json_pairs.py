@@ -19,7 +19,7 @@ from storage.run import Run
 from storage.tables.schemas import default_columns
 
 # What pairing needs of the tables, and nothing else.
-NEEDED = {
+_NEEDED = {
     "prompts": ["prompt_id", "scene_id", "split", "text"],
     "candidates": ["candidate_id", "prompt_id", "status", "model", "revision", "num_frames"],
     "scores": ["candidate_id", "reward", "reward_version", "value", "motion"],
@@ -29,7 +29,7 @@ NEEDED = {
 def write_json(run: Run, folder: Path, *, needed_only: bool) -> None:
     """Write the tables of a run as JSON lines, all columns or only those that pairing needs."""
     folder.mkdir(parents=True, exist_ok=True)
-    for table, needed in NEEDED.items():
+    for table, needed in _NEEDED.items():
         rows = run.rows(table, needed if needed_only else default_columns(table))
         with (folder / f"{table}.jsonl").open("w") as file:
             for batch in rows.to_batches(max_chunksize=10_000):

@@ -24,7 +24,7 @@ from rewards.measures.perceptual import BACKBONES, Perceptual, load_perceptual
 from rewards.rasterise.zbuffer import backproject
 from storage.media.video import write_video
 
-RANDOM = "random"
+_RANDOM = "random"
 _FPS = 8
 
 
@@ -58,7 +58,7 @@ def load_geometry(name: str, model: str | None, revision: str | None, device: st
 
     Raises RewardError for what `rewards.geometry.backends.load_backend` refuses and for `random` elsewhere.
     """
-    if model != RANDOM:
+    if model != _RANDOM:
         return load_backend(name, model=model, revision=revision, device=device)
     if name != "vggt":
         raise RewardError(
@@ -108,7 +108,7 @@ def random_vggt(device: str, config: Any = None) -> RandomGeometry:
     config = config or VGGTConfig(track=False)
     with torch.device(device):
         network = VGGT(config).requires_grad_(False).eval()
-    weights = VGGTWeights(model=RANDOM, revision=RANDOM, license="none", weights=Path(), config=config)
+    weights = VGGTWeights(model=_RANDOM, revision=_RANDOM, license="none", weights=Path(), config=config)
     return RandomGeometry(VGGTBackend(network, weights))
 
 

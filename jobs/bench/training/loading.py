@@ -78,14 +78,14 @@ def measure_loading(directory: Path, pairs: int, *, rounds: int) -> list[Loading
         order = random.Random(number).sample(range(pairs), pairs)
         for name, found in ((name, kind) for name in cold for kind in (cold, warm)):
             if found is cold:
-                drop_from_cache(directory)
+                _drop_from_cache(directory)
             first = PairDataset(shards) if name == SHARDS else None
             read: Read = (first or later).read if name != FILES else _file_reader(directory / "files")
             found[name].append(pairs / _seconds(read, order))
     return [LoadingFigures(name=name, cold=tuple(cold[name]), warm=tuple(warm[name])) for name in cold]
 
 
-def drop_from_cache(directory: Path) -> None:
+def _drop_from_cache(directory: Path) -> None:
     """Ask the system to forget the pages of every file below a directory."""
     for path in directory.rglob("*"):
         if path.is_file():

@@ -98,7 +98,7 @@ def prepare(workload: Workload, variant: Variant) -> RunStep:
     parameters = list(lora_parameters(family.transformer).values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-5)
     batches = [
-        make_inputs(workload, first, variant.micro) for first in range(0, workload.pairs, variant.micro)
+        _make_inputs(workload, first, variant.micro) for first in range(0, workload.pairs, variant.micro)
     ]
     loss_weight_X = family.loss_weight(workload.shapes)
     if reference is not None:
@@ -116,7 +116,7 @@ def prepare(workload: Workload, variant: Variant) -> RunStep:
     return run
 
 
-def make_inputs(workload: Workload, first: int, count: int) -> MicroBatch:
+def _make_inputs(workload: Workload, first: int, count: int) -> MicroBatch:
     """Random pairs `first` to `first + count`, the same for every variant, on the device."""
     device, shapes = torch.device(workload.device), workload.shapes
     generators = [torch.Generator().manual_seed(workload.seed + first + i) for i in range(count)]

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from jobs.bench.world.held_out import HeldOut
+from jobs.bench.world.networks import area_under_curve, clip_variants
 from jobs.bench.world.study import DEFAULT, Study, passes, reconstruct_some, win_rate
 from jobs.figure_tables import Cell, FigureTable
 from pipeline.world.clips import WorldPrompt, render_prompt
 from pipeline.world.render import Clip
-from pipeline.world.training.figures import area_under_curve, clip_variants
 from rewards.geometry.reconstruction import Reconstruction
 
-MODELS: Final = ("geometry",)
-GEOMETRIES: Final = ("predicted", "true")
+_GEOMETRIES: Final = ("predicted", "true")
 MEDIUM: Final = {
     "warp@1.5": "warp",
     "warp_rewarped@1.5": "decoded",
@@ -57,7 +56,7 @@ def measure(held_out: HeldOut) -> list[FigureTable]:
     for number, prompt in enumerate(held_out.each("faults", held_out.clip_prompts)):
         _add_clip(errors, passed, study, held_out, prompt, number)
     tables = []
-    for geometry in GEOMETRIES:
+    for geometry in _GEOMETRIES:
         for column, title in ((0, "AUC"), (1, "share of clips that beat their faulty copy")):
             tables.append(_medium(errors, study, geometry, column, title, held_out.clips))
     return [*tables, _guarded(errors, passed, held_out), _detail(errors, study, held_out.clips)]
@@ -88,14 +87,14 @@ def _add_clip(
                 passed[name].append(passes(default, held_out.guards))
 
 
-def clean_of(name: str) -> str:
+def _clean_of(name: str) -> str:
     """The clean clips in the dress of a variant."""
     return "clean_rewarped" if "rewarped" in name else "clean"
 
 
 def separation(errors: dict[str, list[float]], name: str) -> tuple[float | None, float | None, int]:
     """AUC and same-clip win rate of the clean clips over a variant, and how many clips were left out."""
-    clean = torch.tensor(errors[clean_of(name)], dtype=torch.float64)
+    clean = torch.tensor(errors[_clean_of(name)], dtype=torch.float64)
     faulty = torch.tensor(errors[name], dtype=torch.float64)
     scored = clean.isfinite() & faulty.isfinite()
     lost = int((~scored).sum())
@@ -124,7 +123,7 @@ def _guarded(errors: Errors, passed: dict[str, list[bool]], held_out: HeldOut) -
     by_name = errors["predicted", DEFAULT]
     rows: list[tuple[Cell, ...]] = []
     for name, kept in passed.items():
-        clean = zip(by_name[clean_of(name)], passed[clean_of(name)], strict=True)
+        clean = zip(by_name[_clean_of(name)], passed[_clean_of(name)], strict=True)
         outcomes = [
             not ok or (was_kept and error > true_error)
             for ok, error, (true_error, was_kept) in zip(kept, by_name[name], clean, strict=True)
@@ -144,7 +143,7 @@ def _guarded(errors: Errors, passed: dict[str, list[bool]], held_out: HeldOut) -
 
 def _detail(errors: Errors, study: Study, clips: int) -> FigureTable:
     rows: list[tuple[Cell, ...]] = []
-    for geometry in GEOMETRIES:
+    for geometry in _GEOMETRIES:
         for reward in study.names:
             by_name = errors[geometry, reward]
             for name in by_name:

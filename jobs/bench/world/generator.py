@@ -17,7 +17,6 @@ from pipeline.world.cameras import MOVES
 from pipeline.world.clips import render_prompt
 from rewards.measures.quality import psnr
 
-MODELS: Final = ("generator", "referee")
 CLEAN: Final = 0.3
 FAULTY: Final = 0.7
 _MOVE_NAMES: Final = [move.name for move in MOVES]
@@ -65,7 +64,7 @@ def _fidelity(held_out: HeldOut) -> list[tuple[Cell, ...]]:
     ]
 
 
-def fault_and_follow(held_out: HeldOut) -> tuple[Tensor, Tensor]:
+def _fault_and_follow(held_out: HeldOut) -> tuple[Tensor, Tensor]:
     """The referee's fault probability of every sample, and whether it sees the prompted move: both [P, S]."""
     faults, follows = [], []
     for prompt, samples_STHW3 in zip(held_out.sample_prompts, held_out.samples(), strict=True):
@@ -76,7 +75,7 @@ def fault_and_follow(held_out: HeldOut) -> tuple[Tensor, Tensor]:
 
 
 def _behaviour(held_out: HeldOut) -> list[tuple[Cell, ...]]:
-    fault_PS, follow_PS = fault_and_follow(held_out)
+    fault_PS, follow_PS = _fault_and_follow(held_out)
     clean_PS, faulty_PS = (fault_PS < CLEAN).float(), (fault_PS > FAULTY).float()
     figures = {
         f"prompt following (chance {1 / len(MOVES):.2f})": follow_PS.mean(1),

@@ -1,19 +1,21 @@
-"""Held-out material that several subjects share: true clips, checkpoints, and samples of the generator.
+"""Held-out figures of the embedded world by subject, and the material that several subjects share.
 
 Legend: P prompts, S seeds, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from jobs.figure_tables import FigureTable
 from pipeline.engine.stage import Progress, Silent
 from pipeline.models import resolve_model
 from pipeline.sampling.samplers import make_sampler
@@ -138,3 +140,42 @@ def _frames(frames_THW3: Tensor | None, reason: str | None) -> Tensor:
     if frames_THW3 is None:
         raise UserError(f"the generator does not work: {reason}; train it again with `gpa pretrain-world`")
     return frames_THW3
+
+
+class Subject(NamedTuple):
+    """A function of a HeldOut that returns tables, where it stands, and the checkpoints that it needs."""
+
+    module: str
+    function: str
+    models: tuple[str, ...]
+
+
+_HERE: Final = "jobs.bench.world"
+# A new subject is a function and a line here.
+SUBJECTS: Final[dict[str, Subject]] = {
+    "codec": Subject(f"{_HERE}.networks", "measure_codec", ("generator",)),
+    "generator": Subject(f"{_HERE}.generator", "measure", ("generator", "referee")),
+    "geometry": Subject(f"{_HERE}.networks", "measure_geometry", ("geometry",)),
+    "referee": Subject(f"{_HERE}.networks", "measure_referee", ("referee",)),
+    "faults": Subject(f"{_HERE}.faults", "measure", ("geometry",)),
+    "ranking": Subject(
+        f"{_HERE}.ranking",
+        "measure",
+        ("generator", "geometry", "referee", "generator-boxes", "referee-boxes"),
+    ),
+}
+
+
+def measure(held_out: HeldOut, subjects: Sequence[str]) -> list[FigureTable]:
+    """The tables of those subjects, in the order of `SUBJECTS`. Raises UserError for a missing checkpoint."""
+    unknown = sorted(set(subjects) - set(SUBJECTS))
+    if unknown:
+        raise ValueError(f"subjects: {unknown[0]!r} is none of {', '.join(SUBJECTS)}; leave it out")
+    wanted = [subject for name, subject in SUBJECTS.items() if name in subjects]
+    for model in (model for subject in wanted for model in subject.models):
+        held_out.folder(model)
+    return [
+        table
+        for subject in wanted
+        for table in getattr(import_module(subject.module), subject.function)(held_out)
+    ]

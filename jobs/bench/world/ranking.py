@@ -16,8 +16,7 @@ from jobs.bench.world.study import DEFAULT, Study, passes, reconstruct_some, spe
 from jobs.figure_tables import Cell, FigureTable
 from pipeline.evaluation.comparison import bootstrap
 
-MODELS: Final = ("generator", "geometry", "referee", "generator-boxes", "referee-boxes")
-GUARDED: Final = f"{DEFAULT}, guarded"
+_GUARDED: Final = f"{DEFAULT}, guarded"
 
 
 def measure(held_out: HeldOut) -> list[FigureTable]:
@@ -44,10 +43,10 @@ def _of_family(held_out: HeldOut, family: str) -> FigureTable:
             errors[name].append([found[name] for found, _ in rows])
         kept = [passes(default, held_out.guards) for _, default in rows]
         guarded = zip(errors[DEFAULT][-1], kept, strict=True)
-        errors[GUARDED].append([error if ok else math.nan for error, ok in guarded])
+        errors[_GUARDED].append([error if ok else math.nan for error, ok in guarded])
     mixed = sum(min(row) < CLEAN and max(row) > FAULTY for row in faults) / len(faults)
     figures: list[tuple[Cell, ...]] = []
-    for name in (*study.names, GUARDED):
+    for name in (*study.names, _GUARDED):
         agreed = agreement(errors[name], faults)
         figures.append((name, *agreed["Spearman"][:3], *agreed["win rate"][:3], agreed["win rate"][3]))
     return FigureTable(

@@ -59,7 +59,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-VARIANTS: Final[dict[str, Variant]] = {
+_VARIANTS: Final[dict[str, Variant]] = {
     "mse, all, black (the paper's)": Variant(options={"views": "all", "holes": "black"}),
     "mse, all": Variant(options={"views": "all"}),
     "mse, black": Variant(options={"holes": "black"}),
@@ -74,7 +74,7 @@ VARIANTS: Final[dict[str, Variant]] = {
 
 
 # Rewards of the frames alone; every frame against the next as in the paper, and half a clip apart.
-PICTURE_VARIANTS: Final[dict[str, Variant]] = {
+_PICTURE_VARIANTS: Final[dict[str, Variant]] = {
     "epipolar, adjacent (the paper's)": Variant(
         reward="epipolar", options={"pairs": "adjacent", "mutual": False, "truncate": 0.0}
     ),
@@ -93,7 +93,7 @@ class Study:
     def rewards(self) -> dict[str, ReprojectionReward]:
         """Without LPIPS where its backbone is missing: it is on nobody's machine by itself."""
         built = {}
-        for name, variant in VARIANTS.items():
+        for name, variant in _VARIANTS.items():
             spec = REWARDS[variant.reward]
             options = spec.options(frames=self.frames, **variant.options)
             try:
@@ -115,7 +115,7 @@ class Study:
                 geometry=None,
                 options=REWARDS[variant.reward].options(frames=self.frames, **variant.options),
             )
-            for name, variant in PICTURE_VARIANTS.items()
+            for name, variant in _PICTURE_VARIANTS.items()
         }
 
     @property

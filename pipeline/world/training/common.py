@@ -1,13 +1,15 @@
-"""Shared by all trainings of the world: optimisers, resumable state, and curves as JSON lines."""
+"""Shared by all trainings of the world: the loop, optimisers, resumable state, curves as JSON lines."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from safetensors import safe_open
@@ -16,6 +18,11 @@ from torch import Tensor, nn
 
 # Quintic Newton-Schulz coefficients of Muon (Jordan et al., 2024).
 _COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
+CURVE_EVERY = 20  # steps whose mean makes an entry of a curve
+# The loss of the batch that a generator draws, and what the curve shows of it.
+Loss: TypeAlias = Callable[[torch.Generator], tuple[Tensor, dict[str, float]]]
+# Told the steps done and the values of the curve.
+Report: TypeAlias = Callable[[int, dict[str, float]], None]
 
 
 def orthogonalise(matrices_NRC: Tensor, steps: int = 5) -> Tensor:
@@ -101,14 +108,14 @@ def schedule(step: int, steps: int, warmup: int = 50) -> float:
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+def _set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
     """Sets every group to `factor` times its peak rate."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = group["peak_lr"] * factor
 
 
-def take_step(
+def _take_step(
     loss: Tensor,
     optimizers: list[torch.optim.Optimizer],
     model_name: str,
@@ -154,12 +161,12 @@ class WeightAverage:
 
 
 class Curve:
-    """A training curve on disk, one JSON object a line; entries from `step` on are dropped when resuming."""
+    """A training curve on disk, one JSON object a line; entries after `step` are dropped when resuming."""
 
     def __init__(self, path: Path, step: int = 0) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [entry for entry in read_curve(path) if entry["step"] < step] if path.exists() else []
+        kept = [entry for entry in read_curve(path) if entry["step"] <= step] if path.exists() else []
         path.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
 
     def add(self, step: int, **values: float) -> None:
@@ -200,7 +207,7 @@ def save_state(
     save_safetensors(path, tensors, {"state": json.dumps({"step": step, **counters})})
 
 
-def load_state(
+def _load_state(
     path: Path, model: nn.Module, average: WeightAverage, optimizers: list[torch.optim.Optimizer]
 ) -> dict[str, float]:
     """Restores what `save_state` wrote into the objects given; returns the step and the counters."""
@@ -221,3 +228,60 @@ def load_state(
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """How a model is trained, and where its state and its curve lie; `decay` is that of the average.
+
+    clip: the gradient is bounded to norm 1.
+    """
+
+    name: str
+    state: Path
+    curve: Path
+    steps: int
+    seed: int
+    save_every: int
+    muon_lr: float
+    adam_lr: float
+    decay: float = 0.998
+    clip: bool = False
+    device: str = "cpu"
+
+
+def train_model(
+    model: nn.Module,
+    course: Course,
+    loss: Loss,
+    report: Report | None = None,
+    saved: Callable[[WeightAverage], None] | None = None,
+) -> WeightAverage:
+    """Trains the model, on its device already, or goes on from the state on disk; returns its average.
+
+    Every random draw depends on the seed and the step alone, so that a resumed run equals an uninterrupted
+    one. `saved` gets the average whenever the state is saved. Raises FloatingPointError before a step whose
+    loss is not finite.
+    """
+    average = WeightAverage(model, decay=course.decay)
+    optimizers = build_optimizers(model, course.muon_lr, course.adam_lr)
+    resumed = _load_state(course.state, model, average, optimizers) if course.state.exists() else {"step": 0}
+    start = int(resumed["step"])
+    average.to(course.device)
+    curve, began, sums = Curve(course.curve, start), time.monotonic(), dict[str, float]()
+    for step in range(start, course.steps):
+        _set_rate(optimizers, schedule(step, course.steps))
+        value, shown = loss(torch.Generator().manual_seed(course.seed * 1_000_003 + step))
+        _take_step(value, optimizers, course.name, step, clip=model.parameters() if course.clip else None)
+        average.update(model, step)
+        sums = {name: sums.get(name, 0.0) + part / CURVE_EVERY for name, part in shown.items()}
+        if (step + 1) % CURVE_EVERY == 0:
+            entry, sums = {**sums, "seconds": time.monotonic() - began}, {}
+            curve.add(step + 1, **entry)
+            if report is not None:
+                report(step + 1, entry)
+        if (step + 1) % course.save_every == 0 or step + 1 == course.steps:
+            save_state(course.state, model, average, optimizers, step + 1)
+            if saved is not None:
+                saved(average)
+    return average

@@ -24,12 +24,11 @@ from pipeline.world.codec import MotionCodec
 from pipeline.world.corruptions import Corruption, moving_boxes, warp
 from pipeline.world.generator import SIZE
 from pipeline.world.render import render
-from pipeline.world.scenes import make_scene
-from pipeline.world.seeding import stable_generator
+from pipeline.world.scenes import make_scene, stable_generator
 from pipeline.world.training.common import save_safetensors
 
 CHUNK = 100
-ENCODED_AT_ONCE = 25
+_ENCODED_AT_ONCE = 25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +78,7 @@ def example_video(prompt: WorldPrompt, fault: str | None) -> Tensor:
     return frames.permute(3, 0, 1, 2) * 2 - 1
 
 
-def fit_codec(count: int = 200) -> MotionCodec:
+def _fit_codec(count: int = 200) -> MotionCodec:
     """A codec whose PCA is fitted on first frames of train scenes."""
     codec: MotionCodec = MotionCodec()
     codec.fit(torch.stack([_first_image(prompt) for prompt in world_prompts("train", count)]))
@@ -93,7 +92,7 @@ def _first_image(prompt: WorldPrompt) -> Tensor:
     return frames[0].permute(2, 0, 1) * 2 - 1
 
 
-def prepare_chunk(
+def _prepare_chunk(
     codec: MotionCodec, directory: Path, index: int, size: int = CHUNK, fault: str = "warp"
 ) -> Path:
     """Writes chunk `index` of the examples (its first `size` clips) unless it is there; returns its path."""
@@ -108,7 +107,7 @@ def prepare_chunk(
     videos = torch.stack(
         [example_video(prompt, fault if bad else None) for prompt, bad in zip(prompts, faulty, strict=True)]
     )
-    parts = torch.split(videos, ENCODED_AT_ONCE)
+    parts = torch.split(videos, _ENCODED_AT_ONCE)
     motion = torch.cat([codec.encode(part, return_dict=False)[0][:, :, 1] for part in parts])
     tensors = {
         "first": ((videos[:, :, 0] + 1) * 127.5).round().to(torch.uint8),
@@ -119,7 +118,7 @@ def prepare_chunk(
     return path
 
 
-def load_examples(paths: list[Path]) -> Examples:
+def _load_examples(paths: list[Path]) -> Examples:
     """All examples of the chunks, in memory."""
     parts: dict[str, list[Tensor]] = {"first": [], "motion": [], "faulty": []}
     texts: list[str] = []
@@ -146,17 +145,17 @@ def prepare_examples(
     codec, paths = _prepare_codec(directory / "codec"), []
     for index, start in enumerate(range(0, clips, CHUNK)):
         size = min(CHUNK, clips - start)
-        paths.append(prepare_chunk(codec, directory, index, size, fault))
+        paths.append(_prepare_chunk(codec, directory, index, size, fault))
         if report is not None:
             report(start + size, clips)
-    return codec, load_examples(paths)
+    return codec, _load_examples(paths)
 
 
 def _prepare_codec(folder: Path) -> MotionCodec:
     if not (folder / "config.json").exists():
         # The configuration is what marks the folder as complete, so it arrives last, with the whole folder.
         with tempfile.TemporaryDirectory(dir=_made(folder.parent)) as made:
-            fit_codec().save_pretrained(Path(made) / folder.name)
+            _fit_codec().save_pretrained(Path(made) / folder.name)
             (Path(made) / folder.name).rename(folder)
     codec: MotionCodec = MotionCodec.from_pretrained(folder)
     # Where it was loaded from would end in the exported configuration, and so in the model's revision.

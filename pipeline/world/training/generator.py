@@ -16,27 +16,17 @@ from torch import Tensor
 
 from pipeline.world.clips import vocabulary
 from pipeline.world.generator import SIZE, TEXT_LENGTH, build_pipeline, build_tokenizer
-from pipeline.world.training.common import (
-    Curve,
-    WeightAverage,
-    build_optimizers,
-    load_state,
-    save_state,
-    schedule,
-    set_rate,
-    take_step,
-)
+from pipeline.world.training.common import Course, Report, WeightAverage, train_model
 from pipeline.world.training.dataset import Examples, augment, prepare_examples
 
-MUON_RATE = 5e-4
-ADAM_RATE = 1e-3
-PROMPT_DROPOUT = 0.1
+_MUON_RATE = 5e-4
+_ADAM_RATE = 1e-3
+_PROMPT_DROPOUT = 0.1
 SAVE_EVERY = 200
-CURVE_EVERY = 20
-SHIPPED_DTYPE = torch.float16
+_SHIPPED_DTYPE = torch.float16
 
 
-class TextTable:
+class _TextTable:
     """Prompt embeddings [B, L, D] of the frozen text encoder, computed once per text."""
 
     def __init__(self, pipeline: CogVideoXImageToVideoPipeline) -> None:
@@ -57,7 +47,7 @@ class TextTable:
 
 def make_batch(
     pipeline: CogVideoXImageToVideoPipeline,
-    table: TextTable,
+    table: _TextTable,
     examples: Examples,
     size: int,
     generator: torch.Generator,
@@ -68,7 +58,7 @@ def make_batch(
     encoded = pipeline.vae.encode_image(first)
     latents = torch.stack([encoded, motion], dim=1)
     image_latents = torch.stack([encoded, torch.zeros_like(encoded)], dim=1)
-    dropped = torch.rand(size, generator=generator) < PROMPT_DROPOUT
+    dropped = torch.rand(size, generator=generator) < _PROMPT_DROPOUT
     kept = ["" if drop else text for drop, text in zip(dropped.tolist(), texts, strict=True)]
     return latents, image_latents, table(kept)
 
@@ -109,7 +99,7 @@ def train_generator(
     clips: int,
     batch: int,
     seed: int,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report | None = None,
     prepared: Callable[[int, int], None] | None = None,
     device: str = "cpu",
     fault: str = "warp",
@@ -129,32 +119,28 @@ def train_generator(
     if initial is not None:
         pipeline.transformer.load_state_dict(_weights(initial))
     model = pipeline.transformer.to(device).train()
-    average, optimizers = WeightAverage(model, decay=0.998), build_optimizers(model, MUON_RATE, ADAM_RATE)
-    name = "generator" if fault == "warp" else f"generator-{fault}"
-    state = work / f"{name}.safetensors"
-    start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
-    average.to(device)
-    curve = Curve(work / f"{name}.jsonl", start)
     rotary = pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, 2, torch.device(device))
-    table, total = TextTable(pipeline), 0.0
-    for step in range(start, steps):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-        set_rate(optimizers, schedule(step, steps))
-        latents, image_latents, embeds = (
-            part.to(device) for part in make_batch(pipeline, table, examples, batch, generator)
-        )
-        loss = diffusion_loss(pipeline, latents, image_latents, embeds, rotary, generator)
-        take_step(loss, optimizers, name, step)
-        average.update(model, step)
-        total += loss.item()
-        if (step + 1) % CURVE_EVERY == 0:
-            curve.add(step, loss=total / CURVE_EVERY)
-            if report is not None:
-                report(step + 1, {"loss": total / CURVE_EVERY})
-            total = 0.0
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == steps:
-            save_state(state, model, average, optimizers, step + 1)
-            export(pipeline, average, out)
+    table = _TextTable(pipeline)
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        made = make_batch(pipeline, table, examples, batch, generator)
+        latents, image_latents, embeds = (part.to(device) for part in made)
+        value = diffusion_loss(pipeline, latents, image_latents, embeds, rotary, generator)
+        return value, {"loss": value.item()}
+
+    name = "generator" if fault == "warp" else f"generator-{fault}"
+    course = Course(
+        name=name,
+        state=work / f"{name}.safetensors",
+        curve=work / f"{name}.jsonl",
+        steps=steps,
+        seed=seed,
+        save_every=SAVE_EVERY,
+        muon_lr=_MUON_RATE,
+        adam_lr=_ADAM_RATE,
+        device=device,
+    )
+    average = train_model(model, course, loss, report, lambda average: export(pipeline, average, out))
     # Also when nothing was left to train: the export of the last step may have been interrupted.
     export(pipeline, average, out)
     return out
@@ -179,5 +165,5 @@ def export(pipeline: CogVideoXImageToVideoPipeline, average: WeightAverage, out:
     pipeline.scheduler.save_pretrained(out / "scheduler")
     pipeline.vae.save_pretrained(out / "vae")
     # The method of torch itself: the one of diffusers warns about modules that this class does not have.
-    torch.nn.Module.to(transformer, SHIPPED_DTYPE).save_pretrained(out / "transformer")
+    torch.nn.Module.to(transformer, _SHIPPED_DTYPE).save_pretrained(out / "transformer")
     pipeline.save_config(out)

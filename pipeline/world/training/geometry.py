@@ -5,9 +5,7 @@ Legend: B clips, T frames, H, W pixels; lengths in units of the mean depth of fr
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.world.training.bank import ClipBank, cached_bank, degrade, rewarp, wobble
-from pipeline.world.training.common import (
-    Curve,
-    WeightAverage,
-    build_optimizers,
-    load_state,
-    save_state,
-    schedule,
-    set_rate,
-    take_step,
-)
+from pipeline.world.training.common import Course, Report, WeightAverage, train_model
 from rewards.geometry.world.matching import match_to_first
 from rewards.geometry.world.network import GeometryPrediction, WorldGeometry, WorldGeometryConfig, pose_to_w2c
 
@@ -92,7 +81,7 @@ def mirror(frames: Tensor, target: GeometryTarget) -> tuple[Tensor, GeometryTarg
     return frames.flip(3), GeometryTarget(w2c_BT34=w2c, depth_BTHW=target.depth_BTHW.flip(3))
 
 
-def dressed_frames(bank: ClipBank, training: GeometryTraining, generator: torch.Generator) -> Tensor:
+def _dressed_frames(bank: ClipBank, training: GeometryTraining, generator: torch.Generator) -> Tensor:
     """Frames [B, T, H, W, 3]: raw or moved first frames, some with a slight growing warp; then degraded."""
     frames = bank.frames_NTHW3.float() / 255
     count = len(bank)
@@ -113,7 +102,7 @@ def make_batch(
 ) -> tuple[Tensor, GeometryTarget]:
     """A random batch: frames [B, T, 3, H, W] and its target; mirrored at random, colours permuted."""
     picked = bank.pick(torch.randint(len(bank), (training.batch_size,), generator=generator))
-    frames, target = dressed_frames(picked, training, generator), relative_target(picked)
+    frames, target = _dressed_frames(picked, training, generator), relative_target(picked)
     if torch.rand((), generator=generator) < 0.5:
         frames, target = mirror(frames, target)
     frames = frames[..., torch.randperm(3, generator=generator)]
@@ -156,7 +145,7 @@ def train_geometry(
     out_dir: Path,
     training: GeometryTraining | None = None,
     config: WorldGeometryConfig | None = None,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report | None = None,
     device: str = "cpu",
     name: str = "geometry",
 ) -> Path:
@@ -169,43 +158,32 @@ def train_geometry(
     bank = cached_bank(out_dir, "train", training.clips, training.first_clip)
     torch.manual_seed(training.seed)
     model = WorldGeometry(config).to(device)
-    average = WeightAverage(model)
-    optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
-    state = out_dir / f"{name}-state.safetensors"
-    start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
-    average.to(device)
-    curve, began, sums = Curve(out_dir / f"{name}-curve.jsonl", start), time.monotonic(), dict[str, float]()
-    for step in range(start, training.steps):
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         frames, target = make_batch(bank, training, generator)
-        set_rate(optimizers, schedule(step, training.steps))
         times = _random_times(frames.shape[1], training.frames, generator).to(device)
         frames, target = frames.to(device), target.to(device)
-        matches = match_to_first(frames)
-        prediction = model(frames[:, times], matches.at(times), times)
-        loss, values = geometry_loss(prediction, target.at(times))
-        take_step(loss, optimizers, name, step, clip=model.parameters())
-        average.update(model, step)
-        sums = {name: sums.get(name, 0.0) + value / 20 for name, value in values.items()}
-        if (step + 1) % 20 == 0:
-            entry = {**sums, "seconds": time.monotonic() - began}
-            curve.add(step + 1, **entry)
-            sums = {}
-            if report is not None:
-                report(step + 1, entry)
-        if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
-            save_state(state, model, average, optimizers, step + 1)
-    return save_average(model, average, out_dir / name)
+        prediction = model(frames[:, times], match_to_first(frames).at(times), times)
+        return geometry_loss(prediction, target.at(times))
+
+    course = Course(
+        name=name,
+        state=out_dir / f"{name}-state.safetensors",
+        curve=out_dir / f"{name}-curve.jsonl",
+        steps=training.steps,
+        seed=training.seed,
+        save_every=training.save_every,
+        muon_lr=training.muon_lr,
+        adam_lr=training.adam_lr,
+        clip=True,
+        device=device,
+    )
+    return _save_average(model, train_model(model, course, loss, report), out_dir / name)
 
 
-def save_average(model: WorldGeometry, average: WeightAverage, directory: Path) -> Path:
+def _save_average(model: WorldGeometry, average: WeightAverage, directory: Path) -> Path:
     """Writes the averaged weights as a folder that `WorldGeometry.from_pretrained` reads."""
     averaged = WorldGeometry(model.config)
     averaged.load_state_dict(average.tensors)
     averaged.save_pretrained(directory)
     return directory
-
-
-def describe(training: GeometryTraining, config: WorldGeometryConfig) -> dict[str, object]:
-    """The settings of a training as JSON-serialisable data."""
-    return {"training": asdict(training), "config": asdict(config)}

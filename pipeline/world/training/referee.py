@@ -6,7 +6,6 @@ Legend: B clips, T frames, H, W pixels.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +29,7 @@ from pipeline.world.training.bank import (
     rewarp,
     wobble,
 )
-from pipeline.world.training.common import (
-    Curve,
-    WeightAverage,
-    build_optimizers,
-    load_state,
-    save_state,
-    schedule,
-    set_rate,
-    take_step,
-)
+from pipeline.world.training.common import Course, Report, train_model
 from pipeline.world.training.dataset import prepare_examples
 
 _SWAPS: Final = (("left", "right"), ("right", "left"))
@@ -144,7 +134,7 @@ def train_referee(
     out_dir: Path,
     training: RefereeTraining | None = None,
     config: RefereeConfig | None = None,
-    report: Callable[[int, dict[str, float]], None] | None = None,
+    report: Report | None = None,
     device: str = "cpu",
 ) -> Path:
     """Trains, or resumes, in `out_dir`; writes the averaged weights to a folder in it, which is returned.
@@ -159,39 +149,39 @@ def train_referee(
     model = (Referee.from_pretrained(training.initial) if training.initial else Referee(config)).train()
     config = model.config
     model = model.to(device)
-    average = WeightAverage(model, decay=0.995)
-    optimizers = build_optimizers(model, training.muon_lr, training.adam_lr)
-    state = out_dir / f"{name}-state.safetensors"
-    start = int(load_state(state, model, average, optimizers)["step"]) if state.exists() else 0
-    average.to(device)
-    curve, began, sums = Curve(out_dir / f"{name}-curve.jsonl", start), time.monotonic(), dict[str, float]()
-    for step in range(start, training.steps):
-        generator = torch.Generator().manual_seed(training.seed * 1_000_003 + step)
-        clips = batches(generator).to(device)
-        set_rate(optimizers, schedule(step, training.steps))
-        verdict = model(torch.cat([referee_inputs(chunk) for chunk in torch.split(clips.frames_BTHW3, 4)]))
-        fault_loss = F.binary_cross_entropy_with_logits(verdict.fault_B, clips.fault_B)
-        loss = fault_loss + 0.5 * F.cross_entropy(verdict.moves_BM, clips.move_B)
-        take_step(loss, optimizers, name, step)
-        average.update(model, step)
-        right = ((verdict.fault_B > 0) == (clips.fault_B > 0.5)).float().mean().item()
-        moved = (verdict.moves_BM.argmax(1) == clips.move_B).float().mean().item()
-        values = {
-            "loss": loss.item(),
-            "fault_loss": fault_loss.item(),
-            "fault_accuracy": right,
-            "move_accuracy": moved,
-        }
-        sums = {name: sums.get(name, 0.0) + value / 20 for name, value in values.items()}
-        if (step + 1) % 20 == 0:
-            entry = {**sums, "seconds": time.monotonic() - began}
-            curve.add(step + 1, **entry)
-            sums = {}
-            if report is not None:
-                report(step + 1, entry)
-        if (step + 1) % training.save_every == 0 or step + 1 == training.steps:
-            save_state(state, model, average, optimizers, step + 1)
+
+    def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        return _referee_loss(model, batches(generator).to(device))
+
+    course = Course(
+        name=name,
+        state=out_dir / f"{name}-state.safetensors",
+        curve=out_dir / f"{name}-curve.jsonl",
+        steps=training.steps,
+        seed=training.seed,
+        save_every=training.save_every,
+        muon_lr=training.muon_lr,
+        adam_lr=training.adam_lr,
+        decay=0.995,
+        device=device,
+    )
     averaged = Referee(config)
-    averaged.load_state_dict(average.tensors)
+    averaged.load_state_dict(train_model(model, course, loss, report).tensors)
     averaged.save_pretrained(out_dir / name)
     return out_dir / name
+
+
+def _referee_loss(model: Referee, clips: LabelledClips) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropies of fault and move, and how many of each are right."""
+    verdict = model(torch.cat([referee_inputs(chunk) for chunk in torch.split(clips.frames_BTHW3, 4)]))
+    fault_loss = F.binary_cross_entropy_with_logits(verdict.fault_B, clips.fault_B)
+    loss = fault_loss + 0.5 * F.cross_entropy(verdict.moves_BM, clips.move_B)
+    right = ((verdict.fault_B > 0) == (clips.fault_B > 0.5)).float().mean().item()
+    moved = (verdict.moves_BM.argmax(1) == clips.move_B).float().mean().item()
+    values = {
+        "loss": loss.item(),
+        "fault_loss": fault_loss.item(),
+        "fault_accuracy": right,
+        "move_accuracy": moved,
+    }
+    return loss, values

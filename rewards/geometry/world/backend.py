@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from rewards.errors import RewardError
 from rewards.geometry.reconstruction import GeometryInfo, Reconstruction, check_frames
-from rewards.geometry.world.network import WEIGHTS, WorldGeometry, pose_to_intrinsics, pose_to_w2c
-from rewards.hub import recorded_name
+from rewards.geometry.world.network import WorldGeometry, pose_to_intrinsics, pose_to_w2c
+from rewards.hub import WEIGHTS, recorded_name
 
 
 class WorldGeometryBackend:

@@ -11,19 +11,16 @@ Legend: B clips, T frames, H, W pixels, h, w cells of 4x4 pixels, N tokens a fra
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rewards.errors import RewardError
 from rewards.geometry.world.matching import CELL, Matches, match_to_first
+from rewards.hub import load_checkpoint, save_checkpoint
 
 CUES: Final = 8
 _STEM: Final = 32
@@ -91,10 +88,6 @@ class DepthHead(nn.Module):
         x = torch.cat([F.pixel_shuffle(F.gelu(self.fine(x)), 2), images - 0.5], 1)
         log_depth, confidence = self.out(x).unbind(1)
         return log_depth.clamp(-3, 3).exp(), 1 + confidence.clamp(-6, 6).exp()
-
-
-WEIGHTS: Final = "model.safetensors"
-_CONFIG: Final = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,25 +188,12 @@ class WorldGeometry(nn.Module):
 
     def save_pretrained(self, directory: str | Path) -> None:
         """Writes config.json and model.safetensors into `directory`."""
-        folder = Path(directory)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _CONFIG).write_text(json.dumps(asdict(self.config), indent=2) + "\n")
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS)
+        save_checkpoint(self, self.config, directory)
 
     @classmethod
     def from_pretrained(cls, directory: str | Path) -> WorldGeometry:
         """Reads what `save_pretrained` wrote, in evaluation mode; RewardError names what is wrong."""
-        folder = Path(directory)
-        try:
-            config: dict[str, Any] = json.loads((folder / _CONFIG).read_text())
-            model = cls(WorldGeometryConfig(**config))
-            model.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS).items()})
-        except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise RewardError(
-                f"geometry weights in {folder} cannot be read ({str(error).splitlines()[0]}); "
-                "run `gpa pretrain-world` or reinstall the package"
-            ) from error
-        return model.eval()
+        return load_checkpoint(directory, "geometry", lambda config: cls(WorldGeometryConfig(**config)))
 
 
 def _finish_pose(raw_BT9: Tensor) -> Tensor:
