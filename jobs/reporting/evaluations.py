@@ -18,8 +18,7 @@ from pipeline.evaluation.judges import judge as judging
 from pipeline.world.clips import WorldPrompt, render_prompt
 from storage.errors import UserError
 from storage.media.video import browser_video, still
-from storage.run import Run
-from storage.run_file import RUN_FILE
+from storage.run import RUN_FILE, Run
 from storage.tables.shards import shard_files
 
 BASE, TRUTH = "base", "ground truth"
