@@ -80,6 +80,8 @@ def _serve(listener: socket.socket, lifeline: int) -> None:
 
 def _become(connection: socket.socket) -> None:
     """Run what Ray asked for in this fork; the connection is open as long as it lives."""
+    # Ray ends the process group of a worker that is gone: it must hold no other.
+    os.setpgid(0, 0)
     with connection.makefile("r", encoding="utf-8") as lines:
         asked = json.loads(lines.readline())
     os.environ.clear()

@@ -46,6 +46,8 @@ class Crew:
         self._settings, self._places, self._nursery = settings, places, nursery
         self._at_close: Callable[[], None] = lambda: None
         self._class = worker_class(ray)
+        self.started = 0
+        """Actors that were started, those that took another's place included."""
         self._bench: list[_Benched] = []
         self._at_work: list[Actor] = []
 
@@ -77,6 +79,7 @@ class Crew:
             # Those on the bench are of another kind: they may hold what the new one waits for.
             self._clear_bench()
             handle = self._new(place, runtime_env)
+            self.started += 1
         pickled = self.ray.cloudpickle.dumps(stage)
         actor = Actor(handle=handle, place=place, served=served, reference=handle.setup.remote(pickled))
         actor.listen(self.ray)

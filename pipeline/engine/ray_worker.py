@@ -39,13 +39,14 @@ class RayWorker:
     def __init__(self) -> None:
         self._stage: Stage[Any] | None = None
         self._before: Traits | None = None
+        self._environment: dict[str, str] = {}
 
     def setup(self, pickled: bytes) -> None:
         """Take a stage and load its weights. Raises what the stage raises, and CannotStart."""
         beat()
         with swift_imports():
             self._stage = _unpickled(pickled)
-            self._before = traits()
+            self._before, self._environment = traits(), dict(os.environ)
             _seed()
             self._stage.setup()
         settle_threads(self._stage.resources.gpus)
@@ -53,6 +54,7 @@ class RayWorker:
     def release(self) -> bool:
         """Free the weights; whether another stage finds the process as a new one would be."""
         self._stage = None
+        _put_back(self._environment)
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None:
@@ -79,12 +81,11 @@ class RayWorker:
 
 @dataclass(frozen=True)
 class Traits:
-    """What of a process decides the results of the next stage, besides its weights and its threads.
+    """What of a process can decide the results of the next stage and is not put back.
 
     `torch` is None while it is not imported.
     """
 
-    environment: tuple[tuple[str, str], ...]
     folder: str
     torch: tuple[Any, ...] | None
 
@@ -102,7 +103,16 @@ def traits() -> Traits:
             torch.is_grad_enabled(),
             (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
         )
-    return Traits(tuple(sorted(os.environ.items())), os.getcwd(), flags)
+    return Traits(os.getcwd(), flags)
+
+
+def _put_back(environment: dict[str, str]) -> None:
+    """Undo what a stage changed, or what it imported: cv2 does."""
+    for name in os.environ.keys() - environment.keys():
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
+            os.environ[name] = value
 
 
 def _seed() -> None:

@@ -22,6 +22,8 @@ from pipeline.engine.stage import Resources
 from pipeline.engine.warm import crew_for, head_start, kept_warm
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
+from storage.run import Run
+from tests.jobs.test_cli import geometry_options, gpa, tiny_options
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 
 
@@ -41,7 +43,7 @@ def look(folder: Path, *keys: str, cpus: float = 1) -> dict[str, Any]:
 def test_a_stage_finds_the_worker_of_the_former_one_as_new(tmp_path: Path) -> None:
     alone = look(tmp_path / "alone")
     with kept_warm():
-        first = look(tmp_path / "first")
+        first = look(tmp_path / "first", "sets")
         with kept_warm():
             second = look(tmp_path / "second", "litters")
         assert second == first, "one process, and one set of weights at a time"
@@ -60,6 +62,32 @@ def test_a_stage_finds_the_worker_of_the_former_one_as_new(tmp_path: Path) -> No
     assert not ray.is_initialized()
     with pytest.raises(ProcessLookupError):
         os.kill(fourth["pid"], 0)
+
+
+@pytest.mark.slow
+def test_one_process_samples_and_scores(
+    tiny_model: Path, tiny_geometry: Path, prompts_file: Path, tmp_path: Path
+) -> None:
+    """Same bytes as by a process for each, although libraries change the environment when they come."""
+    sample = [*tiny_options(tiny_model, prompts_file), "--workers", 1]
+    score = [*geometry_options(tiny_geometry), "--workers", 1]
+    with kept_warm():
+        for number in (1, 2):
+            assert gpa("sample", tmp_path / f"warm-{number}", *sample).exit_code == 0
+            assert gpa("score", tmp_path / f"warm-{number}", *score).exit_code == 0
+        with crew_for(WorkerSettings(workers=1), 1) as crew:
+            assert crew.started == 1
+    assert gpa("sample", tmp_path / "cold", *sample).exit_code == 0
+    assert gpa("score", tmp_path / "cold", *score).exit_code == 0
+    cold, *warm_ones = (results(tmp_path / name) for name in ("cold", "warm-1", "warm-2"))
+    assert warm_ones == [cold, cold]
+
+
+def results(run: Path) -> dict[str, Any]:
+    """The bytes of a run's media, and its scores."""
+    media = {path.name: path.read_bytes() for path in (run / "media").rglob("*") if path.is_file()}
+    scores = Run.open(run).rows("scores").drop_columns("seconds").to_pylist()
+    return media | {"scores": sorted(scores, key=lambda row: str(row["candidate_id"]))}
 
 
 def whoever(found: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +114,7 @@ def test_after_a_head_start_workers_are_forks_that_find_what_new_ones_find(tmp_p
         assert "pipeline.engine.nursery" not in alone["parent"]
         assert tries(tmp_path / "forked", "once") == 2, "a fork that dies is replaced"
         assert whoever(forked) == whoever(alone)
-        assert forks()
+        assert forks(), "Ray ended the process that forks with a fork"
     assert not forks()
 
 

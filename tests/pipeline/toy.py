@@ -104,8 +104,10 @@ class ToyStage:
             self._beat_until_begun_again("hangs", "freezes")
         if key.startswith("env"):
             path.write_text(os.environ.get("GPA_TOY", "") + " " + sys.executable)
-        if key.startswith("litters"):
+        if key.startswith("sets"):
             os.environ["GPA_TOY"] = "left behind"
+        if key.startswith("litters"):
+            _litter()
         if key.startswith("looks"):
             path.write_text(json.dumps(_looks()))
         if key.startswith("kills") or (key.startswith("once") and first):
@@ -121,6 +123,12 @@ class ToyStage:
             time.sleep(0.2)
 
 
+def _litter() -> None:
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+
+
 def _looks() -> dict[str, Any]:
     """What a task finds in its process, and what it draws there."""
     import torch
@@ -130,6 +138,7 @@ def _looks() -> dict[str, Any]:
         "parent": psutil.Process().parent().cmdline(),
         "weights": len(Weights.alive),
         "threads": torch.get_num_threads(),
+        "environment": os.environ.get("GPA_TOY"),
         "draws": torch.rand(4).tolist(),
     }
 
