@@ -102,7 +102,7 @@ def test_wrong_usage_exits_with_two(tmp_path: Path) -> None:
         ),
         (["sample", "{tmp}/new", "--steps", "0"], "steps must be at least 1, got 0"),
         (["sample", "{tmp}/new", "--candidates", "0"], "--candidates must be at least 1, got 0"),
-        (["train-dpo", "{tmp}", "--name", "a/b"], "----name must be 1-64 letters, digits, - or _, got 'a/b'"),
+        (["train-dpo", "{tmp}", "--name", "a/b"], "--name must be 1-64 letters, digits, - or _, got 'a/b'"),
     ],
 )
 def test_errors_are_one_line_and_exit_with_one(tmp_path: Path, words: list[str], message: str) -> None:
