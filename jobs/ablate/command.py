@@ -91,7 +91,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     every recipe. Trainings lie in RUN/train/RECIPE-SEED. The table has every training of RUN/ablate, also of
     earlier calls: one results file says what was tried (--only leaves it at RECIPES). A recipe is changed by
     giving it another name.
-    The same command again does only what is missing. RECIPES are YAML as in jobs/recipes.
+    The same command again does only what is missing. RECIPES are YAML as in jobs/settings/recipes.
     """
     from jobs.ablate.processes import make_scheduler
     from jobs.ablate.selections import with_candidates

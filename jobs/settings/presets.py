@@ -119,8 +119,8 @@ def of_run(run: Path) -> Preset | None:
 
 def _recorded(commands: Mapping[str, Any]) -> Any:
     """The preset of the command that made a run, from before runs remembered it."""
-    first = [name for name in ("sample", "import") if name in commands]
-    configs = [commands[name].get("config", {}) for name in (*first, *commands)]
+    first = ("sample", "import", *commands)
+    configs = [commands[name].get("config", {}) for name in first if name in commands]
     return next((config["preset"] for config in configs if "preset" in config), None)
 
 
@@ -141,8 +141,7 @@ def _resolved(named: str) -> Sections:
 
 @cache
 def _shipped_preset(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8"))
-    return found
+    return dict(yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
 
 
 def _preset_entry(name: str) -> Mapping[str, Any] | None:
@@ -154,21 +153,15 @@ def _preset_entry(name: str) -> Mapping[str, Any] | None:
         return None
     entry = _read(path, "a preset", "sections")
     _check_keys(str(path), entry, _PRESET_KEYS)
-    below = entry.get("extends")
-    if not isinstance(below, str):
+    below = str(entry.get("extends"))
+    if below not in preset_names() and Path(below).suffix not in (".yaml", ".yml"):
         raise UserError(
-            f"{path}: extends must name the preset that this one changes, got {below!r}: write for example "
-            f"extends: {DEFAULT}"
+            f"{path}: extends must be the preset or YAML file that this one changes, got {below!r}: "
+            f"{_nearest(below, preset_names())}there are {', '.join(preset_names())}"
         )
-    entry |= {section: _checked(f"{path}:", section, entry[section]) for section in PRESET_SECTIONS
-              if section in entry}  # fmt: skip
+    sections = [section for section in PRESET_SECTIONS if section in entry]
+    entry |= {section: _checked(f"{path}:", section, entry[section]) for section in sections}
     if below not in preset_names():
-        if Path(below).suffix not in (".yaml", ".yml"):
-            near = _nearest(below, preset_names())
-            raise UserError(
-                f"{path}: extends must be a preset or a YAML file, got {below!r}: {near}there are "
-                f"{', '.join(preset_names())}"
-            )
         entry["extends"] = os.path.normpath(path.parent / below)
     return entry
 
@@ -302,8 +295,7 @@ def _checked(where: str, section: str, options: Any) -> dict[str, Any]:
     found = {}
     for name, value in options.items():
         if name not in known:
-            near = _nearest(str(name), known) or f"see gpa {section} --help; "
-            remedy = near.removesuffix("; ")
+            remedy = _nearest(str(name), known) or f"see gpa {section} --help-all"
             raise UserError(f"{where} {section}.{name} is no option of gpa {section}: {remedy}")
         try:
             found[name] = _value(known[name], value, click.Context(command))

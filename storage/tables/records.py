@@ -1,19 +1,33 @@
-"""One frozen record per table row. A record that exists is valid."""
+"""One frozen record per table row. A record that exists is valid.
+
+A record is the table: its columns, their Arrow types, which may be null, what is its key and what came later
+follow from the fields (storage/tables/schemas.py). A column may be null where the field may be None, or where
+metadata says so; `width` is that of its numbers where it is not 64.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from storage.tables.ids import SPLITS
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1}
 MATRIX_W2C = 12
 MATRIX_INTRINSICS = 9
+
+
+_KEY: dict[str, Any] = {"key": True}
+_NULLABLE: dict[str, Any] = {"nullable": True}
+# What differs when the same work is done again: it names no content.
+_VOLATILE: dict[str, Any] = {"volatile": True}
+# A column that came after the first shards of its table: a shard without it is read with nulls there.
+_ADDED: dict[str, Any] = {"added": True}
+_32: dict[str, Any] = {"width": 32}
 
 
 def utc_now() -> str:
@@ -25,13 +39,13 @@ def utc_now() -> str:
 class Prompt:
     """A prompt with its scene. `camera_motion` lists the primitives, `metadata` is a JSON object."""
 
-    prompt_id: str
+    prompt_id: str = field(metadata=_KEY)
     scene_id: str
     split: str
     text: str
     camera_motion: Sequence[str] = ()
     image_uri: str | None = None
-    metadata: str = "{}"
+    metadata: str = field(default="{}", metadata=_NULLABLE)
 
     def __post_init__(self) -> None:
         _require_text("Prompt", self, "prompt_id", "scene_id", "text")
@@ -45,23 +59,23 @@ class Prompt:
 class Candidate:
     """One sampled video, or the reason why there is none. `sampler` is a JSON object of every setting."""
 
-    candidate_id: str
+    candidate_id: str = field(metadata=_KEY)
     prompt_id: str
     seed: int
     model: str
     revision: str
     adapter: str | None = None
     sampler: str = "{}"
-    num_frames: int
-    height: int
-    width: int
+    num_frames: int = field(metadata=_32)
+    height: int = field(metadata=_32)
+    width: int = field(metadata=_32)
     fps: float
     video_uri: str | None = None
     latent_uri: str | None = None
     status: Literal["ok", "failed"] = "ok"
     reason: str | None = None
-    seconds: float
-    created_at: str
+    seconds: float = field(metadata=_VOLATILE | _NULLABLE)
+    created_at: str = field(metadata=_VOLATILE)
 
     def __post_init__(self) -> None:
         _require_text("Candidate", self, "candidate_id", "prompt_id", "model", "revision", "created_at")
@@ -84,9 +98,9 @@ class Score:
     `w2c` is T x 12 and `intrinsics` T x 9 numbers, row-major, flattened over the T frames of `frame_indices`.
     """
 
-    candidate_id: str
-    reward: str
-    reward_version: str
+    candidate_id: str = field(metadata=_KEY)
+    reward: str = field(metadata=_KEY)
+    reward_version: str = field(metadata=_KEY)
     value: float | None = None
     reason: str | None = None
     geometry_model: str | None = None
@@ -97,18 +111,18 @@ class Score:
     perceptual: str | None = None
     coverage: float | None = None
     motion: float | None = None
-    frame_indices: Sequence[int] | None = None
-    frame_errors: Sequence[float] | None = None
-    w2c: Sequence[float] | None = None
-    intrinsics: Sequence[float] | None = None
-    seconds: float | None = None
-    image_motion: float | None = None
-    sharpness: float | None = None
-    psnr: float | None = None
-    ssim: float | None = None
-    mvcs: float | None = None
-    sampson: float | None = None
-    measured_pairs: int | None = None
+    frame_indices: Sequence[int] | None = field(default=None, metadata=_32)
+    frame_errors: Sequence[float] | None = field(default=None, metadata=_32)
+    w2c: Sequence[float] | None = field(default=None, metadata=_32)
+    intrinsics: Sequence[float] | None = field(default=None, metadata=_32)
+    seconds: float | None = field(default=None, metadata=_VOLATILE)
+    image_motion: float | None = field(default=None, metadata=_ADDED)
+    sharpness: float | None = field(default=None, metadata=_ADDED)
+    psnr: float | None = field(default=None, metadata=_ADDED)
+    ssim: float | None = field(default=None, metadata=_ADDED)
+    mvcs: float | None = field(default=None, metadata=_ADDED)
+    sampson: float | None = field(default=None, metadata=_ADDED)
+    measured_pairs: int | None = field(default=None, metadata=_ADDED | _32)
 
     def __post_init__(self) -> None:
         _require_text("Score", self, "candidate_id", "reward", "reward_version")
@@ -151,7 +165,7 @@ class Pair:
     `human` is keep or swap where a person decided. Tensors are absent in an index.
     """
 
-    pair_id: str
+    pair_id: str = field(metadata=_KEY)
     prompt_id: str
     scene_id: str
     split: str
@@ -165,15 +179,15 @@ class Pair:
     reward_version: str
     winner_motion: float | None
     loser_motion: float | None
-    model: str
-    revision: str
-    num_frames: int | None = None
-    human: Literal["keep", "swap"] | None = None
+    model: str = field(metadata=_NULLABLE)
+    revision: str = field(metadata=_NULLABLE)
+    num_frames: int | None = field(default=None, metadata=_ADDED | _32)
+    human: Literal["keep", "swap"] | None = field(default=None, metadata=_ADDED)
     winner_latents: TensorBlob | None = None
     loser_latents: TensorBlob | None = None
     prompt_embeds: TensorBlob | None = None
     image_latents: TensorBlob | None = None
-    image_embeds: TensorBlob | None = None
+    image_embeds: TensorBlob | None = field(default=None, metadata=_ADDED)
 
     def __post_init__(self) -> None:
         names = ("pair_id", "prompt_id", "scene_id", "winner_id", "loser_id", "reward", "reward_version")
@@ -202,10 +216,10 @@ class Pair:
 class Reject:
     """Why something did not go on: the stage that dropped it, its id, the rule, and the figures."""
 
-    stage: str
-    id: str
-    rule: str
-    detail: str = ""
+    stage: str = field(metadata=_KEY)
+    id: str = field(metadata=_KEY)
+    rule: str = field(metadata=_KEY)
+    detail: str = field(default="", metadata=_NULLABLE)
 
     def __post_init__(self) -> None:
         _require_text("Reject", self, "stage", "id", "rule")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import Field, fields
 from pathlib import Path
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import UserError
-from storage.tables.records import CLIP_MEASURES
+from storage.tables.records import CLIP_MEASURES, Candidate, Pair, Prompt, Reject, Score, TensorBlob
 from storage.tables.versions import OlderShard, Source, gpa_version, require_readable, sources
 
 SCHEMA_VERSION = 1
@@ -19,102 +23,59 @@ WRITER_KEY = b"gpa.version"
 TENSOR_TYPE = pa.struct(
     [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
 )
-PAIR_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds", "image_latents", "image_embeds")
-
 _text = pa.string()
 _number = pa.float64()
+_NUMBERS = {(int, 64): pa.int64(), (int, 32): pa.int32(), (float, 64): _number, (float, 32): pa.float32()}
+# The tables that are written as records, each of one class.
+RECORDS: dict[str, type] = {
+    "prompts": Prompt,
+    "candidates": Candidate,
+    "scores": Score,
+    "pairs": Pair,
+    "rejects": Reject,
+}
+
+
+def _of_record(cls: type) -> pa.Schema:
+    """The schema of the rows that a record class describes."""
+    kinds = get_type_hints(cls)
+    return pa.schema([_column(one, kinds[one.name]) for one in fields(cls)])
+
+
+def _column(one: Field[Any], kind: Any) -> pa.Field:
+    inner = [each for each in get_args(kind) if each is not NoneType]
+    optional = len(inner) < len(get_args(kind))
+    return pa.field(
+        one.name,
+        _arrow(inner[0] if optional else kind, one.metadata.get("width", 64)),
+        nullable=optional or bool(one.metadata.get("nullable")),
+    )
+
+
+def _arrow(kind: Any, width: int) -> pa.DataType:
+    if kind is TensorBlob:
+        return TENSOR_TYPE
+    if get_origin(kind) is Sequence:
+        return pa.list_(_arrow(get_args(kind)[0], width))
+    return _text if kind is str or get_origin(kind) is Literal else _NUMBERS[kind, width]
+
+
+def _marked(cls: type, mark: str) -> tuple[str, ...]:
+    return tuple(one.name for one in fields(cls) if one.metadata.get(mark))
+
+
+def _of_records(mark: str) -> dict[str, tuple[str, ...]]:
+    """The columns with a mark, of the tables that have any."""
+    return {table: names for table, cls in RECORDS.items() if (names := _marked(cls, mark))}
 
 
 def _schema(required: dict[str, pa.DataType], optional: dict[str, pa.DataType]) -> pa.Schema:
-    fields = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
-    return pa.schema(fields + [pa.field(name, kind) for name, kind in optional.items()])
+    columns = [pa.field(name, kind, nullable=False) for name, kind in required.items()]
+    return pa.schema(columns + [pa.field(name, kind) for name, kind in optional.items()])
 
 
 TABLES: dict[str, pa.Schema] = {
-    "prompts": _schema(
-        {
-            "prompt_id": _text,
-            "scene_id": _text,
-            "split": _text,
-            "text": _text,
-            "camera_motion": pa.list_(_text),
-        },
-        {"image_uri": _text, "metadata": _text},
-    ),
-    "candidates": pa.schema(
-        [
-            pa.field("candidate_id", _text, nullable=False),
-            pa.field("prompt_id", _text, nullable=False),
-            pa.field("seed", pa.int64(), nullable=False),
-            pa.field("model", _text, nullable=False),
-            pa.field("revision", _text, nullable=False),
-            pa.field("adapter", _text),
-            pa.field("sampler", _text, nullable=False),
-            pa.field("num_frames", pa.int32(), nullable=False),
-            pa.field("height", pa.int32(), nullable=False),
-            pa.field("width", pa.int32(), nullable=False),
-            pa.field("fps", _number, nullable=False),
-            pa.field("video_uri", _text),
-            pa.field("latent_uri", _text),
-            pa.field("status", _text, nullable=False),
-            pa.field("reason", _text),
-            pa.field("seconds", _number),
-            pa.field("created_at", _text, nullable=False),
-        ]
-    ),
-    "scores": _schema(
-        {"candidate_id": _text, "reward": _text, "reward_version": _text},
-        {
-            "value": _number,
-            "reason": _text,
-            "geometry_model": _text,
-            "geometry_revision": _text,
-            "geometry_license": _text,
-            "mse": _number,
-            "lpips": _number,
-            "perceptual": _text,
-            "coverage": _number,
-            "motion": _number,
-            "frame_indices": pa.list_(pa.int32()),
-            "frame_errors": pa.list_(pa.float32()),
-            "w2c": pa.list_(pa.float32()),
-            "intrinsics": pa.list_(pa.float32()),
-            "seconds": _number,
-            "image_motion": _number,
-            "sharpness": _number,
-            "psnr": _number,
-            "ssim": _number,
-            "mvcs": _number,
-            "sampson": _number,
-            "measured_pairs": pa.int32(),
-        },
-    ),
-    "pairs": _schema(
-        {
-            "pair_id": _text,
-            "prompt_id": _text,
-            "scene_id": _text,
-            "split": _text,
-            "text": _text,
-            "winner_id": _text,
-            "loser_id": _text,
-            "winner_value": _number,
-            "loser_value": _number,
-            "gap": _number,
-            "reward": _text,
-            "reward_version": _text,
-        },
-        {
-            "winner_motion": _number,
-            "loser_motion": _number,
-            "model": _text,
-            "revision": _text,
-            "num_frames": pa.int32(),
-            "human": _text,
-            **dict.fromkeys(PAIR_TENSORS, TENSOR_TYPE),
-        },
-    ),
-    "rejects": _schema({"stage": _text, "id": _text, "rule": _text}, {"detail": _text}),
+    **{table: _of_record(cls) for table, cls in RECORDS.items()},
     "judgements": _schema(
         {"candidate_id": _text, "judge": _text, "judge_version": _text},
         {
@@ -136,29 +97,16 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 
+PAIR_TENSORS = tuple(one.name for one in TABLES["pairs"] if one.type == TENSOR_TYPE)
 # Columns that came after the first shards of their table: a shard without them is read with nulls there.
-ADDED: dict[str, tuple[str, ...]] = {
-    "scores": ("image_motion", "sharpness", "psnr", "ssim", "mvcs", "sampson", "measured_pairs"),
-    "pairs": ("num_frames", "image_embeds", "human"),
-}
-
+ADDED = _of_records("added")
 # What makes a row itself. Two rows with equal keys are the same row written twice.
-KEYS: dict[str, tuple[str, ...]] = {
-    "prompts": ("prompt_id",),
-    "candidates": ("candidate_id",),
-    "scores": ("candidate_id", "reward", "reward_version"),
-    "pairs": ("pair_id",),
-    "rejects": ("stage", "id", "rule"),
+KEYS = _of_records("key") | {
     "judgements": ("candidate_id", "judge", "judge_version"),
     "clips": ("model_name", "candidate_id"),
 }
-
 # What differs when the same work is done again: it names no content.
-VOLATILE: dict[str, tuple[str, ...]] = {
-    "candidates": ("seconds", "created_at"),
-    "scores": ("seconds",),
-    "judgements": ("seconds",),
-}
+VOLATILE = _of_records("volatile") | {"judgements": ("seconds",)}
 
 
 def table_schema(table: str) -> pa.Schema:

@@ -182,6 +182,7 @@ def test_from_prompts_to_an_adapter(
     adapter = Path(json.loads(trained.stdout)["adapter"])
     recorded = Run.open(run).header()["commands"]
     assert set(recorded) == {"sample", "score", "pair", "train-dpo dpo"}
+    assert Run.open(run).header()["preset"] == {"name": "world"}
     assert recorded["sample"]["config"]["steps"] == SAMPLER["steps"]
     _sample_with_adapter(run, adapter, tiny_options(tiny_model, prompts_file))
 

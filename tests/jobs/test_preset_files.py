@@ -77,12 +77,12 @@ def test_files_extend_files_relative_to_them_and_recipes_know_them(tmp_path: Pat
     [
         (
             "extends: nothing",
-            r"mine.yaml: extends must be a preset or a YAML file, got .nothing.: there",
+            r"mine.yaml: extends must be the preset or YAML file that .*, got .nothing.: there",
         ),
         ("extends: wrold", r"got 'wrold': did you mean world\? there are"),
         (
             "sample: {steps: 3}",
-            r"mine.yaml: extends must name .*, got None: write .* extends: world",
+            r"mine.yaml: extends must be the preset or YAML file .*, got .None.: there",
         ),
         ("extends: mine.yaml", r"preset '.*mine.yaml' extends '.*mine.yaml', which extends itself"),
         ("extends: no.yaml", r"a preset cannot be read from .*no.yaml"),
