@@ -40,11 +40,11 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     ),
     "pretrain-world": ("jobs.world.pretrain", "Train the models of the embedded world from scratch."),
 }
-FAILED = 1
+_FAILED = 1
 PARTIAL = 3
 
 
-class LazyGroup(click.Group):
+class _LazyGroup(click.Group):
     """A group that imports a command when it is called, and turns errors meant for the user into one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -77,7 +77,7 @@ class LazyGroup(click.Group):
         except (UserError, RewardError) as error:
             code = _signal_code(error)
             click.echo(str(error) if code else f"error: {error}", err=True)
-            ctx.exit(code or FAILED)
+            ctx.exit(code or _FAILED)
         except (KeyboardInterrupt, click.Abort):
             number = stopped_by[0] if stopped_by else signal.SIGINT
             click.echo(f"stopped by {signal.Signals(number).name}; the same command continues", err=True)
@@ -85,7 +85,7 @@ class LazyGroup(click.Group):
 
 
 @click.group(
-    cls=LazyGroup,
+    cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="A RUN is one directory that holds everything a run makes. Commands are resumable: "
     "the same command again does only what is missing.",

@@ -28,7 +28,7 @@ from storage.sql.views import scored_ids
 from storage.upkeep.upkeep import MEDIA_FOLDERS, sweep_leftovers
 
 SAMPLE, SCORE = "sample", "score"
-Stream = Generator[tuple[str, TaskOutcome], None, None]
+_Stream = Generator[tuple[str, TaskOutcome], None, None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def run_flow(
         have = scored_ids(run, settings.score.reward.reward, version)
         if before_work is not None:
             before_work()
-        arrivals = Arrivals(run, plan, settings.score.batch, have)
+        arrivals = _Arrivals(run, plan, settings.score.batch, have)
         tallies = {
             SAMPLE: Tally(run, SAMPLE, wanted=plan.wanted, present=plan.wanted - len(plan.ids)),
             SCORE: Tally(run, SCORE, wanted=arrivals.expected, present=arrivals.scored),
@@ -93,7 +93,7 @@ def run_flow(
         )
 
 
-class Arrivals:
+class _Arrivals:
     """The candidates of each prompt, and which prompts have all of theirs."""
 
     def __init__(self, run: Run, plan: SamplePlan, batch: int, have: set[str]) -> None:
@@ -133,7 +133,7 @@ class Arrivals:
         return prompt_tasks(rows, self._batch, self._have)
 
 
-def _count(stream: Stream, tallies: dict[str, Tally], progress: Progress) -> None:
+def _count(stream: _Stream, tallies: dict[str, Tally], progress: Progress) -> None:
     summaries = [tally.summary for tally in tallies.values()]
     present = sum(one.present for one in summaries)
     progress.start("sample and score", sum(one.wanted for one in summaries), present)
@@ -146,14 +146,14 @@ def _count(stream: Stream, tallies: dict[str, Tally], progress: Progress) -> Non
         progress.stop()
 
 
-def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: Arrivals) -> Stream:
+def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
     stages = sample_stage(run, settings.sample, plan), score_stage(run, settings.score)
     if settings.sample.workers:
         return _on_ray(settings, stages, plan, arrivals)
     return _in_process(stages, plan, arrivals)
 
 
-def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: Arrivals) -> Stream:
+def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
     sampling, scoring = stages
     ready = arrivals.complete()
     if plan.tasks:
@@ -171,8 +171,8 @@ def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arriva
 
 
 def _on_ray(
-    settings: FlowSettings, stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: Arrivals
-) -> Stream:
+    settings: FlowSettings, stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: _Arrivals
+) -> _Stream:
     """Two pools side by side.
 
     Both may wait for the same GPUs: whoever has no work gives its place up, so scoring keeps no idle worker.

@@ -20,7 +20,7 @@ from rewards.measures.quality import image_motion
 from rewards.options import CombinedOptions
 from rewards.scoring import ReprojectionReward, RewardResult
 
-MIN_MATCHES = 20
+_MIN_MATCHES = 20
 
 
 class CombinedReward(ReprojectionReward):
@@ -47,7 +47,7 @@ class CombinedReward(ReprojectionReward):
             return replace(result, value=None, reason=reason)
         sampson, measured, pairs = measure_matches(reconstruction, self.options.pairs)
         if sampson is None:
-            reason = f"{measured} of {pairs} pairs of frames have {MIN_MATCHES} matches, half are needed"
+            reason = f"{measured} of {pairs} pairs of frames have {_MIN_MATCHES} matches, half are needed"
             return replace(result, value=None, reason=reason, measured_pairs=measured)
         value = -((-result.value * sampson / motion) ** 0.5)
         return replace(result, value=value, sampson=sampson, measured_pairs=measured)
@@ -74,7 +74,7 @@ def measure_matches(reconstruction: Reconstruction, pairs: str) -> tuple[float |
 @torch.no_grad()
 def _mean_distance(reconstruction: Reconstruction, first: int, second: int) -> float | None:
     here_N2, there_N2 = dense_matches(reconstruction.frames_THW3[first], reconstruction.frames_THW3[second])
-    if here_N2.shape[0] < MIN_MATCHES:
+    if here_N2.shape[0] < _MIN_MATCHES:
         return None
     depth_HW = reconstruction.depth_THW[first]
     distance_N = epipolar_distance(

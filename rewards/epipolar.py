@@ -68,7 +68,7 @@ class EpipolarReward:
         result = (
             RewardResult(value=None, reason=reason)
             if reason
-            else epipolar_result(frames_KHW3, self.options, self._matcher)
+            else _epipolar_result(frames_KHW3, self.options, self._matcher)
         )
         return with_picture(result, frames_KHW3, index)
 
@@ -78,7 +78,7 @@ class EpipolarReward:
 
 
 @torch.no_grad()
-def epipolar_result(frames_KHW3: Tensor, options: EpipolarOptions, matcher: Matcher) -> RewardResult:
+def _epipolar_result(frames_KHW3: Tensor, options: EpipolarOptions, matcher: Matcher) -> RewardResult:
     """The value of frames, or the reason why there is none; sampson and measured_pairs beside it."""
     described = [matcher.describe(frame) for frame in frames_KHW3]
     chosen = frame_pairs(len(described), options.pairs)

@@ -15,7 +15,7 @@ PerceptualName: TypeAlias = Literal["none", "ssim", "lpips-vgg", "lpips-alex"]
 MatcherName: TypeAlias = Literal["sift", "lightglue-disk", "lightglue-aliked"]
 
 
-def check_choices(options: Any) -> None:
+def _check_choices(options: Any) -> None:
     """Raise ValueError for a field of a Literal type that is none of its choices."""
     for name, kind in typing.get_type_hints(type(options)).items():
         choices = typing.get_args(kind)
@@ -79,7 +79,7 @@ class ReprojectionOptions:
     )
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        _check_choices(self)
         for name in ("perceptual_weight", "hole_penalty"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and >= 0, got {getattr(self, name)}")
@@ -161,7 +161,7 @@ class EpipolarOptions:
     truncate: float = 2.0
 
     def __post_init__(self) -> None:
-        check_choices(self)
+        _check_choices(self)
         for name in ("ratio", "min_share"):
             if not 0.0 < getattr(self, name) <= 1.0:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")

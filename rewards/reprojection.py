@@ -56,7 +56,7 @@ def reprojection_error(
     reason = unscorable(reconstruction)
     if reason:
         return ReprojectionResult(value=None, reason=reason)
-    images_THW3, hit_THW = reproject(reconstruction, options.views, options.rasteriser)
+    images_THW3, hit_THW = _reproject(reconstruction, options.views, options.rasteriser)
     return _compare(reconstruction, images_THW3, hit_THW, options, perceptual)
 
 
@@ -76,7 +76,9 @@ def unscorable(reconstruction: Reconstruction) -> str | None:
 
 
 @torch.no_grad()
-def reproject(reconstruction: Reconstruction, views: str, rasteriser: str = "torch") -> tuple[Tensor, Tensor]:
+def _reproject(
+    reconstruction: Reconstruction, views: str, rasteriser: str = "torch"
+) -> tuple[Tensor, Tensor]:
     """Every frame drawn from the points of all frames or of the others: images_THW3 and hit_THW (bool)."""
     frames = reconstruction.num_frames
     height, width = reconstruction.size

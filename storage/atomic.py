@@ -14,7 +14,7 @@ from typing import BinaryIO
 from storage.errors import DiskError, UserError
 
 TEMP_SUFFIX = ".tmp"
-STALE_SECONDS = 3600.0
+_STALE_SECONDS = 3600.0
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
@@ -60,7 +60,7 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_stale(directory: Path, older_than: float = STALE_SECONDS) -> int:
+def sweep_stale(directory: Path, older_than: float = _STALE_SECONDS) -> int:
     """Remove temporary files that a killed writer left more than `older_than` seconds ago; count them."""
     limit = time.time() - older_than
     removed = 0

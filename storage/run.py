@@ -24,7 +24,7 @@ from storage.tables.schemas import SCHEMA_VERSION, TABLES, open_shard, table_sch
 from storage.tables.shards import read_rows, shard_files
 from storage.tables.versions import git_revision, gpa_version, require_readable, versions
 
-FORMAT = "gpa-run"
+_FORMAT = "gpa-run"
 RUN_FILE = "run.yaml"
 # YAML's own mark for the end of a document: without it the start of a header is a header too.
 _END = b"...\n"
@@ -32,10 +32,10 @@ _FOLDERS = {*TABLES, "media", "train", "eval", "report", LOCK_FOLDER}
 _RESTORE = "restore it from a copy, or delete it and repeat the gpa sample that made the run"
 
 
-def new_header() -> dict[str, Any]:
+def _new_header() -> dict[str, Any]:
     """The header of a run that no command has written to."""
     return {
-        "format": FORMAT,
+        "format": _FORMAT,
         "schema_version": SCHEMA_VERSION,
         "gpa": gpa_version(),
         "created_at": utc_now(),
@@ -43,7 +43,7 @@ def new_header() -> dict[str, Any]:
     }
 
 
-def read_header(run: Path) -> dict[str, Any]:
+def _read_header(run: Path) -> dict[str, Any]:
     """The header of the run at `run`. Raises UserError when it is damaged or of a version not read here."""
     path = run / RUN_FILE
     try:
@@ -55,7 +55,7 @@ def read_header(run: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as YAML: {_RESTORE}") from error
     if not data.strip():
         raise UserError(f"{path} is empty: {_RESTORE}")
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
+    if not isinstance(header, dict) or header.get("format") != _FORMAT:
         raise UserError(f"{path} is not the {RUN_FILE} of a gpa run: give another directory")
     if "schema_version" in header:
         writer = header.get("gpa")
@@ -69,20 +69,20 @@ def read_header(run: Path) -> dict[str, Any]:
     return header
 
 
-def write_header(run: Path, header: dict[str, Any]) -> None:
+def _write_header(run: Path, header: dict[str, Any]) -> None:
     """Replace the header, durably; a failed write leaves the old one. Raises UserError."""
-    whole = new_header() | header | {"gpa": gpa_version()}
+    whole = _new_header() | header | {"gpa": gpa_version()}
     text = yaml.safe_dump(whole, sort_keys=False, allow_unicode=True, explicit_end=True)
     write_bytes(run / RUN_FILE, text.encode("utf-8"))
 
 
-def would_be_run(path: Path) -> bool:
+def _would_be_run(path: Path) -> bool:
     """Whether a directory without a header may become a run: it is empty, or a run that lost its header."""
     entries = [entry for entry in path.iterdir() if not _is_leftover(entry)]
-    return not entries or ({entry.name for entry in entries} <= _FOLDERS and holds_shards(path))
+    return not entries or ({entry.name for entry in entries} <= _FOLDERS and _holds_shards(path))
 
 
-def holds_shards(path: Path) -> bool:
+def _holds_shards(path: Path) -> bool:
     """Whether a directory holds prompts or candidates that gpa wrote."""
     return any(
         _is_shard(file, table) for table in ("prompts", "candidates") for file in shard_files(path / table)
@@ -119,7 +119,7 @@ class Run:
             return cls.open(path)
         if path.exists() and not path.is_dir():
             raise UserError(f"{path} is a file: a run is a directory, give another path")
-        if path.is_dir() and not would_be_run(path):
+        if path.is_dir() and not _would_be_run(path):
             raise UserError(f"{path} is not empty and has no {RUN_FILE}: give a new or an empty directory")
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ class Run:
             raise write_error(path, error) from error
         with locks.hold(path, locks.HEADER, wait=True):
             if not (path / RUN_FILE).exists():
-                write_header(path, new_header())
+                _write_header(path, _new_header())
         return cls(path)
 
     @classmethod
@@ -137,7 +137,7 @@ class Run:
         if not run.path.exists():
             raise UserError(f"there is no run at {path}: check the path, or start one with gpa sample")
         if not (run.path / RUN_FILE).is_file():
-            if holds_shards(run.path):
+            if _holds_shards(run.path):
                 raise UserError(
                     f"{path} has lost its {RUN_FILE}: restore it from a copy, or repeat the gpa sample that "
                     "made the run, which writes a new one and samples nothing twice"
@@ -148,7 +148,7 @@ class Run:
 
     def header(self) -> dict[str, Any]:
         """What run.yaml says: format, schema_version, created_at, commands. Raises UserError when broken."""
-        return read_header(self.path)
+        return _read_header(self.path)
 
     def shard_dir(self, table: str) -> Path:
         """The directory of a table's shards, which need not exist. Raises KeyError for an unknown table."""
@@ -200,7 +200,7 @@ class Run:
                 header.setdefault("preset", preset)
             # From now on the run holds what only this gpa and newer ones read.
             header["schema_version"] = SCHEMA_VERSION
-            write_header(self.path, header)
+            _write_header(self.path, header)
 
     def require_model(self, model: str, revision: str, besides: str | None = None) -> None:
         """Refuse, as UserError, a run whose candidates are of another model or revision.

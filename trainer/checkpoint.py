@@ -50,7 +50,7 @@ def _settled(data: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-def publish_directory(temporary: Path, final: Path) -> None:
+def _publish_directory(temporary: Path, final: Path) -> None:
     """Give a finished folder its name; what stood under that name is replaced."""
     sync_directory(temporary)
     if final.exists():
@@ -65,9 +65,9 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-FORMAT = 1
+_FORMAT = 1
 _TEMPORARY = ".tmp-"
 _TENSOR_FILES = ("lora", "optimizer", "rng")
 _SEPARATOR = "|"
@@ -101,9 +101,9 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     for name in _TENSOR_FILES:
         write_tensors(temporary / f"{name}.safetensors", tensors[name])
     digests = {name: sha256(temporary / f"{name}.safetensors") for name in _TENSOR_FILES}
-    state = {"format": FORMAT, "step": checkpoint.step, "config": checkpoint.config, "sha256": digests}
+    state = {"format": _FORMAT, "step": checkpoint.step, "config": checkpoint.config, "sha256": digests}
     write_json(temporary / "state.json", state)
-    publish_directory(temporary, final)
+    _publish_directory(temporary, final)
     _prune(directory, keep)
     return final
 
@@ -115,14 +115,14 @@ def load_latest(directory: Path) -> Checkpoint | None:
         try:
             checkpoint = _load(path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-            logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
+            _logger.warning("checkpoint %s is damaged (%s): trying the one before it", path, error)
             damaged = True
             continue
         if damaged:
-            logger.warning("continuing from checkpoint %s instead", path)
+            _logger.warning("continuing from checkpoint %s instead", path)
         return checkpoint
     if damaged:
-        logger.warning(
+        _logger.warning(
             "no whole checkpoint is left in %s: training starts again from the first step", directory
         )
     return None
@@ -179,8 +179,8 @@ def _saved(value: Tensor | int) -> Tensor:
 
 def _load(path: Path) -> Checkpoint:
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if state["format"] != FORMAT:
-        raise ValueError(f"it has format {state['format']}, this version reads {FORMAT}")
+    if state["format"] != _FORMAT:
+        raise ValueError(f"it has format {state['format']}, this version reads {_FORMAT}")
     for name in _TENSOR_FILES:
         if sha256(path / f"{name}.safetensors") != state["sha256"][name]:
             raise ValueError(f"{name}.safetensors is not what was written")

@@ -19,7 +19,7 @@ Schedule = Literal["cosine", "constant"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu"]
 
-MAX_SEED = 2**62
+_MAX_SEED = 2**62
 
 
 def _option(help_line: str, **metadata: Any) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class TrainConfig:
         for name in ("model", "revision"):
             if not getattr(self, name):
                 raise FieldError(name, "what names the base model", getattr(self, name))
-        if self.seed >= MAX_SEED:
+        if self.seed >= _MAX_SEED:
             raise FieldError("seed", "< 2**62", self.seed)
         self._check_together()
 

@@ -23,7 +23,7 @@ from storage.tables.schemas import PAIR_TENSORS
 from trainer.config import TrainConfig
 from trainer.families.base import Condition, PairShapes
 
-CACHE_BYTES = 512 * 2**20
+_CACHE_BYTES = 512 * 2**20
 
 
 class PairSource(Protocol):
@@ -80,7 +80,7 @@ def pair_indices(seed: int, count: int, first: int, number: int) -> list[int]:
 class PairLoader:
     """Batches of any pairs by index; keeps decoded pairs in memory while the whole set is small."""
 
-    def __init__(self, source: PairSource, device: torch.device, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, source: PairSource, device: torch.device, cache_bytes: int = _CACHE_BYTES) -> None:
         """Read one pair to learn the sizes. Raises UserError when there is none."""
         if len(source) == 0:
             raise UserError("there are no pairs to train on: run the pairing again with a smaller gap")
@@ -183,7 +183,7 @@ def _row_bytes(row: Any) -> int:
 
 
 T = TypeVar("T")
-AHEAD = 2
+_AHEAD = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +274,7 @@ class Prefetcher(Generic[T]):
     An error of `load` is raised by the `get` of its number.
     """
 
-    def __init__(self, load: Callable[[int], T], end: int, ahead: int = AHEAD) -> None:
+    def __init__(self, load: Callable[[int], T], end: int, ahead: int = _AHEAD) -> None:
         self._load, self._end, self._ahead = load, end, ahead
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="inputs")
         self._futures: dict[int, Future[T]] = {}

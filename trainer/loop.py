@@ -52,7 +52,7 @@ from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_ra
 from trainer.step import OptimizerStep, PairForward
 from trainer.validation import OnSample, look, make_checks, validation_pairs
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, dict[str, float]], None]
 ReferenceProgress = Callable[[int, int], None]
@@ -175,7 +175,7 @@ class Trainer:
         load_optimizer_state(self.optimizer, self.parameters, checkpoint.optimizer)
         torch.set_rng_state(checkpoint.rng)
         self.step = checkpoint.step
-        logger.info("continuing after step %d of %d", self.step, self.config.steps)
+        _logger.info("continuing after step %d of %d", self.step, self.config.steps)
 
     def run(
         self,

@@ -46,15 +46,15 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def put(parameter: Tensor, value: Tensor) -> None:
+def _put(parameter: Tensor, value: Tensor) -> None:
     """Overwrite a parameter, sharded or not, with a whole value."""
     parameter.copy_(like(value.to(parameter.dtype), parameter))
 
 
-ADAPTER = "default"
+_ADAPTER = "default"
 
 
-def lora_config(rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
+def _lora_config(rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
     """The peft configuration: no dropout, no bias, second matrix zero so that training starts at the base."""
     return LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), lora_dropout=0.0, bias="none")
 
@@ -64,7 +64,7 @@ def attach_lora(transformer: Any, rank: int, alpha: int, targets: tuple[str, ...
     transformer.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        transformer.add_adapter(lora_config(rank, alpha, targets), adapter_name=ADAPTER)
+        transformer.add_adapter(_lora_config(rank, alpha, targets), adapter_name=_ADAPTER)
     for parameter in transformer.parameters():
         if parameter.requires_grad:
             # On a bf16 base an update of 1e-6 would round away: the adapter stays in fp32.
@@ -88,7 +88,7 @@ def adapter_disabled(transformer: Any) -> Iterator[None]:
 
 def lora_state(transformer: nn.Module) -> dict[str, Tensor]:
     """The adapter's weights on the CPU under peft's names (without the adapter's own name)."""
-    state = cast("dict[str, Tensor]", get_peft_model_state_dict(transformer, adapter_name=ADAPTER))
+    state = cast("dict[str, Tensor]", get_peft_model_state_dict(transformer, adapter_name=_ADAPTER))
     return {name: whole(value.detach()).to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
@@ -102,4 +102,4 @@ def load_lora_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:
             f"the saved adapter is not of this model, rank or targets: first difference {wrong[0]}"
         )
     for name, parameter in lora_parameters(transformer).items():
-        put(parameter, state[name.replace(f".{ADAPTER}.", ".")])
+        _put(parameter, state[name.replace(f".{_ADAPTER}.", ".")])

@@ -15,8 +15,8 @@ from storage.atomic import write_bytes
 from storage.errors import UserError
 from trainer.config import TrainConfig
 
-LOG_NAME = "metrics.jsonl"
-TENSORBOARD_NAME = "tensorboard"
+_LOG_NAME = "metrics.jsonl"
+_TENSORBOARD_NAME = "tensorboard"
 # Figures of data that is not trained on; only some lines carry them.
 HELD_OUT = "val/"
 
@@ -26,11 +26,11 @@ class MetricsLog:
 
     def __init__(self, out_dir: Path, resumed_step: int, *, tensorboard: bool) -> None:
         """Open the log of a training that continues after `resumed_step` steps (0: from the start)."""
-        path = out_dir / LOG_NAME
+        path = out_dir / _LOG_NAME
         kept = [line for line in read_log(out_dir) if line["step"] <= resumed_step]
         write_bytes(path, "".join(_line(line) for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
-        self._writer = _summary_writer(out_dir / TENSORBOARD_NAME, resumed_step) if tensorboard else None
+        self._writer = _summary_writer(out_dir / _TENSORBOARD_NAME, resumed_step) if tensorboard else None
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Log the metrics of the step that was the `step`-th to be completed."""
@@ -59,7 +59,7 @@ class MetricsLog:
 
 def read_log(out_dir: Path) -> list[dict[str, Any]]:
     """The whole lines of a training log, oldest first; a line cut off by a crash ends it."""
-    path = out_dir / LOG_NAME
+    path = out_dir / _LOG_NAME
     if not path.exists():
         return []
     lines: list[dict[str, Any]] = []

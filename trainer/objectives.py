@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Above this logit a pair keeps less than 2 % of its gradient (sigmoid(-4) = 0.018): it has been learned.
-SATURATED_LOGIT = 4.0
-PREFERENCES = ("dpo", "ipo")
+_SATURATED_LOGIT = 4.0
+_PREFERENCES = ("dpo", "ipo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def preference_loss(
     elif objective == "ipo":
         loss_B = (logit_B - 0.5).square()
     else:
-        raise ValueError(f"a preference objective is one of {', '.join(PREFERENCES)}, got {objective!r}")
+        raise ValueError(f"a preference objective is one of {', '.join(_PREFERENCES)}, got {objective!r}")
     if winner_anchor:
         loss_B = loss_B + winner_anchor * F.relu(-beta * errors.winner_advantage_B)
     if winner_weight:
@@ -93,7 +93,7 @@ def preference_loss(
             "loser_advantage": errors.loser_advantage_B.mean(),
             "winner_error": errors.policy_win_B.mean(),
             "loser_error": errors.policy_lose_B.mean(),
-            "saturated": (logit_B > SATURATED_LOGIT).to(logit_B.dtype).mean(),
+            "saturated": (logit_B > _SATURATED_LOGIT).to(logit_B.dtype).mean(),
         }
     return loss_B.mean(), metrics
 

@@ -23,7 +23,7 @@ from trainer.config import TrainConfig
 from trainer.data import MicroBatch, PairLoader, draw_fixed
 from trainer.processes import agreed, most
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 Place = tuple[int, int]
 # (inputs) -> errors_N of the reference.
@@ -136,9 +136,9 @@ class ReferenceCache:
                 if (file.metadata() or {}).get("key") == self._key:
                     kept: Tensor = file.get_tensor("errors").clone()
                     return kept
-            logger.warning("%s is of another training: its errors are computed anew", self._path)
+            _logger.warning("%s is of another training: its errors are computed anew", self._path)
         except (SafetensorError, OSError) as error:
-            logger.warning("%s is damaged (%s): its errors are computed anew", self._path, error)
+            _logger.warning("%s is damaged (%s): its errors are computed anew", self._path, error)
         return empty
 
     def _save(self) -> None:

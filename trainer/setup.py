@@ -24,9 +24,9 @@ from trainer.families import load_family
 from trainer.families.base import Family, PairShapes
 from trainer.lora import attach_lora
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-PLAN_NAME = "plan.json"
+_PLAN_NAME = "plan.json"
 # Of the memory that is free now: the rest is for what else happens on the machine.
 _USABLE = 0.9
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -74,7 +74,7 @@ def choose_plan(config: TrainConfig, family: Family, shapes: PairShapes, device:
     it started with: another machine state must not change the last bits of a resumed one.
     """
     open_to = candidates(config)
-    kept = _read(config.out_dir / PLAN_NAME)
+    kept = _read(config.out_dir / _PLAN_NAME)
     if kept in open_to:
         return kept
     return open_to[0] if len(open_to) == 1 else _first_that_fits(config, family, shapes, device, open_to)
@@ -82,7 +82,7 @@ def choose_plan(config: TrainConfig, family: Family, shapes: PairShapes, device:
 
 def write_plan(plan: Plan, out_dir: Path) -> None:
     """Keep the plan for a resumed training."""
-    write_json(out_dir / PLAN_NAME, vars(plan))
+    write_json(out_dir / _PLAN_NAME, vars(plan))
 
 
 def free_bytes(device: torch.device) -> int:
@@ -100,9 +100,9 @@ def _first_that_fits(
         cost = predicted(config, family, shapes, plan)
         needed = (cost.peak_bytes - cost.weights_bytes) * HEADROOM
         if needed <= free:
-            logger.info("%s: needs %.2f of %.2f GiB free", plan, needed / 2**30, free / 2**30)
+            _logger.info("%s: needs %.2f of %.2f GiB free", plan, needed / 2**30, free / 2**30)
             return plan
-    logger.warning(
+    _logger.warning(
         "a step is predicted to need %.1f GiB beside the weights, %.1f GiB are free: lower batch_size and "
         "raise grad_accum if it runs out of memory",
         needed / 2**30,

@@ -28,17 +28,17 @@ from trainer.metrics import HELD_OUT
 from trainer.processes import StopRequest
 from trainer.step import PairForward
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
-# (steps done, adapter folder, whether to stop) -> figures; those in WATCHED are ratios to the base model.
+# (steps done, adapter folder, whether to stop) -> figures; those in _WATCHED are ratios to the base model.
 OnSample = Callable[[int, Path, Callable[[], bool]], dict[str, float]]
-WATCHED = {"motion_ratio": "motion", "sharpness_ratio": "sharpness"}
+_WATCHED = {"motion_ratio": "motion", "sharpness_ratio": "sharpness"}
 # DPO is known to suppress motion and detail: a fall by more than a tenth is worth a word.
-LEAST_RATIO = 0.9
+_LEAST_RATIO = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampledValidation:
+class _SampledValidation:
     """Exports the adapter and hands it to `on_sample` in the main process.
 
     `export` writes an adapter folder and is a collective. A sampling that fails is warned of and left out:
@@ -62,7 +62,7 @@ class SampledValidation:
         self.export(folder)
         found: dict[str, float] = {}
         if self.accelerator.is_main_process:
-            with undisturbed(self.accelerator.device):
+            with _undisturbed(self.accelerator.device):
                 found = self._sampled(step, folder, stop)
             _warn(step, found)
             shutil.rmtree(folder)
@@ -74,7 +74,7 @@ class SampledValidation:
             self._free()
             found = self.on_sample(step, folder, lambda: stop.name is not None)
         except (UserError, torch.OutOfMemoryError) as error:
-            logger.warning("step %d: no videos were measured: %s", step, error)
+            _logger.warning("step %d: no videos were measured: %s", step, error)
             return {}
         finally:
             self._free()
@@ -91,9 +91,9 @@ class SampledValidation:
 
 
 def _warn(step: int, found: dict[str, float]) -> None:
-    for name, what in WATCHED.items():
-        if found.get(name, 1.0) < LEAST_RATIO:
-            logger.warning(
+    for name, what in _WATCHED.items():
+        if found.get(name, 1.0) < _LEAST_RATIO:
+            _logger.warning(
                 "step %d: the %s of sampled videos is %.0f %% of the base model's: look at them, and think "
                 "of fewer steps, a larger beta, or pairs with a bound on that ratio",
                 step,
@@ -147,7 +147,7 @@ class PairValidation:
         def stopped() -> bool:
             return agreed(stop.name is not None)
 
-        with undisturbed(self.accelerator.device):
+        with _undisturbed(self.accelerator.device):
             if self._reference_V2 is None:
                 self._reference_V2 = self._errors(self.compute.reference_errors, stopped)
             policy_V2 = None if self._reference_V2 is None else self._errors(self._policy_errors, stopped)
@@ -155,7 +155,7 @@ class PairValidation:
             return {}
         found = self._described(policy_V2, self._reference_V2)
         for name in [name for name, value in found.items() if not math.isfinite(value)]:
-            logger.warning("step %d: the %s of the held-out pairs is %s", step, name, found.pop(name))
+            _logger.warning("step %d: the %s of the held-out pairs is %s", step, name, found.pop(name))
         return found
 
     def _described(self, policy_V2: Tensor, reference_V2: Tensor) -> dict[str, float]:
@@ -226,7 +226,7 @@ def validation_pairs(config: TrainConfig, given: PairSource | None = None) -> Pa
     return pairs
 
 
-def require_same_shapes(held_out: PairShapes, trained: PairShapes) -> None:
+def _require_same_shapes(held_out: PairShapes, trained: PairShapes) -> None:
     """Raise UserError when held-out pairs are not of the shape of those trained on."""
     if held_out != trained:
         raise UserError(
@@ -236,7 +236,7 @@ def require_same_shapes(held_out: PairShapes, trained: PairShapes) -> None:
 
 
 @contextmanager
-def undisturbed(device: torch.device) -> Iterator[None]:
+def _undisturbed(device: torch.device) -> Iterator[None]:
     """Whatever is drawn or set inside, torch's generators and threads are afterwards what they were."""
     threads = torch.get_num_threads()
     devices = [device] if device.type == "cuda" else []
@@ -265,7 +265,7 @@ def make_checks(
     checks: list[Check] = []
     if held_out is not None:
         loader = PairLoader(held_out, accelerator.device)
-        require_same_shapes(loader.shapes, trained)
+        _require_same_shapes(loader.shapes, trained)
         checks.append(
             PairValidation(
                 config=config, loader=loader, compute=compute, timesteps=timesteps, accelerator=accelerator
@@ -273,7 +273,7 @@ def make_checks(
         )
     if config.sample_every and on_sample is not None:
         checks.append(
-            SampledValidation(config=config, accelerator=accelerator, export=export, on_sample=on_sample)
+            _SampledValidation(config=config, accelerator=accelerator, export=export, on_sample=on_sample)
         )
     return checks
 

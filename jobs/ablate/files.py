@@ -24,7 +24,7 @@ def write_results(path: Path, made_by: str, outcome: Outcome, found: Figures) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = {
         path: markdown(made_by, outcome, found),
-        path.with_suffix(".csv"): as_csv(outcome, found),
+        path.with_suffix(".csv"): _as_csv(outcome, found),
         path.with_suffix(".json"): json.dumps(as_json(made_by, outcome, found), indent=2) + "\n",
     }
     for file, text in texts.items():
@@ -181,7 +181,7 @@ def _plain(tables: dict[str, dict[str, Row]]) -> dict[str, dict[str, Any]]:
     return {name: {measure: asdict(row) for measure, row in rows.items()} for name, rows in tables.items()}
 
 
-def as_csv(outcome: Outcome, found: Figures) -> str:
+def _as_csv(outcome: Outcome, found: Figures) -> str:
     """A line for every measure of every training, every recipe over its trainings, and every comparison."""
     lines: list[dict[str, Any]] = []
     for record in outcome.records:

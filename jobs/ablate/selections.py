@@ -20,7 +20,7 @@ from storage.run import Run
 from storage.tables.ids import content_id
 
 
-def asked_of(run: Run) -> SampleSettings | None:
+def _asked_of(run: Run) -> SampleSettings | None:
     """How the run was sampled before, None when it never was."""
     from jobs.data.sample import sample_settings
 
@@ -40,7 +40,7 @@ def with_candidates(commands: Commands) -> Run:
     A run whose candidates were imported is taken as it is.
     """
     there = open_run(commands)
-    settings = None if there is None else asked_of(there)
+    settings = None if there is None else _asked_of(there)
     if commands.extra.get("sample") or there is None or (settings is None and not _holds_candidates(there)):
         commands.require("sample")
         return Run.open(commands.run)
@@ -57,7 +57,7 @@ def forecast_candidates(commands: Commands) -> Forecast:
     from pipeline.forecast.commands import forecast_sample
 
     there = open_run(commands)
-    settings = None if there is None or commands.extra.get("sample") else asked_of(there)
+    settings = None if there is None or commands.extra.get("sample") else _asked_of(there)
     if settings is None:
         params = commands.params("sample")
         chosen = {key: value for key, value in params.items() if key not in {"run", "dry_run", "as_json"}}

@@ -15,7 +15,7 @@ from pipeline.evaluation.tables import Evaluation, percent
 from storage.judgements import read_clips
 from storage.run import Run
 
-TRUE_CLIPS = "true clips"
+_TRUE_CLIPS = "true clips"
 # By prompt and seed.
 _Values = dict[str, dict[int, float]]
 
@@ -45,7 +45,7 @@ class Figures:
     @property
     def references(self) -> dict[str, Mapping[str, float]]:
         """The means that stand above the recipes: of the true clips, if there are any, and of the base."""
-        return ({TRUE_CLIPS: self.truth} if self.truth else {}) | {BASE: self.base}
+        return ({_TRUE_CLIPS: self.truth} if self.truth else {}) | {BASE: self.base}
 
 
 def figures(outcome: Outcome, first: str) -> Figures:

@@ -102,7 +102,7 @@ def train_words(training: Training, pairs_dir: Path, max_pairs: int | None) -> l
     return [*own, "--seed", str(training.seed), *limit]
 
 
-def options_of(params: dict[str, Any]) -> dict[str, Any]:
+def _options_of(params: dict[str, Any]) -> dict[str, Any]:
     """What of the options of gpa train-dpo decides the numbers of a training."""
     return {name: value for name, value in sorted(params.items()) if name not in _ASIDE}
 
@@ -171,7 +171,7 @@ def record_of(
         seed=training.seed,
         preset=str(commands.preset),
         changes=training.recipe.changes,
-        options=options_of(params),
+        options=_options_of(params),
         selection=selection,
         pairs=min(limits),
         commands=(score, pair, commands.line("train-dpo", *own)),

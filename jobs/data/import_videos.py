@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _NOT_ENCODING = ("steps", "guidance", "fps", "negative_prompt", "adapter_weight", "vae_slicing", "compile")
 
 
-class ImportCommand(PresetCommand):
+class _ImportCommand(PresetCommand):
     """A command whose sizes are those that its preset samples with."""
 
     section = "sample"
@@ -47,7 +47,7 @@ class ImportCommand(PresetCommand):
     )
 
 
-@click.command("import", cls=ImportCommand)
+@click.command("import", cls=_ImportCommand)
 @run_argument
 @click.argument("source", type=click.Path(path_type=Path), metavar="SOURCE")
 @preset_option
@@ -69,7 +69,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     from pipeline.importing import import_videos
     from storage.run import Run
 
-    settings = import_settings(chosen)
+    settings = _import_settings(chosen)
     if dry_run:
         there = Run.open(run) if run.exists() else None
         _print_plan(there, import_videos.dry_run(there, settings), settings, as_json)
@@ -88,7 +88,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     finish(ctx, summary, "videos", "rejects")
 
 
-def import_settings(chosen: dict[str, Any]) -> ImportSettings:
+def _import_settings(chosen: dict[str, Any]) -> ImportSettings:
     """The settings of an import from the options of the command."""
     encoding = {name: value for name, value in chosen.items() if name not in _NOT_ENCODING}
     return built(ImportSettings, encoding, source=chosen["source"], steps=1, guidance=1.0, fps=1)

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from pipeline.sampling.settings import SampleSettings
 
 
-class SampleCommand(PresetCommand):
+class _SampleCommand(PresetCommand):
     """A command that makes candidates."""
 
     samples = True
 
 
-@click.command("sample", cls=SampleCommand)
+@click.command("sample", cls=_SampleCommand)
 @run_argument
 @preset_option
 @options_of(SampleSettings)

@@ -32,7 +32,7 @@ _SHOWN = (
     "lpips",
 )
 # Package, what imports it, what it is for, and how it is installed.
-OPTIONAL = {
+_OPTIONAL = {
     "bitsandbytes": ("bitsandbytes", "--optimizer adamw8bit", f"pip install '{DISTRIBUTION}[8bit]'"),
     "kornia": ("kornia", "--matcher lightglue-*", f"pip install '{DISTRIBUTION}[lightglue]'"),
     "depth-anything-3": (
@@ -95,7 +95,7 @@ def _tested(found: dict[str, str | None]) -> Iterator[Finding]:
 
 def optional(needs: Needs) -> Iterator[Finding]:
     """Packages that only some options use."""
-    for name, (module, purpose, install) in OPTIONAL.items():
+    for name, (module, purpose, install) in _OPTIONAL.items():
         version = _version(name)
         if version is not None and importlib.util.find_spec(module) is not None:
             yield Finding(name=name, state="ok", detail=f"{version}, for {purpose}")

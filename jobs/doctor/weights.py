@@ -20,7 +20,7 @@ _COGVIDEOX = "CogVideoX licence (commercial use after registration)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
+class _Published:
     """A model on the Hub: billions of parameters, text encoder and VAE included, and its licence."""
 
     parameters: float
@@ -34,18 +34,18 @@ class Published:
 
 # Counted from the published configurations: transformer, text encoder (T5 or UMT5 XXL), VAE, image encoder.
 PUBLISHED = {
-    "THUDM/CogVideoX-2b": Published(parameters=6.7, license="Apache-2.0"),
-    "THUDM/CogVideoX-5b": Published(parameters=10.5, license=_COGVIDEOX),
-    "THUDM/CogVideoX-5b-I2V": Published(parameters=10.5, license=_COGVIDEOX),
-    "THUDM/CogVideoX1.5-5B": Published(parameters=10.5, license=_COGVIDEOX),
-    "THUDM/CogVideoX1.5-5B-I2V": Published(parameters=10.5, license=_COGVIDEOX),
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": Published(parameters=7.2, license="Apache-2.0"),
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": Published(parameters=20.1, license="Apache-2.0"),
-    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": Published(parameters=22.8, license="Apache-2.0"),
-    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": Published(parameters=11.4, license="Apache-2.0"),
+    "THUDM/CogVideoX-2b": _Published(parameters=6.7, license="Apache-2.0"),
+    "THUDM/CogVideoX-5b": _Published(parameters=10.5, license=_COGVIDEOX),
+    "THUDM/CogVideoX-5b-I2V": _Published(parameters=10.5, license=_COGVIDEOX),
+    "THUDM/CogVideoX1.5-5B": _Published(parameters=10.5, license=_COGVIDEOX),
+    "THUDM/CogVideoX1.5-5B-I2V": _Published(parameters=10.5, license=_COGVIDEOX),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": _Published(parameters=7.2, license="Apache-2.0"),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": _Published(parameters=20.1, license="Apache-2.0"),
+    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": _Published(parameters=22.8, license="Apache-2.0"),
+    "Wan-AI/Wan2.2-TI2V-5B-Diffusers": _Published(parameters=11.4, license="Apache-2.0"),
 }
 
-PUBLISHED_JUDGES = {"videoreward": Published(parameters=2.28, license="Apache-2.0")}
+_PUBLISHED_JUDGES = {"videoreward": _Published(parameters=2.28, license="Apache-2.0")}
 
 
 def video_models(names: tuple[str, ...], needs: Needs) -> Iterator[Finding]:
@@ -78,7 +78,7 @@ def judges() -> Iterator[Finding]:
     from pipeline.evaluation.judges.judge import JUDGES
 
     for name, spec in JUDGES.items():
-        title, known = f"judge {name}", PUBLISHED_JUDGES.get(name)
+        title, known = f"judge {name}", _PUBLISHED_JUDGES.get(name)
         try:
             judge = spec.make(None)
         except RewardError as error:
@@ -89,7 +89,7 @@ def judges() -> Iterator[Finding]:
             yield Finding(name=title, state="ok", detail=f"version {judge.version}, {judge.license}")
 
 
-def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
+def _cached_snapshot(name: str, revision: str | None = None) -> Path | None:
     """The folder of a Hub model in the cache, whole or not; None when nothing of it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
@@ -100,7 +100,7 @@ def cached_snapshot(name: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def missing_files(folder: Path) -> list[str]:
+def _missing_files(folder: Path) -> list[str]:
     """What a diffusers folder lacks of what its indices name; a link to nothing counts as missing."""
     index = _read(folder / _INDEX)
     if index is None:
@@ -130,7 +130,7 @@ def _missing_weights(folder: Path) -> list[str]:
 
 def _packaged(name: str) -> Finding:
     folder = PACKAGED[name]
-    lost = missing_files(folder)
+    lost = _missing_files(folder)
     if not lost:
         detail = f"{_bytes(folder) / 2**20:.0f} MiB in the repository, Apache-2.0"
         return Finding(name=f"model {name}", state="ok", detail=detail)
@@ -146,8 +146,8 @@ def _packaged(name: str) -> Finding:
 def _from_hub(name: str, required: bool) -> Finding:
     known = PUBLISHED.get(name)
     about = f"{known}" if known else "size and licence: see its page of the Hub"
-    folder = cached_snapshot(name)
-    lost = [] if folder is None else missing_files(folder)
+    folder = _cached_snapshot(name)
+    lost = [] if folder is None else _missing_files(folder)
     if folder is not None and not lost:
         licence = f", {known.license}" if known else ""
         detail = f"{_bytes(folder) / GIB:.1f} GiB at {folder}{licence}"

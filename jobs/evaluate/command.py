@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared:
+class _Compared:
     """What is compared, by which judges, on how many clips, and where the evaluation goes."""
 
     adapters: tuple[str, ...] = field(
@@ -88,7 +88,7 @@ _OF_SAMPLING = {"model", "revision", "prompts", "split", "num_prompts", "seed", 
 @click.command("evaluate", cls=PresetCommand)
 @run_argument
 @preset_option
-@options_of(Compared)
+@options_of(_Compared)
 @options_of(
     SampleSettings,
     without=set(names_of(SampleSettings)) - _OF_SAMPLING,
@@ -133,7 +133,7 @@ def command(run: Path, preset: Preset, dry_run: bool, as_json: bool, **chosen: A
     if as_json:
         click.echo(json.dumps(plain(result) | {"directory": str(result.directory)}, sort_keys=True))
     else:
-        print_evaluation(result)
+        _print_evaluation(result)
     if result.failed:
         click.echo(f"{result.failed} clips failed (candidates with a reason, or rejects)", err=True)
         click.get_current_context().exit(PARTIAL)
@@ -181,7 +181,7 @@ def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ..
     return tuple(choices)
 
 
-def print_evaluation(result: Evaluation) -> None:
+def _print_evaluation(result: Evaluation) -> None:
     """The tables of every adapter, what their rows mean, and where the files lie, on stdout."""
     from rich.console import Console
 

@@ -94,7 +94,7 @@ def _linked(folder: ReportFolder, source: Path, candidate_id: str, still: str) -
     return Clip(candidate_id=candidate_id, video=quote(way), still=still, linked=True)
 
 
-PER_CHUNK = 50
+_PER_CHUNK = 50
 _OF_CANDIDATE = ("value", "motion", "image_motion", "sharpness", "coverage")
 
 
@@ -140,15 +140,15 @@ def pair_columns(
             "gap": [number(row["gap"], 5) for row in known],
             "human": [row["human"] for row in known],
         },
-        "per_chunk": PER_CHUNK,
+        "per_chunk": _PER_CHUNK,
     }
 
 
 def detail_chunks(candidates: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """What the page loads when a pair is opened: everything scored of its candidates, by name of the file."""
     return {
-        f"details-{start // PER_CHUNK}": [_detail(row) for row in candidates[start : start + PER_CHUNK]]
-        for start in range(0, len(candidates), PER_CHUNK)
+        f"details-{start // _PER_CHUNK}": [_detail(row) for row in candidates[start : start + _PER_CHUNK]]
+        for start in range(0, len(candidates), _PER_CHUNK)
     }
 
 

@@ -32,8 +32,8 @@ from storage.media.video import read_video
 from storage.run import Run
 
 MAX_POINTS = 16_000
-MAX_TILE = 256
-COLUMNS = 8
+_MAX_TILE = 256
+_COLUMNS = 8
 # Raised when the files of a reconstruction change their form: those of an earlier report are then made again.
 _FORM = 1
 _QUANTILE = 0.005
@@ -53,9 +53,9 @@ _HEAT = np.array(
 )
 
 
-def data_name(candidate_id: str, version: str) -> str:
+def _data_name(candidate_id: str, version: str) -> str:
     """The data file of a candidate's reconstruction under a reward version."""
-    made_by = hashlib.sha256(f"{version}|{MAX_POINTS}|{MAX_TILE}|{_FORM}".encode()).hexdigest()[:8]
+    made_by = hashlib.sha256(f"{version}|{MAX_POINTS}|{_MAX_TILE}|{_FORM}".encode()).hexdigest()[:8]
     return f"reconstruction-{file_key(candidate_id)}-{made_by}"
 
 
@@ -68,7 +68,7 @@ def reconstruct_clips(
 ) -> dict[str, str]:
     """Write what is missing for these candidates; the data files by candidate, without those that failed."""
     version, _ = settings.describe()
-    names = {row["candidate_id"]: data_name(row["candidate_id"], version) for row in rows}
+    names = {row["candidate_id"]: _data_name(row["candidate_id"], version) for row in rows}
     missing = [row for row in rows if not _is_held(folder, names[row["candidate_id"]])]
     failed: set[str] = set()
     progress.start("reconstructions", len(rows), len(rows) - len(missing))
@@ -122,7 +122,7 @@ def _write(
     error = reprojection_error(reconstruction, options)
     if error.images_THW3 is None:
         return False
-    columns = min(COLUMNS, len(indices))
+    columns = min(_COLUMNS, len(indices))
     atlas, about = _atlas(error, columns)
     folder.put(_atlas_name(name), atlas)
     about |= {"atlas": _atlas_name(name), "columns": columns, "frame_indices": list(indices)}
@@ -146,7 +146,7 @@ def _atlas(error: ReprojectionResult, columns: int) -> tuple[bytes, dict[str, An
     hot[~hit_KHW] = _HOLE
     tiles = [Image.fromarray(tile) for tile in (*drawn, *hot)]
     for tile in tiles:
-        tile.thumbnail((MAX_TILE, MAX_TILE))
+        tile.thumbnail((_MAX_TILE, _MAX_TILE))
     width, height = tiles[0].size
     sheet = Image.new("RGB", (columns * width, -(-len(tiles) // columns) * height))
     for at, tile in enumerate(tiles):

@@ -17,7 +17,7 @@ from storage.errors import UserError
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 # The headings of a help in their order; any other comes before the last.
-GROUPS = (
+_GROUPS = (
     "Defaults",
     "Which candidates",
     "Which videos",
@@ -78,7 +78,9 @@ class Command(click.Command):
                 continue
             group = one.group if isinstance(one, Setting) else _GROUPS_OF.get(str(one.name), OTHER)
             groups.setdefault(group, []).append(record)
-        for group in sorted(groups, key=lambda name: GROUPS.index(name) if name in GROUPS else len(GROUPS)):
+        for group in sorted(
+            groups, key=lambda name: _GROUPS.index(name) if name in _GROUPS else len(_GROUPS)
+        ):
             with formatter.section(group):
                 formatter.write_dl(groups[group])
         if left_out:

@@ -63,7 +63,7 @@ def options_of(
 
     def decorate(function: FunctionT) -> FunctionT:
         made = [
-            option_of(one, kind, (change or {}).get(one.name, {}))
+            _option_of(one, kind, (change or {}).get(one.name, {}))
             for one, kind in settings_of(cls)
             if one.name not in without
         ]
@@ -74,11 +74,11 @@ def options_of(
     return decorate
 
 
-def option_of(one: Field[Any], kind: Any, change: Mapping[str, Any]) -> Callable[[FunctionT], FunctionT]:
+def _option_of(one: Field[Any], kind: Any, change: Mapping[str, Any]) -> Callable[[FunctionT], FunctionT]:
     """The option of one field."""
     flag = f"--{one.name.replace('_', '-')}"
     many = typing.get_origin(kind) is tuple
-    plain, _ = without_none(typing.get_args(kind)[0] if many else kind)
+    plain, _ = _without_none(typing.get_args(kind)[0] if many else kind)
     if plain is bool:
         flag = f"{flag}/--no-{flag[2:]}"
     none = one.metadata.get("none")
@@ -137,7 +137,7 @@ def union_of(classes: Mapping[str, type], apart_from: Collection[str] = ()) -> t
 
 
 def _united(name: str, each: Mapping[str, tuple[Field[Any], Any]]) -> tuple[str, Any, Any]:
-    kinds = [without_none(kind)[0] for _, kind in each.values()]
+    kinds = [_without_none(kind)[0] for _, kind in each.values()]
     literal = [kind for kind in kinds if typing.get_origin(kind) is Literal]
     if len({str if kind in literal else kind for kind in kinds}) != 1:
         raise TypeError(f"option {name} is of different types for {', '.join(each)}")
@@ -181,7 +181,7 @@ def built(cls: type[SettingsT], chosen: Mapping[str, Any], **fixed: Any) -> Sett
 
 def _plain(value: Any, kind: Any, none: str | None) -> Any:
     """A value as the field takes it, MISSING where it is left open."""
-    kind, optional = without_none(kind)
+    kind, optional = _without_none(kind)
     if value is None or (none is not None and value == none):
         return None if optional else MISSING
     if typing.get_origin(kind) is tuple:
@@ -190,7 +190,7 @@ def _plain(value: Any, kind: Any, none: str | None) -> Any:
     return kind(value) if kind in (Path, float) else value
 
 
-def without_none(kind: Any) -> tuple[Any, bool]:
+def _without_none(kind: Any) -> tuple[Any, bool]:
     """A type without `| None`, and whether it had that."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind, False

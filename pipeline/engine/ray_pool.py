@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 
 MAX_DEATHS = 3
 # A node takes down whatever runs on it, so its death says little about a task.
-MAX_NODE_DEATHS = 10
+_MAX_NODE_DEATHS = 10
 # Loading weights can take long without a sign of progress.
-SETUP_SECONDS = 1800.0
+_SETUP_SECONDS = 1800.0
 _WATCH_SECONDS = 5.0
 _PLACE_WARNING_SECONDS = 60.0
 
@@ -162,7 +162,7 @@ class Pool:
             actor.listen(self._ray)
             if was_away:
                 actor.forgive()
-            patience = limit if actor.phase is Phase.BUSY else max(limit, SETUP_SECONDS)
+            patience = limit if actor.phase is Phase.BUSY else max(limit, _SETUP_SECONDS)
             if limit and actor.phase is not Phase.IDLE and actor.stalled_for() > patience:
                 outcomes += self._bury(actor, f"no progress for {actor.stalled_for():.0f} s")
         return outcomes
@@ -186,7 +186,7 @@ class Pool:
         return []
 
     def _redo(self, task: Task, node_alive: bool, why: str) -> list[TaskOutcome]:
-        counts, most = (self._deaths, MAX_DEATHS) if node_alive else (self._node_deaths, MAX_NODE_DEATHS)
+        counts, most = (self._deaths, MAX_DEATHS) if node_alive else (self._node_deaths, _MAX_NODE_DEATHS)
         deaths = counts.get(task.key, 0) + 1
         log.warning("%s: task %s cost a worker (%d of %d)", self._stage.name, task.key, deaths, most)
         if deaths < most:

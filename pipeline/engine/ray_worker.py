@@ -17,7 +17,7 @@ from pipeline.engine.imports import swift_imports
 from pipeline.engine.stage import Stage, Task, TaskOutcome, attempt, beat, idle_seconds, settle_threads
 
 # The methods of a group have a thread of their own, so that a busy actor can answer.
-PULSE_GROUP = "pulse"
+_PULSE_GROUP = "pulse"
 
 
 class CannotStart(Exception):
@@ -46,7 +46,7 @@ class RayWorker:
         beat()
         with swift_imports():
             self._stage = _unpickled(pickled)
-            self._before, self._environment = traits(), dict(os.environ)
+            self._before, self._environment = _traits(), dict(os.environ)
             _seed()
             self._stage.setup()
         settle_threads(self._stage.resources.gpus)
@@ -63,7 +63,7 @@ class RayWorker:
                 torch._dynamo.reset()
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
-        return self._before == traits()
+        return self._before == _traits()
 
     def process(self, task: Task) -> TaskOutcome:
         """Do one task."""
@@ -90,7 +90,7 @@ class Traits:
     torch: tuple[Any, ...] | None
 
 
-def traits() -> Traits:
+def _traits() -> Traits:
     """Those of this process."""
     torch = sys.modules.get("torch")
     flags = None
@@ -135,8 +135,8 @@ def _unpickled(pickled: bytes) -> Stage[Any]:
 def worker_class(ray: Any) -> Any:
     """The actor class, made here because Ray is imported only where it is used."""
     # ray.method marks the function, which `RayWorker` itself, used without Ray, does not need.
-    marked = type("RayWorker", (RayWorker,), {"pulse": ray.method(concurrency_group=PULSE_GROUP)(_pulse)})
-    return ray.remote(concurrency_groups={PULSE_GROUP: 1})(marked)
+    marked = type("RayWorker", (RayWorker,), {"pulse": ray.method(concurrency_group=_PULSE_GROUP)(_pulse)})
+    return ray.remote(concurrency_groups={_PULSE_GROUP: 1})(marked)
 
 
 def _pulse(self: RayWorker) -> Pulse:

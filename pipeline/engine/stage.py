@@ -79,7 +79,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Divisible(Protocol):
+class _Divisible(Protocol):
     """A task that can be done in parts: one candidate that kills its worker then costs no other."""
 
     def pieces(self) -> Sequence[Task]:
@@ -88,7 +88,7 @@ class Divisible(Protocol):
 
 def pieces(task: Task) -> Sequence[Task]:
     """The task in its smallest parts: itself, unless it is divisible."""
-    return task.pieces() if isinstance(task, Divisible) else (task,)
+    return task.pieces() if isinstance(task, _Divisible) else (task,)
 
 
 TaskT_contra = TypeVar("TaskT_contra", bound=Task, contravariant=True)

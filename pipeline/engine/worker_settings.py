@@ -12,7 +12,7 @@ import yaml
 from storage.errors import FieldError, UserError
 
 # What Ray knows, so that a slip of the pen is found here and not minutes later on another machine.
-RUNTIME_ENV_KEYS = frozenset(
+_RUNTIME_ENV_KEYS = frozenset(
     {
         "conda",
         "config",
@@ -123,10 +123,10 @@ def read_runtime_env(path: Path) -> dict[str, Any]:
             f"runtime_env {path} must hold one mapping, got {type(value).__name__}: write a file such as "
             "{py_executable: /path/to/python}"
         )
-    unknown = sorted(set(value) - RUNTIME_ENV_KEYS)
+    unknown = sorted(set(value) - _RUNTIME_ENV_KEYS)
     if unknown:
         raise UserError(
             f"runtime_env {path} has the key {unknown[0]!r}, which is none of Ray's: use "
-            f"{', '.join(sorted(RUNTIME_ENV_KEYS))}"
+            f"{', '.join(sorted(_RUNTIME_ENV_KEYS))}"
         )
     return value

@@ -11,7 +11,7 @@ from storage.errors import UserError
 
 BASE = "base"
 TRUTH = "truth"
-UNNAMED = "aligned"
+_UNNAMED = "aligned"
 _WORD = r"[A-Za-z_][\w.-]*"
 _NAME = re.compile(rf"{_WORD}(/[\w.-]+)?")
 _WEIGHTED = re.compile(r"(?P<path>.+)@(?P<weight>[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?)", re.IGNORECASE)
@@ -41,7 +41,7 @@ class NamedAdapter:
         """
         name, equals, rest = text.partition("=")
         if not equals or not _NAME.fullmatch(name) or Path(text).is_dir():
-            name, rest = UNNAMED, text
+            name, rest = _UNNAMED, text
         weighted = None if Path(rest).is_dir() else _WEIGHTED.fullmatch(rest)
         if weighted is None:
             return cls(name=name, path=Path(rest))

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-RESAMPLES = 4000
+_RESAMPLES = 4000
 _LEVEL = 0.95
 # Values of a measure by prompt and seed; NaN where nothing could be measured.
 Values: TypeAlias = Mapping[str, Mapping[int, float]]
@@ -104,7 +104,7 @@ def bootstrap_share(
 
 
 def _resampled(prompts: int, seed: int) -> NDArray[np.int64]:
-    return np.random.default_rng(seed).integers(0, prompts, (RESAMPLES, prompts))
+    return np.random.default_rng(seed).integers(0, prompts, (_RESAMPLES, prompts))
 
 
 def _interval(mean: float, resampled_R: NDArray[np.float64]) -> Interval:

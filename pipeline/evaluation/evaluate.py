@@ -32,7 +32,7 @@ from storage.run import Run
 from storage.tables.records import Prompt
 
 _SHEET_PROMPTS = 6
-Clips = Sequence[dict[str, Any]]
+_Clips = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +172,7 @@ def _scored(score: Mapping[str, Any]) -> dict[str, float | None]:
     return {"error": None if value is None else -value, "reprojection": score.get("mse")}
 
 
-def _write_rows(inner: Run, clips: Clips, settings: EvaluateSettings, panel: Panel) -> None:
+def _write_rows(inner: Run, clips: _Clips, settings: EvaluateSettings, panel: Panel) -> None:
     adapters = {one.label: one for one in settings.adapters}
     model = resolve_model(settings.sample.model, settings.sample.revision)
     ids = {label: resolve_adapter(one.path, model).id for label, one in adapters.items()}
@@ -192,7 +192,7 @@ def _write_rows(inner: Run, clips: Clips, settings: EvaluateSettings, panel: Pan
     write_clips(inner, rows)
 
 
-def _measured(clips: Clips) -> Measured:
+def _measured(clips: _Clips) -> Measured:
     """Values by model, measure, prompt and seed."""
     measured: Measured = defaultdict(lambda: defaultdict(lambda: defaultdict(dict)))
     for clip in clips:
@@ -202,7 +202,7 @@ def _measured(clips: Clips) -> Measured:
     return measured
 
 
-def _sheet_groups(inner: Run, clips: Clips) -> list[tuple[str, list[Strip]]]:
+def _sheet_groups(inner: Run, clips: _Clips) -> list[tuple[str, list[Strip]]]:
     """The truth and the first seed of every model, for the first prompts."""
     found: dict[str, tuple[str, list[Strip]]] = {}
     seeds: dict[str, int] = {}

@@ -142,7 +142,7 @@ def run_judge(
     mend_tables(run, "judge", "judgements", "rejects")
     with run.lock("judge"):
         sweep_leftovers(run, "judgements", "rejects")
-        tasks = plan_judge(run, panel, clips)
+        tasks = _plan_judge(run, panel, clips)
         needed = {name for task in tasks for item in task.items for name in item.judges}
         stage = JudgeStage(
             run_path=run.path.absolute(),
@@ -161,7 +161,7 @@ def run_judge(
     return values, summary
 
 
-def plan_judge(run: Run, panel: Panel, clips: Sequence[Mapping[str, Any]]) -> list[JudgeTask]:
+def _plan_judge(run: Run, panel: Panel, clips: Sequence[Mapping[str, Any]]) -> list[JudgeTask]:
     """The tasks that measure what no judge of these versions has: chunks of a prompt's clips."""
     held = read_judgements(run, panel.versions)
     ordered = sorted(clips, key=lambda clip: (clip["prompt_id"], clip["candidate_id"]))

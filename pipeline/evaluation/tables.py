@@ -22,7 +22,7 @@ from storage.tables.records import CLIP_MEASURES
 Measured: TypeAlias = dict[str, dict[str, dict[str, dict[int, float]]]]
 Tables: TypeAlias = dict[str, list[Row]]
 
-OF_SCORE = (
+_OF_SCORE = (
     Measure(name="error", better=-1, about="minus the reward, by the reward's own geometry"),
     Measure(name="reprojection", better=-1, about="squared reprojection error, by the reward's own geometry"),
 )
@@ -54,13 +54,13 @@ class Evaluation:
     def shown(self) -> list[Measure]:
         """The measures that have a row, in the order of the table."""
         names = {row.measure for rows in self.tables.values() for row in rows}
-        return [measure for measure in in_order(self.measures) if measure.name in names]
+        return [measure for measure in _in_order(self.measures) if measure.name in names]
 
 
-def in_order(measures: Sequence[Measure]) -> list[Measure]:
+def _in_order(measures: Sequence[Measure]) -> list[Measure]:
     """Those of the reward and of the judges as the table shows them; what has no column of its own last."""
     place = {name: position for position, name in enumerate(CLIP_MEASURES)}
-    return sorted((*OF_SCORE, *measures), key=lambda one: place.get(one.name, len(place)))
+    return sorted((*_OF_SCORE, *measures), key=lambda one: place.get(one.name, len(place)))
 
 
 def make_tables(
@@ -99,7 +99,7 @@ def _tables(
     for name, (base, adapter) in sides.items():
         tables[name] = [
             row
-            for one in in_order(measures)
+            for one in _in_order(measures)
             if (
                 row := compare(
                     one.name,
@@ -114,7 +114,7 @@ def _tables(
         present = [sides[name] for name in members if name in sides]
         tables[group] = [
             row
-            for one in in_order(measures)
+            for one in _in_order(measures)
             if (
                 row := compare_group(
                     one.name,
@@ -148,8 +148,8 @@ def _plain(tables: Tables) -> dict[str, Any]:
 def write_evaluation(result: Evaluation) -> None:
     """Write evaluation.json, .md and .csv into the evaluation's directory, each whole or not at all."""
     write_bytes(result.directory / "evaluation.json", json.dumps(as_json(result), indent=2).encode())
-    write_bytes(result.directory / "evaluation.md", as_markdown(result).encode())
-    write_bytes(result.directory / "evaluation.csv", as_csv(result).encode())
+    write_bytes(result.directory / "evaluation.md", _as_markdown(result).encode())
+    write_bytes(result.directory / "evaluation.csv", _as_csv(result).encode())
 
 
 def title(result: Evaluation, name: str, *, filtered: bool) -> str:
@@ -188,7 +188,7 @@ def percent(one: Interval | None) -> str:
     return "" if one is None else f"{one.mean:.0%} [{one.low:.0%}, {one.high:.0%}]"
 
 
-def as_markdown(result: Evaluation) -> str:
+def _as_markdown(result: Evaluation) -> str:
     """All tables with who judged and what the rows mean."""
     lines = ["# Evaluation", "", *(f"- {line}" for line in (*result.header.lines(), UNIT)), ""]
     for filtered, tables in ((False, result.tables), (True, result.filtered)):
@@ -210,7 +210,7 @@ def _line(words: Sequence[str]) -> str:
     return f"| {' | '.join(words)} |"
 
 
-def as_csv(result: Evaluation) -> str:
+def _as_csv(result: Evaluation) -> str:
     """A line for every measure of every table, with all figures in full."""
     text = io.StringIO()
     lines = [

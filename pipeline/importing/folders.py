@@ -15,9 +15,9 @@ from storage.media.external_video import Refused, confined, show
 from storage.tables.records import Reject
 
 VIDEOS = (".mp4", ".m4v", ".mov")
-OTHER_VIDEOS = (".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
-PROMPT_FILE = "prompt.txt"
-FIRST_FRAMES = ("first_frame.png", "first_frame.jpg", "first_frame.jpeg")
+_OTHER_VIDEOS = (".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
+_PROMPT_FILE = "prompt.txt"
+_FIRST_FRAMES = ("first_frame.png", "first_frame.jpg", "first_frame.jpeg")
 
 
 def folder_entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject]:
@@ -48,7 +48,7 @@ def folder_entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject
 
 
 def _videos(source: Path, where: str, names: list[str], allow_outside: bool) -> Iterator[Entry | Reject]:
-    listed = [name for name in names if _suffix(name) in (*VIDEOS, *OTHER_VIDEOS)]
+    listed = [name for name in names if _suffix(name) in (*VIDEOS, *_OTHER_VIDEOS)]
     if not listed:
         return
     try:
@@ -57,7 +57,7 @@ def _videos(source: Path, where: str, names: list[str], allow_outside: bool) -> 
         # Every video of the folder is named: its absence from the run has this reason.
         yield from (reject(_join(where, name), error) for name in listed)
         return
-    image = next((name for name in FIRST_FRAMES if name in names), None)
+    image = next((name for name in _FIRST_FRAMES if name in names), None)
     for name in listed:
         try:
             if _suffix(name) not in VIDEOS:
@@ -75,23 +75,23 @@ def _videos(source: Path, where: str, names: list[str], allow_outside: bool) -> 
 
 
 def _prompt(source: Path, where: str, names: list[str], allow_outside: bool) -> str:
-    if PROMPT_FILE in names:
-        path = confined(source, _join(where, PROMPT_FILE), allow_outside)
+    if _PROMPT_FILE in names:
+        path = confined(source, _join(where, _PROMPT_FILE), allow_outside)
         try:
             if not path.is_file():
-                raise Refused("bad-text", f"{PROMPT_FILE} is not a regular file: write the prompt into it")
+                raise Refused("bad-text", f"{_PROMPT_FILE} is not a regular file: write the prompt into it")
             with path.open("rb") as file:
                 data = file.read(4 * MAX_TEXT + 1)
-            return text_of(data.decode("utf-8-sig"), PROMPT_FILE)
+            return text_of(data.decode("utf-8-sig"), _PROMPT_FILE)
         except UnicodeDecodeError as error:
-            raise Refused("not-utf-8", f"{PROMPT_FILE} is not UTF-8 text: write it as UTF-8") from error
+            raise Refused("not-utf-8", f"{_PROMPT_FILE} is not UTF-8 text: write it as UTF-8") from error
         except OSError as error:
-            raise Refused("unreadable", f"{PROMPT_FILE} cannot be read ({error.strerror})") from error
+            raise Refused("unreadable", f"{_PROMPT_FILE} cannot be read ({error.strerror})") from error
     if not where:
-        raise Refused("no-prompt", f"lies in no folder of a prompt: put it in one, or add a {PROMPT_FILE}")
+        raise Refused("no-prompt", f"lies in no folder of a prompt: put it in one, or add a {_PROMPT_FILE}")
     name = Path(where).name
     if name != show(name):
-        raise Refused("not-utf-8", f"the folder's name is not UTF-8: rename it, or add a {PROMPT_FILE}")
+        raise Refused("not-utf-8", f"the folder's name is not UTF-8: rename it, or add a {_PROMPT_FILE}")
     return text_of(name, "the folder's name")
 
 

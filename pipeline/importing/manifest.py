@@ -56,7 +56,7 @@ def entry(where: str, values: dict[str, Any], find: Callable[[str], Path]) -> En
     return Entry(
         where=where,
         text=text_of(given["prompt"], "prompt"),
-        seed=seed_of(given["seed"]),
+        seed=_seed_of(given["seed"]),
         path=find(_string(given["path"], "path")),
         first_frame=None if first_frame is None else find(_string(first_frame, "first_frame")),
         scene_id=text_of(given["scene_id"], "scene_id") if "scene_id" in given else None,
@@ -77,7 +77,7 @@ def text_of(value: Any, name: str) -> str:
     return text
 
 
-def seed_of(value: Any) -> int:
+def _seed_of(value: Any) -> int:
     """A seed of digits or an integer. Raises Refused for another value and for one out of range."""
     if isinstance(value, str) and value.strip().isascii() and value.strip().isdigit() and len(value) < 40:
         value = int(value)
@@ -128,8 +128,8 @@ def _short(value: Any) -> str:
     return repr(value)[:60]
 
 
-REQUIRED = ("prompt", "seed", "path")
-COLUMNS = (*REQUIRED, "first_frame", "scene_id", "split", "metadata")
+_REQUIRED = ("prompt", "seed", "path")
+_COLUMNS = (*_REQUIRED, "first_frame", "scene_id", "split", "metadata")
 FORMATS = (".jsonl", ".csv", ".parquet")
 _MAX_LINE = 2**20
 _BATCH = 256
@@ -191,7 +191,7 @@ def _parsed(line: bytes) -> dict[str, Any] | Refused:
         return Refused("malformed", f"is malformed JSON ({error}): write one JSON object a line")
     if not isinstance(value, dict):
         return Refused("malformed", f"is a JSON {type(value).__name__}, no object: write one object a line")
-    unknown = sorted(set(value) - set(COLUMNS))
+    unknown = sorted(set(value) - set(_COLUMNS))
     if unknown:
         return Refused("unknown-field", f"has the unknown field {unknown[0]!r}; {_known()}")
     return value
@@ -260,11 +260,11 @@ def _row(batch: pa.RecordBatch, index: int) -> dict[str, Any] | Refused:
 
 def _require_columns(path: Path, found: Iterable[str]) -> None:
     names = list(found)
-    missing = [name for name in REQUIRED if name not in names]
+    missing = [name for name in _REQUIRED if name not in names]
     if missing:
         listed = ", ".join(show(name)[:40] for name in names[:10]) or "none"
         raise UserError(f"{path} has no column {missing[0]!r}, its columns are {listed}; {_known()}")
-    unknown = [name for name in names if name not in COLUMNS]
+    unknown = [name for name in names if name not in _COLUMNS]
     if unknown:
         raise UserError(f"{path} has the unknown column {show(unknown[0])[:40]!r}; {_known()}")
     if len(set(names)) != len(names):
@@ -273,6 +273,6 @@ def _require_columns(path: Path, found: Iterable[str]) -> None:
 
 def _known() -> str:
     return (
-        f"required are {', '.join(REQUIRED)}, optional {', '.join(COLUMNS[len(REQUIRED) :])}: "
+        f"required are {', '.join(_REQUIRED)}, optional {', '.join(_COLUMNS[len(_REQUIRED) :])}: "
         "put anything else into metadata, a JSON object"
     )

@@ -22,10 +22,10 @@ from storage.media.video import read_video
 from storage.run import Run
 from storage.tables.ids import Split
 
-PROMPTS_NAME = "prompts.jsonl"
+_PROMPTS_NAME = "prompts.jsonl"
 _MEASURES = {"motion_ratio": image_motion, "sharpness_ratio": sharpness}
 # By measure, then by (prompt, seed).
-Measured = dict[str, dict[tuple[str, int], float]]
+_Measured = dict[str, dict[tuple[str, int], float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +50,12 @@ class SampledValidation:
         aligned = self._measured(inner, adapter, stopped)
         return {name: _ratio(name, base[name], aligned[name]) for name in _MEASURES}
 
-    def _measured(self, inner: Run, adapter: Path | None, stopped: Callable[[], bool]) -> Measured:
+    def _measured(self, inner: Run, adapter: Path | None, stopped: Callable[[], bool]) -> _Measured:
         settings = self.settings.with_adapter(adapter)
         run_sample(inner, settings, progress=_Stoppable(stopped))
         tasks = plan_sample(settings, None, write=False).tasks
         wanted = {candidate_id for task in tasks for candidate_id in task.ids}
-        measured: Measured = {name: {} for name in _MEASURES}
+        measured: _Measured = {name: {} for name in _MEASURES}
         for row in inner.rows("candidates").to_pylist():
             if row["candidate_id"] not in wanted or row["status"] != "ok":
                 continue
@@ -82,7 +82,7 @@ def sampled_validation(
     plain = replace(base, candidates=1, batch=1, limit=None, workers=0, ray_address=None, runtime_env=None)
     if rows:
         inner = Run.create_or_open(path)
-        file = inner.path / PROMPTS_NAME
+        file = inner.path / _PROMPTS_NAME
         chosen = sorted(rows, key=lambda row: row["prompt_id"])[:prompts]
         write_bytes(file, "".join(_line(run, row) for row in chosen).encode())
         return SampledValidation(path=path, settings=replace(plain, prompts=file))

@@ -29,7 +29,7 @@ _PER_TOKEN = "expand_timesteps"
 
 
 @dataclass(frozen=True)
-class SamplerSpec:
+class _SamplerSpec:
     """Where a sampler is: imported by the worker that uses it, so that a driver starts without diffusers."""
 
     module: str
@@ -37,14 +37,14 @@ class SamplerSpec:
     first_frame: FirstFrame
 
 
-SAMPLERS: dict[str, SamplerSpec] = {
-    "CogVideoXImageToVideoPipeline": SamplerSpec(
+SAMPLERS: dict[str, _SamplerSpec] = {
+    "CogVideoXImageToVideoPipeline": _SamplerSpec(
         "pipeline.sampling.cogvideox", "CogVideoXImageToVideo", "required"
     ),
-    "CogVideoXPipeline": SamplerSpec("pipeline.sampling.cogvideox", "CogVideoXTextToVideo", "unused"),
-    "WanImageToVideoPipeline": SamplerSpec("pipeline.sampling.wan", "WanImageToVideo", "required"),
-    "WanPipeline": SamplerSpec("pipeline.sampling.wan", "WanTextToVideo", "unused"),
-    f"WanPipeline {_PER_TOKEN}": SamplerSpec("pipeline.sampling.wan", "WanTextOrImageToVideo", "optional"),
+    "CogVideoXPipeline": _SamplerSpec("pipeline.sampling.cogvideox", "CogVideoXTextToVideo", "unused"),
+    "WanImageToVideoPipeline": _SamplerSpec("pipeline.sampling.wan", "WanImageToVideo", "required"),
+    "WanPipeline": _SamplerSpec("pipeline.sampling.wan", "WanTextToVideo", "unused"),
+    f"WanPipeline {_PER_TOKEN}": _SamplerSpec("pipeline.sampling.wan", "WanTextOrImageToVideo", "optional"),
 }
 
 
@@ -76,7 +76,7 @@ def make_sampler(
     return sampler
 
 
-def _spec(model: ModelRef) -> SamplerSpec:
+def _spec(model: ModelRef) -> _SamplerSpec:
     found = SAMPLERS.get(model.family)
     if found is None:
         known = ", ".join(sorted(name for name in SAMPLERS if " " not in name))

@@ -42,7 +42,7 @@ class ScoreTask:
         return tuple(ScoreTask(ids=(name,), video_uris=(uri,)) for name, uri in one_each)
 
 
-def batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
+def _batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:
     """Runs of `size` items, the last one shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
@@ -72,7 +72,7 @@ class ScoreStage:
         started = time.perf_counter()
         listed = list(zip(task.ids, task.video_uris, strict=True))
         found: list[Score | Failure] = []
-        for group in batched(listed, self.clips_per_forward):
+        for group in _batched(listed, self.clips_per_forward):
             found += self._score(group)
             beat()
         rows = [one for one in found if isinstance(one, Score)]

@@ -13,25 +13,25 @@ from pipeline.world.codec import MotionCodec
 
 TEXT_LENGTH = 24
 _TEXT_WIDTH = 64
-FRAMES = 9
+_FRAMES = 9
 SIZE = 64
 _LATENT_SIZE = 16
-CHANNELS = 16
+_CHANNELS = 16
 
 
-def build_transformer() -> CogVideoXTransformer3DModel:
+def _build_transformer() -> CogVideoXTransformer3DModel:
     """4.6 M parameters; 32 channels in (noisy latents, image latents), 16 out, rotary positions."""
     return CogVideoXTransformer3DModel(
         num_attention_heads=6,
         attention_head_dim=32,
-        in_channels=2 * CHANNELS,
-        out_channels=CHANNELS,
+        in_channels=2 * _CHANNELS,
+        out_channels=_CHANNELS,
         time_embed_dim=128,
         text_embed_dim=_TEXT_WIDTH,
         num_layers=6,
         sample_width=_LATENT_SIZE,
         sample_height=_LATENT_SIZE,
-        sample_frames=FRAMES,
+        sample_frames=_FRAMES,
         temporal_compression_ratio=8,
         patch_size=2,
         max_text_seq_length=TEXT_LENGTH,
@@ -39,7 +39,7 @@ def build_transformer() -> CogVideoXTransformer3DModel:
     )
 
 
-def build_scheduler() -> CogVideoXDDIMScheduler:
+def _build_scheduler() -> CogVideoXDDIMScheduler:
     """The schedule of CogVideoX-5B: scaled linear betas, zero terminal SNR, v-prediction, trailing steps."""
     return CogVideoXDDIMScheduler(
         beta_start=0.00085,
@@ -92,6 +92,6 @@ def build_pipeline(words: Sequence[str], seed: int = 0) -> CogVideoXImageToVideo
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         vae=MotionCodec(),
-        transformer=build_transformer(),
-        scheduler=build_scheduler(),
+        transformer=_build_transformer(),
+        scheduler=_build_scheduler(),
     )

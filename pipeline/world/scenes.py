@@ -43,15 +43,15 @@ COLOURS: Final[dict[str, float]] = {
     "pink": 0.91,
 }
 PATTERNS: Final = ("plain", "striped", "checked", "mottled")
-Array = NDArray[np.float64]
+_Array = NDArray[np.float64]
 
 
-def _colour(rng: np.random.Generator, hue: float, value: float) -> Array:
+def _colour(rng: np.random.Generator, hue: float, value: float) -> _Array:
     shifted = (hue + rng.uniform(-0.02, 0.02)) % 1.0
     return np.array(colorsys.hsv_to_rgb(shifted, rng.uniform(0.35, 0.75), value))
 
 
-def _smooth_noise(rng: np.random.Generator, cells: int, side: int = TEXTURE_SIDE) -> Array:
+def _smooth_noise(rng: np.random.Generator, cells: int, side: int = TEXTURE_SIDE) -> _Array:
     """Low-frequency noise in [0, 1], shape [side, side]: a random grid, cosine-interpolated."""
     grid = rng.random((cells + 1, cells + 1))
     position = (np.arange(side) + 0.5) / side * cells
@@ -61,7 +61,7 @@ def _smooth_noise(rng: np.random.Generator, cells: int, side: int = TEXTURE_SIDE
     return np.asarray(rows[:, base] * (1 - mix) + rows[:, base + 1] * mix)
 
 
-def _pattern_weight(rng: np.random.Generator, pattern: str, cycles: float) -> Array:
+def _pattern_weight(rng: np.random.Generator, pattern: str, cycles: float) -> _Array:
     y_SS, x_SS = np.mgrid[0:TEXTURE_SIDE, 0:TEXTURE_SIDE] / TEXTURE_SIDE
     phase = rng.uniform(0, 2 * np.pi, 2)
     if pattern == "striped":
@@ -77,7 +77,7 @@ def _pattern_weight(rng: np.random.Generator, pattern: str, cycles: float) -> Ar
     return np.asarray(np.clip(0.5 + (x_SS - 0.5) * np.cos(angle) + (y_SS - 0.5) * np.sin(angle), 0, 1))
 
 
-def _add_marks(rng: np.random.Generator, image_SSC: Array, hue: float, marks: int) -> None:
+def _add_marks(rng: np.random.Generator, image_SSC: _Array, hue: float, marks: int) -> None:
     """Draws a few rectangles of a contrasting colour, in place: something to track on every face."""
     for _ in range(marks):
         width, height = rng.integers(4, 10, 2)
@@ -87,13 +87,13 @@ def _add_marks(rng: np.random.Generator, image_SSC: Array, hue: float, marks: in
         patch += 0.7 * (colour - patch)
 
 
-def _soften(image_SSC: Array) -> Array:
+def _soften(image_SSC: _Array) -> _Array:
     padded = np.pad(image_SSC, ((1, 1), (1, 1), (0, 0)), mode="edge")
     rows = 0.25 * padded[:-2] + 0.5 * padded[1:-1] + 0.25 * padded[2:]
     return 0.25 * rows[:, :-2] + 0.5 * rows[:, 1:-1] + 0.25 * rows[:, 2:]
 
 
-def _make_texture(rng: np.random.Generator, hue: float, pattern: str, cycles: float, marks: int) -> Array:
+def _make_texture(rng: np.random.Generator, hue: float, pattern: str, cycles: float, marks: int) -> _Array:
     """A softened texture, float64 [32, 32, 3] in [0, 1]; `cycles` sets the frequency of the pattern."""
     light, dark = rng.uniform(0.7, 0.98), rng.uniform(0.3, 0.55)
     first, second = _colour(rng, hue, light), _colour(rng, hue + rng.uniform(-0.08, 0.08), dark)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackendSpec:
+class _BackendSpec:
     """Where a backend is: a module with `load_backend` and `describe`.
 
     Modules are imported when they are asked for: each brings libraries of its own.
@@ -33,11 +33,11 @@ class BackendSpec:
         return describer(model=model, revision=revision)
 
 
-BACKENDS: dict[str, BackendSpec] = {
-    "world": BackendSpec(module="rewards.geometry.world.backend"),
-    "world-judge": BackendSpec(module="rewards.geometry.world.judge"),
-    "vggt": BackendSpec(module="rewards.geometry.vggt.backend"),
-    "depth-anything": BackendSpec(module="rewards.geometry.depth_anything"),
+BACKENDS: dict[str, _BackendSpec] = {
+    "world": _BackendSpec(module="rewards.geometry.world.backend"),
+    "world-judge": _BackendSpec(module="rewards.geometry.world.judge"),
+    "vggt": _BackendSpec(module="rewards.geometry.vggt.backend"),
+    "depth-anything": _BackendSpec(module="rewards.geometry.depth_anything"),
 }
 
 
@@ -55,7 +55,7 @@ def describe_backend(name: str, *, model: str | None, revision: str | None) -> G
     return _spec(name).describe(model, revision)
 
 
-def _spec(name: str) -> BackendSpec:
+def _spec(name: str) -> _BackendSpec:
     spec = BACKENDS.get(name)
     if spec is None:
         raise RewardError(f"geometry backend '{name}' does not exist; choose one of: {', '.join(BACKENDS)}")

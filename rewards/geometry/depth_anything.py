@@ -23,13 +23,13 @@ from rewards.errors import RewardError
 from rewards.geometry.reconstruction import GeometryInfo, Reconstruction, check_frames
 from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
 
-DEFAULT_MODEL = "depth-anything/DA3-BASE"
+_DEFAULT_MODEL = "depth-anything/DA3-BASE"
 INSTALL = (
     "pip install 'geometric-preference-alignment[depth-anything]' && pip install --no-deps depth-anything-3"
 )
 # The architectures that predict cameras; the others of the package (metric, mono, nested) are refused.
-ARCHITECTURES = ("da3-small", "da3-base", "da3-large", "da3-giant")
-LICENSES = {
+_ARCHITECTURES = ("da3-small", "da3-base", "da3-large", "da3-giant")
+_LICENSES = {
     "depth-anything/DA3-SMALL": "Apache-2.0",
     "depth-anything/DA3-BASE": "Apache-2.0",
     "depth-anything/DA3-LARGE": "CC-BY-NC-4.0",
@@ -116,21 +116,21 @@ def load_backend(*, model: str | None, revision: str | None, device: str) -> Dep
 
     Raises RewardError when the package or the weights are missing or do not fit.
     """
-    require_package()
+    _require_package()
     weights = find_weights(model, revision)
-    return DepthAnythingBackend(load_network(weights, device), weights)
+    return DepthAnythingBackend(_load_network(weights, device), weights)
 
 
 def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
     """The weights that `load_backend` would load; raises RewardError as it does for what is missing."""
-    require_package()
+    _require_package()
     found = find_weights(model, revision)
     return GeometryInfo(
         name=DepthAnythingBackend.name, model=found.model, revision=found.revision, license=found.license
     )
 
 
-def require_package() -> None:
+def _require_package() -> None:
     """Raise RewardError unless the package's network can be imported."""
     missing = [
         name
@@ -145,7 +145,7 @@ def require_package() -> None:
 
 def find_weights(model: str | None, revision: str | None) -> DepthAnythingWeights:
     """Find weights in a local folder or in the Hub's cache. Raises RewardError saying how to fetch them."""
-    name = model or DEFAULT_MODEL
+    name = model or _DEFAULT_MODEL
     folder = Path(name)
     local = folder.is_dir()
     path = folder / _WEIGHTS if local else cached_file(name, revision, _WEIGHTS)
@@ -154,7 +154,7 @@ def find_weights(model: str | None, revision: str | None) -> DepthAnythingWeight
             f"{folder} has no {_WEIGHTS}; point --geometry-model at a folder with Depth Anything 3 weights"
         )
     if path is None:
-        license_name = LICENSES.get(name, _UNKNOWN)
+        license_name = _LICENSES.get(name, _UNKNOWN)
         raise RewardError(
             f"Depth Anything 3 weights {name} are not on this machine (licence: {license_name});"
             f" fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
@@ -165,7 +165,7 @@ def find_weights(model: str | None, revision: str | None) -> DepthAnythingWeight
     return DepthAnythingWeights(
         model=recorded_name(folder) if local else name,
         revision=content_revision(path) if local else path.parent.name,
-        license=LICENSES.get(name, str(about.get("license", _UNKNOWN))),
+        license=_LICENSES.get(name, str(about.get("license", _UNKNOWN))),
         weights=path,
         architecture=_architecture(name, about),
     )
@@ -174,10 +174,10 @@ def find_weights(model: str | None, revision: str | None) -> DepthAnythingWeight
 def _architecture(name: str, about: dict[str, Any]) -> str:
     """By the config's model_name, else by the name of the model; nothing else of a config is used."""
     found = str(about.get("model_name") or name.rsplit("/", 1)[-1].lower().removesuffix("-1.1"))
-    if found not in ARCHITECTURES:
+    if found not in _ARCHITECTURES:
         raise RewardError(
             f"Depth Anything 3 model {name} is a {found!r}, which has no cameras to reconstruct with; choose "
-            f"one of: {', '.join(ARCHITECTURES)} (a local folder says which in config.json: model_name)"
+            f"one of: {', '.join(_ARCHITECTURES)} (a local folder says which in config.json: model_name)"
         )
     return found
 
@@ -198,7 +198,7 @@ def build_network(architecture: str) -> nn.Module:
     return network
 
 
-def load_network(weights: DepthAnythingWeights, device: str = "cpu") -> nn.Module:
+def _load_network(weights: DepthAnythingWeights, device: str = "cpu") -> nn.Module:
     """Build the network and read its weights, strictly. Raises RewardError naming what differs."""
     try:
         raw = load_file(weights.weights, device=device)

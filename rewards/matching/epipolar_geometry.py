@@ -32,11 +32,11 @@ def epipolar_distance(
     """How far each match is from what two OpenCV cameras allow, in pixels, N, float64.
 
     The Sampson distance; where the cameras stand closer than a thousandth of the scene's `depth`, that of a
-    pure rotation, see `rotation_distance`.
+    pure rotation, see `_rotation_distance`.
     """
     rotation_33, translation_3 = _relative(first_w2c_34, second_w2c_34)
     if float(translation_3.norm()) < _NO_BASELINE * depth:
-        return rotation_distance(rotation_33, first_intrinsics_33, second_intrinsics_33, first_N2, second_N2)
+        return _rotation_distance(rotation_33, first_intrinsics_33, second_intrinsics_33, first_N2, second_N2)
     fundamental_33 = fundamental_from_cameras(
         first_w2c_34, second_w2c_34, first_intrinsics_33, second_intrinsics_33
     )
@@ -72,7 +72,7 @@ def sampson_distance(fundamental_33: Tensor, first_N2: Tensor, second_N2: Tensor
     return (residual_N.square() / slope_N.clamp_min(torch.finfo(torch.float64).tiny) + _TINY).sqrt()
 
 
-def rotation_distance(
+def _rotation_distance(
     rotation_33: Tensor,
     first_intrinsics_33: Tensor,
     second_intrinsics_33: Tensor,
@@ -103,7 +103,7 @@ def _homogeneous(points_N2: Tensor) -> Tensor:
     return torch.nn.functional.pad(points_N2.double(), (0, 1), value=1.0)
 
 
-MINIMUM = 8
+_MINIMUM = 8
 _CONFIDENCE = 0.9999
 _ITERATIONS = 5000
 _ROUNDS = 10  # of re-weighting
@@ -115,7 +115,7 @@ def estimate_fundamental(first_N2: Tensor, second_N2: Tensor, threshold: float) 
     MAGSAC++ (Barath et al. 2020) through OpenCV with a fixed seed, threshold in pixels, then a refit to the
     matches within it, kept when it lowers the truncated squared Sampson distance. The same bits in every run.
     """
-    if first_N2.shape[0] < MINIMUM:
+    if first_N2.shape[0] < _MINIMUM:
         return None
     cv2 = require_opencv()
     parameters = cv2.UsacParams()
@@ -150,7 +150,7 @@ def _refit(fundamental_33: Tensor, first_N2: Tensor, second_N2: Tensor, threshol
     """Least squares of the Sampson distance over the matches within the threshold, by re-weighting."""
     for _ in range(_ROUNDS):
         close_N = sampson_distance(fundamental_33, first_N2, second_N2) <= threshold
-        if int(close_N.sum()) < MINIMUM:
+        if int(close_N.sum()) < _MINIMUM:
             break
         fundamental_33 = weighted_eight_point(first_N2[close_N], second_N2[close_N], fundamental_33)
     return fundamental_33

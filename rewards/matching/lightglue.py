@@ -23,7 +23,7 @@ _LIGHTGLUE = "https://github.com/cvg/LightGlue/releases/download/v0.1_arxiv/"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightFile:
+class _WeightFile:
     """A published file: its names (as published, and as kornia caches it) and where it comes from."""
 
     names: tuple[str, ...]
@@ -31,21 +31,21 @@ class WeightFile:
 
 
 # The features, then the matcher that was trained on them.
-FILES: dict[str, tuple[WeightFile, WeightFile]] = {
+_FILES: dict[str, tuple[_WeightFile, _WeightFile]] = {
     "disk": (
-        WeightFile(
+        _WeightFile(
             names=("depth-save.pth",), url="https://huggingface.co/kornia/disk/resolve/main/depth-save.pth"
         ),
-        WeightFile(
+        _WeightFile(
             names=("disk_lightglue.pth", "disk_lightglue_v0-1_arxiv-pth"),
             url=f"{_LIGHTGLUE}disk_lightglue.pth",
         ),
     ),
     "aliked": (
-        WeightFile(
+        _WeightFile(
             names=("aliked-n16.pth",), url="https://huggingface.co/kornia/aliked/resolve/main/aliked-n16.pth"
         ),
-        WeightFile(
+        _WeightFile(
             names=("aliked_lightglue.pth", "aliked_lightglue_v0-1_arxiv-pth"),
             url=f"{_LIGHTGLUE}aliked_lightglue.pth",
         ),
@@ -121,7 +121,7 @@ def load_lightglue(features: str, *, weights: Path | None = None, device: str = 
     """
     feature = _require_kornia()
     folder = weights or Path(torch.hub.get_dir()) / "checkpoints"
-    paths = [_find(folder, file) for file in FILES[features]]
+    paths = [_find(folder, file) for file in _FILES[features]]
     states = [_read(path) for path in paths]
     if features == "disk":
         extractor, state = feature.DISK(), states[0].get("extractor", states[0])
@@ -147,7 +147,7 @@ def _require_kornia() -> Any:
     return feature
 
 
-def _find(folder: Path, file: WeightFile) -> Path:
+def _find(folder: Path, file: _WeightFile) -> Path:
     for name in file.names:
         if (folder / name).is_file():
             return folder / name

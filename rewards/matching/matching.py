@@ -17,7 +17,7 @@ from rewards.errors import RewardError
 from rewards.matching.matches import Matcher, Matches, enlargement, grey_picture, in_pixels, require_opencv
 from rewards.options import MatcherName
 
-MATCHERS = get_args(MatcherName)
+_MATCHERS = get_args(MatcherName)
 # OpenCV's default of .04 finds too few places in small, smooth frames. On clips of 64x64, frames half a clip
 # apart and mutual matches, .004 measured every true clip; .01 lost an eighth of them, and .002 brought in
 # places that are less precise.
@@ -34,7 +34,7 @@ class SiftFeatures:
     grain: float
 
 
-class SiftMatcher:
+class _SiftMatcher:
     """SIFT (Lowe 2004): a match is kept when it is closer than `ratio` times the second best.
 
     mutual: it must be the best in both directions. Frames with a short side below 256 pixels are enlarged
@@ -93,9 +93,9 @@ def load_matcher(
     Raises RewardError for an unknown name, a package that is not installed and weights that are missing.
     """
     if name == "sift":
-        return SiftMatcher(ratio=ratio, mutual=mutual)
-    if name not in MATCHERS:
-        raise RewardError(f"matcher '{name}' does not exist; choose one of: {', '.join(MATCHERS)}")
+        return _SiftMatcher(ratio=ratio, mutual=mutual)
+    if name not in _MATCHERS:
+        raise RewardError(f"matcher '{name}' does not exist; choose one of: {', '.join(_MATCHERS)}")
     from rewards.matching.lightglue import load_lightglue
 
     return load_lightglue(name.removeprefix("lightglue-"), weights=weights, device=device)

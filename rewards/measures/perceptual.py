@@ -18,7 +18,7 @@ from rewards.errors import RewardError
 from rewards.measures.quality import ssim
 from rewards.options import PerceptualName
 
-PERCEPTUAL = get_args(PerceptualName)
+_PERCEPTUAL = get_args(PerceptualName)
 
 
 class Perceptual(Protocol):
@@ -42,7 +42,7 @@ class SsimDistance:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
+class _Backbone:
     """The ImageNet network below LPIPS: torchvision's file, and the start of its SHA-256."""
 
     net: str
@@ -51,12 +51,12 @@ class Backbone:
 
 
 BACKBONES = {
-    "lpips-vgg": Backbone(net="vgg", file="vgg16-397923af.pth", sha256="397923af"),
-    "lpips-alex": Backbone(net="alex", file="alexnet-owt-7be5be79.pth", sha256="7be5be79"),
+    "lpips-vgg": _Backbone(net="vgg", file="vgg16-397923af.pth", sha256="397923af"),
+    "lpips-alex": _Backbone(net="alex", file="alexnet-owt-7be5be79.pth", sha256="7be5be79"),
 }
 
 
-class LpipsDistance:
+class _LpipsDistance:
     """LPIPS with the heads of the installed package lpips and torchvision's ImageNet backbone."""
 
     def __init__(self, name: str, weights: Path, device: str = "cpu") -> None:
@@ -83,8 +83,8 @@ def load_perceptual(name: str, *, weights: Path | None = None, device: str = "cp
     if name == "ssim":
         return SsimDistance()
     if name not in BACKBONES:
-        raise RewardError(f"perceptual term '{name}' does not exist; choose one of: {', '.join(PERCEPTUAL)}")
-    return LpipsDistance(name, weights or _cached(BACKBONES[name]), device)
+        raise RewardError(f"perceptual term '{name}' does not exist; choose one of: {', '.join(_PERCEPTUAL)}")
+    return _LpipsDistance(name, weights or _cached(BACKBONES[name]), device)
 
 
 def require_backbone(name: str, weights: Path | None = None) -> None:
@@ -93,11 +93,11 @@ def require_backbone(name: str, weights: Path | None = None) -> None:
         _require_file(BACKBONES[name], weights or _cached(BACKBONES[name]))
 
 
-def _cached(backbone: Backbone) -> Path:
+def _cached(backbone: _Backbone) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / backbone.file
 
 
-def _build_lpips(backbone: Backbone, weights: Path) -> Any:
+def _build_lpips(backbone: _Backbone, weights: Path) -> Any:
     state = _read_backbone(backbone, weights)
     try:
         import lpips
@@ -112,7 +112,7 @@ def _build_lpips(backbone: Backbone, weights: Path) -> Any:
     return network.requires_grad_(False).eval()
 
 
-def _require_file(backbone: Backbone, path: Path) -> None:
+def _require_file(backbone: _Backbone, path: Path) -> None:
     if not path.is_file():
         raise RewardError(
             f"LPIPS backbone {path} is missing; fetch it with: curl -L --create-dirs -o {path} "
@@ -120,7 +120,7 @@ def _require_file(backbone: Backbone, path: Path) -> None:
         )
 
 
-def _read_backbone(backbone: Backbone, path: Path) -> dict[str, Tensor]:
+def _read_backbone(backbone: _Backbone, path: Path) -> dict[str, Tensor]:
     """Torchvision has no safetensors: the file must be the published one; only tensors are read from it."""
     _require_file(backbone, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()

@@ -84,7 +84,7 @@ def _luminance(frames_THW3: Tensor) -> Tensor:
     return frames_THW3 @ frames_THW3.new_tensor(_LUMA)
 
 
-def gradient(frames_THW3: Tensor) -> Tensor:
+def _gradient(frames_THW3: Tensor) -> Tensor:
     """Mean gradient magnitude of the luminance per frame, T, per pixel (forward differences)."""
     luma_THW = _luminance(frames_THW3)
     right = luma_THW[:, :-1, 1:] - luma_THW[:, :-1, :-1]
@@ -97,7 +97,7 @@ def sharpness(frames_THW3: Tensor) -> float:
 
     NaN for a single frame and for a first frame without any gradient.
     """
-    gradient_T = gradient(frames_THW3)
+    gradient_T = _gradient(frames_THW3)
     if gradient_T.shape[0] < 2 or gradient_T[0] < _TINY:
         return float("nan")
     return float(gradient_T[1:].mean() / gradient_T[0])
@@ -124,7 +124,7 @@ def image_motion(frames_THW3: Tensor) -> float:
     """
     if frames_THW3.shape[0] < 2:
         return float("nan")
-    first = gradient(frames_THW3[:1])[0]
+    first = _gradient(frames_THW3[:1])[0]
     if first < _TINY:
         return float("nan")
     return float(_luminance(frames_THW3).diff(dim=0).abs().mean() / first)

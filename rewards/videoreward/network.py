@@ -22,10 +22,10 @@ from torch.nn import functional as F
 from rewards.errors import RewardError
 from rewards.videoreward.settings import REWARD_TOKENS, VideoRewardConfig
 
-VIDEO_TOKEN = "<|video_pad|>"
+_VIDEO_TOKEN = "<|video_pad|>"
 _CHAT = (
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
-    f"<|vision_start|>{VIDEO_TOKEN}<|vision_end|>{{}}<|im_end|>\n<|im_start|>assistant\n"
+    f"<|vision_start|>{_VIDEO_TOKEN}<|vision_end|>{{}}<|im_end|>\n<|im_start|>assistant\n"
 )
 _PATCH, _MERGE, _FRAMES = 14, 2, 2  # pixels of a patch, patches of a token per side, frames of a token
 _FACTOR = _PATCH * _MERGE
@@ -59,8 +59,8 @@ class Words:
             [AddedToken(token, special=True, normalized=False) for token in REWARD_TOKENS]
         )
         self._reserved = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
-        if VIDEO_TOKEN not in self._reserved:
-            raise RewardError(f"{path} has no token {VIDEO_TOKEN}; give the tokenizer.json of Qwen2-VL")
+        if _VIDEO_TOKEN not in self._reserved:
+            raise RewardError(f"{path} has no token {_VIDEO_TOKEN}; give the tokenizer.json of Qwen2-VL")
         self._prompt = prompt
 
     @property
@@ -71,7 +71,7 @@ class Words:
     @property
     def video_id(self) -> int:
         """The token that stands for a piece of the video."""
-        return self._id(VIDEO_TOKEN)
+        return self._id(_VIDEO_TOKEN)
 
     @property
     def reward_ids(self) -> tuple[int, ...]:

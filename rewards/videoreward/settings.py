@@ -103,7 +103,7 @@ def _section(raw: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 PROMPT = "prompt.txt"
-CONSTANT = "DETAILED_PROMPT_WITH_SPECIAL_TOKEN"  # its name in the published prompt_template.py
+_CONSTANT = "DETAILED_PROMPT_WITH_SPECIAL_TOKEN"  # its name in the published prompt_template.py
 _FILE = "KwaiVGI/VideoAlign/219ab9db64c045e5181a2202d11f686439351292/prompt_template.py"
 FETCH_PROMPT = f"curl -fLO https://raw.githubusercontent.com/{_FILE}"
 
@@ -111,7 +111,7 @@ FETCH_PROMPT = f"curl -fLO https://raw.githubusercontent.com/{_FILE}"
 def read_prompt(path: Path, sha256: str) -> str:
     """The template in a file, if its UTF-8 bytes have this SHA-256.
 
-    A .py file is the published module: the string of CONSTANT is read from its syntax; nothing of it runs.
+    A .py file is the published module: the string of _CONSTANT is read from its syntax; nothing of it runs.
     Any other file is the template itself. Raises RewardError saying what is wrong and how to get the file.
     """
     try:
@@ -135,13 +135,13 @@ def read_prompt(path: Path, sha256: str) -> str:
 
 
 def _constant(source: str) -> str:
-    """The string assigned to CONSTANT at a module's top. Raises ValueError or SyntaxError."""
+    """The string assigned to _CONSTANT at a module's top. Raises ValueError or SyntaxError."""
     for statement in ast.parse(source).body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=str() as text)):
-                if name == CONSTANT:
+                if name == _CONSTANT:
                     return text
-    raise ValueError(f"it assigns no string to {CONSTANT}")
+    raise ValueError(f"it assigns no string to {_CONSTANT}")
 
 
 def _require_marks(path: Path, template: str) -> None:

@@ -23,28 +23,28 @@ from rewards.hub import cached_file, content_revision, read_json_object, recorde
 from rewards.videoreward.network import VideoRewardNetwork, Words, build_network
 from rewards.videoreward.settings import FETCH_PROMPT, PROMPT, VideoRewardConfig, read_config, read_prompt
 
-PUBLISHED = "KlingTeam/VideoReward"
+_PUBLISHED = "KlingTeam/VideoReward"
 BASE = "Qwen/Qwen2-VL-2B-Instruct"
-LICENSES = {PUBLISHED: "Apache-2.0", "KwaiVGI/VideoReward": "Apache-2.0"}  # the second is its former name
-UNKNOWN = "unknown"
+_LICENSES = {_PUBLISHED: "Apache-2.0", "KwaiVGI/VideoReward": "Apache-2.0"}  # the second is its former name
+_UNKNOWN = "unknown"
 WEIGHTS, SETTINGS, QWEN, TOKENIZER = "model.safetensors", "model_config.json", "config.json", "tokenizer.json"
 _FILES = (WEIGHTS, SETTINGS, QWEN, TOKENIZER, PROMPT)
-FETCH = " && ".join(
+_FETCH = " && ".join(
     (
-        f"hf download {PUBLISHED}",
+        f"hf download {_PUBLISHED}",
         f"hf download {BASE} {QWEN} {TOKENIZER}",
         FETCH_PROMPT,
         "gpa convert-videoreward --prompt prompt_template.py",
     )
 )
-LANGUAGE_HEAD = "base_model.model.lm_head.weight"
+_LANGUAGE_HEAD = "base_model.model.lm_head.weight"
 # Names in the checkpoint (peft around the classes of transformers 4.45) and in the network, by their starts.
 _STARTS = (
     ("base_model.model.visual.", "model.visual."),
     ("base_model.model.model.", "model.language_model."),
     ("base_model.model.rm_head.", "rm_head."),
 )
-EMBEDDING = "base_model.model.model.embed_tokens.weight"
+_EMBEDDING = "base_model.model.model.embed_tokens.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,25 +71,25 @@ def find_weights(model: str | None) -> VideoRewardWeights:
     Nothing is downloaded, and no pickle is read. Raises RewardError saying what is missing and how to get it.
     """
     if model is None:
-        model = str(converted_folder()) if (converted_folder() / WEIGHTS).is_file() else PUBLISHED
+        model = str(converted_folder()) if (converted_folder() / WEIGHTS).is_file() else _PUBLISHED
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / WEIGHTS).is_file():
-            raise RewardError(_no_weights(str(folder), pickled(folder)))
+            raise RewardError(_no_weights(str(folder), _pickled(folder)))
         return _described(folder, recorded_name(folder), None)
     found = cached_file(model, None, WEIGHTS)
     if found is None:
-        raise RewardError(_no_weights(model, model in LICENSES or pickled(snapshot(model))))
+        raise RewardError(_no_weights(model, model in _LICENSES or _pickled(_snapshot(model))))
     return _described(found.parent, model, found.parent.name)
 
 
-def pickled(folder: Path | None) -> Path | None:
+def _pickled(folder: Path | None) -> Path | None:
     """The published kind of weights in a folder: the last checkpoint's model.pth."""
     found = [] if folder is None else [*folder.glob("checkpoint-*/model.pth"), *folder.glob("model.pth")]
     return max(found, key=_step, default=None)
 
 
-def snapshot(name: str) -> Path | None:
+def _snapshot(name: str) -> Path | None:
     """The folder of a Hub model in the cache that holds the settings of a VideoReward."""
     found = cached_file(name, None, SETTINGS)
     return None if found is None else found.parent
@@ -115,9 +115,9 @@ def fit_network(
     path: Path, checkpoint: Mapping[str, Tensor], config: VideoRewardConfig, qwen: Path, words: Words
 ) -> VideoRewardNetwork:
     """The network with a checkpoint's tensors. path names the checkpoint in errors, which are RewardError."""
-    if EMBEDDING not in checkpoint:
-        raise RewardError(f"{path} has no {EMBEDDING}: these are not weights of VideoReward; {_remedy()}")
-    rows = checkpoint[EMBEDDING].shape[0]
+    if _EMBEDDING not in checkpoint:
+        raise RewardError(f"{path} has no {_EMBEDDING}: these are not weights of VideoReward; {_remedy()}")
+    rows = checkpoint[_EMBEDDING].shape[0]
     if rows != words.size:
         raise RewardError(
             f"{path} knows {rows} tokens, {TOKENIZER} with the reward tokens {words.size}; take "
@@ -128,7 +128,7 @@ def fit_network(
     except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
         why = " ".join(str(error).split())
         raise RewardError(f"{qwen} does not describe a Qwen2-VL ({why}); take it from {BASE}") from error
-    state = {_renamed(name): tensor for name, tensor in checkpoint.items() if name != LANGUAGE_HEAD}
+    state = {_renamed(name): tensor for name, tensor in checkpoint.items() if name != _LANGUAGE_HEAD}
     require_same_tensors(path, state, network.state_dict())
     network.load_state_dict(state, assign=True)
     return network
@@ -139,7 +139,7 @@ def _described(folder: Path, name: str, revision: str | None) -> VideoRewardWeig
     if missing:
         raise RewardError(f"VideoReward in {folder} has no {missing[0]}; {_remedy()}")
     settings = folder / SETTINGS
-    license_name = LICENSES.get(name) or str(read_json_object(settings).get("license", UNKNOWN))
+    license_name = _LICENSES.get(name) or str(read_json_object(settings).get("license", _UNKNOWN))
     config = read_config(settings)
     read_prompt(folder / PROMPT, config.prompt_sha256)
     if revision is None:
@@ -152,7 +152,7 @@ def _described(folder: Path, name: str, revision: str | None) -> VideoRewardWeig
 
 def _no_weights(name: str, is_pickle: object) -> str:
     if is_pickle:
-        licence = f" (licence: {LICENSES[name]})" if name in LICENSES else ""
+        licence = f" (licence: {_LICENSES[name]})" if name in _LICENSES else ""
         return (
             f"VideoReward {name}{licence} is a pickle, which may run code when it is read, not {WEIGHTS}; "
             f"{_remedy()}"
@@ -162,7 +162,7 @@ def _no_weights(name: str, is_pickle: object) -> str:
 
 
 def _remedy() -> str:
-    return f"make safe weights once, with the prompt of the published code (MIT), by: {FETCH}"
+    return f"make safe weights once, with the prompt of the published code (MIT), by: {_FETCH}"
 
 
 def _renamed(name: str) -> str:
@@ -188,17 +188,17 @@ def convert(checkpoint: str, base: str, prompt: Path, folder: Path) -> Path:
     """
     if folder.exists():
         raise RewardError(f"{folder} exists; remove it or choose another folder")
-    source = _holding(checkpoint, (SETTINGS,), f"hf download {PUBLISHED}")
+    source = _holding(checkpoint, (SETTINGS,), f"hf download {_PUBLISHED}")
     qwen = _holding(base, (QWEN, TOKENIZER), f"hf download {BASE} {QWEN} {TOKENIZER}")
-    weights = pickled(source)
+    weights = _pickled(source)
     if weights is None:
-        raise RewardError(f"{source} has no checkpoint-*/model.pth; fetch it with: hf download {PUBLISHED}")
+        raise RewardError(f"{source} has no checkpoint-*/model.pth; fetch it with: hf download {_PUBLISHED}")
     config = read_config(source / SETTINGS)
     template = read_prompt(prompt, config.prompt_sha256)
-    state = read_pickle(weights)
+    state = _read_pickle(weights)
     fit_network(weights, state, config, qwen / QWEN, Words(qwen / TOKENIZER, template))
-    state.pop(LANGUAGE_HEAD, None)
-    about = {"license": LICENSES.get(checkpoint, UNKNOWN), "source": f"{checkpoint} {weights.parent.name}"}
+    state.pop(_LANGUAGE_HEAD, None)
+    about = {"license": _LICENSES.get(checkpoint, _UNKNOWN), "source": f"{checkpoint} {weights.parent.name}"}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         whole = Path(temporary) / folder.name
@@ -216,18 +216,18 @@ def convert(checkpoint: str, base: str, prompt: Path, folder: Path) -> Path:
     return folder
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path) -> dict[str, Tensor]:
     """The tensors of a pickle; what else it asks for is refused, so that nothing in it runs (RewardError)."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise RewardError(
-            f"{path} asks for more than tensors and was not read: that may run code; fetch {PUBLISHED} again"
+            f"{path} asks for more than tensors and was not read: that may run code; fetch {_PUBLISHED} again"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise RewardError(f"{path} cannot be read ({error}); fetch {PUBLISHED} again") from error
+        raise RewardError(f"{path} cannot be read ({error}); fetch {_PUBLISHED} again") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise RewardError(f"{path} is not a dictionary of tensors; fetch {PUBLISHED} again")
+        raise RewardError(f"{path} is not a dictionary of tensors; fetch {_PUBLISHED} again")
     return dict(state)
 
 

@@ -20,7 +20,7 @@ from storage.tables.schemas import PAIR_TENSORS, TABLES, open_shard
 from storage.tables.shards import read_shard, shard_files, write_shard
 from storage.upkeep.upkeep import first_of_each, row_groups
 
-DATA = "data"
+_DATA = "data"
 # What the Hub calls our splits.
 _HUB_SPLITS = {"train": "train", "val": "validation", "test": "test"}
 _SIZES = (
@@ -62,7 +62,7 @@ def tensor(blob):  # float16, bfloat16 or float32
 """
 
 
-def public_name(model: str | None) -> str | None:
+def _public_name(model: str | None) -> str | None:
     """A model's name; of a folder on this machine only its last part."""
     if model is None or not (model.startswith(("/", ".", "~")) or PureWindowsPath(model).drive):
         return model
@@ -79,7 +79,7 @@ def card(source: Provenance, *, tensors: bool) -> str:
 def _metadata(source: Provenance) -> dict[str, Any]:
     size = next((name for limit, name in _SIZES if source.pairs < limit), "n>10M")
     files = [
-        {"split": _HUB_SPLITS[split], "path": f"{DATA}/{split}-*.parquet"}
+        {"split": _HUB_SPLITS[split], "path": f"{_DATA}/{split}-*.parquet"}
         for split in SPLITS
         if split in source.splits
     ]
@@ -133,7 +133,7 @@ def _labels(source: Provenance) -> str:
         )
     lines = ["| geometry model | revision | licence |", "| --- | --- | --- |"]
     lines += [
-        f"| {public_name(one.model)} | {one.revision or 'unknown'} | {one.license or 'unknown'} |"
+        f"| {_public_name(one.model)} | {one.revision or 'unknown'} | {one.license or 'unknown'} |"
         for one in source.geometry
     ]
     return (
@@ -163,7 +163,7 @@ def _columns(tensors: bool) -> str:
     return "## Columns\n\n" + "\n".join(lines)
 
 
-CARD_NAME = "README.md"
+_CARD_NAME = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +198,8 @@ def export_pairs(run: Run, destination: Path, pairs: Path | None = None) -> Expo
         for split in pc.unique(ids["split"]).to_pylist():
             kept = ids.filter(pc.equal(ids["split"], split))["pair_id"]
             write = _write_tensor_part if carries else _write_index_part
-            written.append(write(path, destination / DATA / f"{split}-{path.name}", kept))
-    write_bytes(destination / CARD_NAME, card(source, tensors=tensors).encode())
+            written.append(write(path, destination / _DATA / f"{split}-{path.name}", kept))
+    write_bytes(destination / _CARD_NAME, card(source, tensors=tensors).encode())
     size = sum(path.stat().st_size for path in written)
     return Exported(
         directory=destination, splits=source.splits, files=len(written), bytes=size, tensors=tensors
@@ -220,7 +220,7 @@ def _write_tensor_part(path: Path, destination: Path, kept: pa.ChunkedArray) -> 
 
 
 def _without_places(rows: pa.Table) -> pa.Table:
-    models = pa.array([public_name(name) for name in rows["model"].to_pylist()], pa.string())
+    models = pa.array([_public_name(name) for name in rows["model"].to_pylist()], pa.string())
     return rows.set_column(rows.column_names.index("model"), "model", models)
 
 

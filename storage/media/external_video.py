@@ -34,7 +34,7 @@ class Refused(UserError):
         return (Refused, (self.rule, str(self)))
 
 
-CODECS = ("h264", "hevc", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9", "mpeg4", "prores", "mjpeg")
+_CODECS = ("h264", "hevc", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9", "mpeg4", "prores", "mjpeg")
 _KNOWN_STARTS = (
     (b"PK\x03\x04", "a zip archive"),
     (b"\x1a\x45\xdf\xa3", "a Matroska or WebM video"),
@@ -174,7 +174,7 @@ def _opened(path: Path, max_pixels: int | None = None) -> Iterator[tuple[Any, An
                 raise Refused("not-a-video", "has no video in it: leave it out")
             stream = container.streams.video[0]
             context = stream.codec_context
-            if context is None or context.name not in CODECS:
+            if context is None or context.name not in _CODECS:
                 name = "an unknown codec" if context is None else context.name
                 raise Refused("codec", f"is coded as {name}: convert it, to h264 for one")
             if max_pixels is not None:

@@ -22,10 +22,10 @@ from storage.errors import UserError
 # Measured round trips (9 frames, coloured texture from soft to white noise): crf 8 gives 44-41 dB at 64x64,
 # 47-43 dB at 480x720; crf 12 falls to 37 dB. Chroma at half size (yuv420p), which more players take, gives
 # 32-13 dB at any crf: a reprojection error would measure the codec. Full chroma also takes odd sizes.
-PIXEL_FORMAT = "yuv444p"
+_PIXEL_FORMAT = "yuv444p"
 # Named, because the library also knows formats that it hands to other programs.
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
-ENCODER_OPTIONS = {"crf": "8", "preset": "medium"}
+_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
+_ENCODER_OPTIONS = {"crf": "8", "preset": "medium"}
 # x264's macroblock tree reads memory that nobody wrote: equal frames gave other bytes, and scores differed in
 # their third digit, whenever the allocator handed out used memory (seen with glibc's MALLOC_PERTURB_).
 _REPRODUCIBLE = {"x264-params": "mbtree=0"}
@@ -95,7 +95,7 @@ def read_image(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=IMAGE_FORMATS) as image:
+        with Image.open(path, formats=_IMAGE_FORMATS) as image:
             if max_pixels is not None and image.width * image.height > max_pixels:
                 raise UserError(
                     f"{path} has {image.width}x{image.height} pixels, more than {max_pixels}: make it smaller"
@@ -112,8 +112,8 @@ def encode(
     target: BinaryIO,
     frames_THW3: NDArray[np.uint8],
     rate: Fraction,
-    pixel_format: str = PIXEL_FORMAT,
-    options: Mapping[str, str] = ENCODER_OPTIONS,
+    pixel_format: str = _PIXEL_FORMAT,
+    options: Mapping[str, str] = _ENCODER_OPTIONS,
 ) -> None:
     """Put uint8 RGB frames into a handle as H.264 in mp4, by one thread: equal frames give equal bytes."""
     import av

@@ -19,7 +19,7 @@ import pyarrow as pa
 from storage.errors import UserError
 
 WORDS = ("keep", "drop", "swap")
-SCHEMA = pa.schema(
+_SCHEMA = pa.schema(
     [
         pa.field("place", pa.int64(), nullable=False),
         pa.field("prompt_id", pa.string(), nullable=False),
@@ -36,7 +36,7 @@ _MAX_BYTES = 2**30
 class Decisions:
     """The decisions of a file, one per pair of candidates; of a dropped pair neither is the better one.
 
-    `table` has the columns of SCHEMA in the order of the file, `place` counting its entries from 1. `sha256`
+    `table` has the columns of _SCHEMA in the order of the file, `place` counting its entries from 1. `sha256`
     names the bytes that were read.
     """
 
@@ -65,7 +65,7 @@ def read_decisions(path: Path) -> Decisions:
                 f"candidates {first} and {second} of prompt {prompt_id}: remove one of them"
             )
     rows = [_row(key, *verdict) for key, verdict in verdicts.items()]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     return Decisions(path=path, table=table, sha256=hashlib.sha256(data).hexdigest())
 
 

@@ -70,7 +70,7 @@ _APPLY = f"""
 _APPLIED = "SELECT human::VARCHAR, count(*) FROM proposed WHERE human IS NOT NULL GROUP BY human"
 
 
-class Unknown(NamedTuple):
+class _Unknown(NamedTuple):
     """An entry of a file and the id in it that does not fit the run."""
 
     place: int
@@ -94,21 +94,21 @@ class Applied:
         return asdict(self)
 
 
-def apply_decisions(connection: duckdb.DuckDBPyConnection, decisions: Decisions) -> Applied:
+def _apply_decisions(connection: duckdb.DuckDBPyConnection, decisions: Decisions) -> Applied:
     """Change the proposed pairs of a mining. Raises UserError for ids that the run does not hold."""
     connection.register("decisions", decisions.table)
     connection.execute(_GIVEN)
     connection.unregister("decisions")
     unknown = fetch(connection, _UNKNOWN)
     if unknown:
-        raise UserError(_unknown(decisions, Unknown(*unknown[0])))
+        raise UserError(_unknown(decisions, _Unknown(*unknown[0])))
     connection.execute(_DECIDED)
     connection.execute(_APPLY)
     counts = {str(word): int(count) for word, count in fetch(connection, _APPLIED)}
     return Applied(**counts, without_pair=decisions.table.num_rows - sum(counts.values()))
 
 
-def _unknown(decisions: Decisions, found: Unknown) -> str:
+def _unknown(decisions: Decisions, found: _Unknown) -> str:
     where = f"{decisions.path} entry {found.place}:"
     remedy = "give the decisions that were made on a report of this run"
     if not found.has_prompt:
@@ -173,7 +173,7 @@ def mining(
         _refuse_orphans(connection, run)
         connection.execute(sql.RANKED)
         connection.execute(sql.PROPOSED)
-        applied = apply_decisions(connection, decisions) if decisions else None
+        applied = _apply_decisions(connection, decisions) if decisions else None
         connection.execute(sql.FATES)
         connection.execute(sql.LAST_STEPS)
         losses = {int(row[0]): (int(row[1]), int(row[2])) for row in fetch(connection, sql.LOSSES)}

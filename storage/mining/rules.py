@@ -186,7 +186,7 @@ class PairSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bound:
+class _Bound:
     """A rule that bounds a measure from below: the name of the rule, a column of scores, and the field."""
 
     rule: str
@@ -194,9 +194,9 @@ class Bound:
     field: str
 
 
-def _bounds(of: str) -> tuple[Bound, ...]:
+def _bounds(of: str) -> tuple[_Bound, ...]:
     return tuple(
-        Bound(rule=one.metadata["rule"], measure=one.metadata["measure"], field=one.name)
+        _Bound(rule=one.metadata["rule"], measure=one.metadata["measure"], field=one.name)
         for one in fields(PairRules)
         if one.metadata.get("of") == of
     )

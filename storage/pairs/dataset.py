@@ -23,7 +23,7 @@ from storage.tables.shards import shard_files
 
 _OPEN_FILES = 64
 
-Shape: TypeAlias = tuple[int, ...]
+_Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +81,7 @@ class PairDataset:
         self._shards = [PairShard(path) for path in files]
         self._open: list[int] = []
         self.table = _first_of_each(index).slice(0, limit)
-        self.latent_shape: Shape = tuple(self._only("latent_shape", "latent shape"))
+        self.latent_shape: _Shape = tuple(self._only("latent_shape", "latent shape"))
         self.model: str = self._only("model", "model")
         self.revision: str = self._only("revision", "revision")
 

@@ -43,7 +43,7 @@ class TensorPlace:
         return tensor
 
 
-def locate(
+def _locate(
     shard: pq.ParquetFile, group: int, blobs: Mapping[str, dict[str, Any]], descriptor: int
 ) -> dict[str, TensorPlace] | None:
     """The places of a row group's tensors, or None when one of them is not where it should be.
@@ -95,7 +95,7 @@ class PairShard:
         if row in self._checked:
             return values
         self._check(values)
-        places = locate(shard, self._group_of(row)[0], blobs, self._handle())
+        places = _locate(shard, self._group_of(row)[0], blobs, self._handle())
         self._checked.add(row)
         if places is not None:
             self._known[row] = ({name: values[name] for name in values if name not in places}, places)

@@ -26,11 +26,11 @@ ROWS_PER_GROUP = 4
 GROUP_BYTES = 2 * 2**20
 ROWS_PER_SHARD = 256
 SHARD_BYTES = 2**30
-LATENTS_NAME = "latents"
-EMBEDS_NAME = "prompt_embeds"
+_LATENTS_NAME = "latents"
+_EMBEDS_NAME = "prompt_embeds"
 INDEX = pa.schema([TABLES["pairs"].field(name) for name in default_columns("pairs")])
 # What an image-to-video model is given of the first frame: latents, features of an image encoder, or both.
-OPTIONAL_NAMES = ("image_latents", "image_embeds")
+_OPTIONAL_NAMES = ("image_latents", "image_embeds")
 
 
 def write_pair_shards(
@@ -102,11 +102,11 @@ class _TensorSource:
                 f"candidates {row['winner_id']} and {row['loser_id']} have latents of shape "
                 f"{tuple(winner.shape)} and {tuple(loser.shape)}: sample a prompt with one size"
             )
-        given = {name: condition.get(name) for name in OPTIONAL_NAMES}
+        given = {name: condition.get(name) for name in _OPTIONAL_NAMES}
         return {
             "winner_latents": from_tensor(winner),
             "loser_latents": from_tensor(loser),
-            "prompt_embeds": from_tensor(_named(condition_path, condition, EMBEDS_NAME)),
+            "prompt_embeds": from_tensor(_named(condition_path, condition, _EMBEDS_NAME)),
             **{name: None if held is None else from_tensor(held) for name, held in given.items()},
         }
 
@@ -122,7 +122,7 @@ class _TensorSource:
                 "its source with --model NAME, or pair with index_only"
             )
         path = self._run.resolve(uri)
-        return _named(path, read_tensors(path), LATENTS_NAME)
+        return _named(path, read_tensors(path), _LATENTS_NAME)
 
 
 def _slices(index: pa.Table, rows: int) -> list[pa.Table]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
-SEED_BITS = 62
+_SEED_BITS = 62
 _ID_BYTES = 16
 _TRAIN_PERCENT = 80
 _VAL_PERCENT = 10
@@ -39,7 +39,7 @@ def candidate_seed(run_seed: int, prompt_id: str, index: int) -> int:
     if index < 0:
         raise ValueError(f"index must be >= 0, got {index}: count candidates from zero")
     digest = _digest(("candidate-seed", run_seed, prompt_id, index))
-    return int.from_bytes(digest[:8], "big") >> (64 - SEED_BITS)
+    return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
 
 
 def split_of(scene_id: str) -> Split:

@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeAlias
 from storage.tables.ids import SPLITS
 
 DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8, "int64": 8, "int32": 4, "uint8": 1}
-MATRIX_W2C = 12
-MATRIX_INTRINSICS = 9
+_MATRIX_W2C = 12
+_MATRIX_INTRINSICS = 9
 
 
 _KEY: dict[str, Any] = {"key": True}
@@ -130,7 +130,7 @@ class Score:
             raise _invalid("Score.value", "finite or None", self.value, "use None and give a reason")
         if (self.value is None) != bool(self.reason):
             raise _invalid("Score.reason", "given exactly when value is None", self.reason, "say why")
-        for name, size in (("w2c", MATRIX_W2C), ("intrinsics", MATRIX_INTRINSICS)):
+        for name, size in (("w2c", _MATRIX_W2C), ("intrinsics", _MATRIX_INTRINSICS)):
             flat = getattr(self, name)
             if flat is not None and (
                 self.frame_indices is None or len(flat) != size * len(self.frame_indices)

@@ -20,7 +20,7 @@ VERSION_KEY = b"gpa.schema_version"
 TABLE_KEY = b"gpa.table"
 WRITER_KEY = b"gpa.version"
 
-TENSOR_TYPE = pa.struct(
+_TENSOR_TYPE = pa.struct(
     [("data", pa.large_binary()), ("shape", pa.list_(pa.int64())), ("dtype", pa.string())]
 )
 _text = pa.string()
@@ -54,7 +54,7 @@ def _column(one: Field[Any], kind: Any) -> pa.Field:
 
 def _arrow(kind: Any, width: int) -> pa.DataType:
     if kind is TensorBlob:
-        return TENSOR_TYPE
+        return _TENSOR_TYPE
     if get_origin(kind) is Sequence:
         return pa.list_(_arrow(get_args(kind)[0], width))
     return _text if kind is str or get_origin(kind) is Literal else _NUMBERS[kind, width]
@@ -97,7 +97,7 @@ TABLES: dict[str, pa.Schema] = {
     ),
 }
 
-PAIR_TENSORS = tuple(one.name for one in TABLES["pairs"] if one.type == TENSOR_TYPE)
+PAIR_TENSORS = tuple(one.name for one in TABLES["pairs"] if one.type == _TENSOR_TYPE)
 # Columns that came after the first shards of their table: a shard without them is read with nulls there.
 ADDED = _of_records("added")
 # What makes a row itself. Two rows with equal keys are the same row written twice.

@@ -95,7 +95,7 @@ def _characters(array: pa.Array) -> np.ndarray:
     return np.frombuffer(data, np.uint8)[ends[0] : ends[-1]]
 
 
-COMPRESSION = "zstd"
+_COMPRESSION = "zstd"
 # How often a listing is made again because another command replaced shards in the meantime.
 _LISTINGS = 5
 
@@ -113,7 +113,7 @@ def write_shard(directory: Path, table_name: str, records: Sequence[Record] | pa
         pq.write_table(
             table.cast(stamped(table.schema, table_name)),
             handle,
-            compression=COMPRESSION,
+            compression=_COMPRESSION,
             write_page_checksum=True,
         )
     return path

@@ -98,7 +98,7 @@ class Source:
     changed: bool = False
 
 
-def oldest_readable(current: int) -> int:
+def _oldest_readable(current: int) -> int:
     """The first version from which rules lead to `current` without a gap."""
     oldest = current
     while oldest - 1 in RULES:
@@ -112,7 +112,7 @@ def require_readable(path: Path, version: object, current: int, writer: str | No
     `writer` is the gpa version that wrote the file, as the file says.
     """
     number = int(str(version)) if str(version).isdecimal() else None
-    oldest = oldest_readable(current)
+    oldest = _oldest_readable(current)
     if number is not None and oldest <= number <= current:
         return number
     known = f"version {current}" if oldest == current else f"versions {oldest} to {current}"

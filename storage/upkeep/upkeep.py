@@ -32,10 +32,10 @@ from storage.tables.shards import (
 )
 
 # The footer names every column of every row group, and is read by whoever opens the shard.
-TENSOR_ROWS_PER_SHARD = 8192
+_TENSOR_ROWS_PER_SHARD = 8192
 
 
-def merge_tensor_shards(paths: list[Path], *, write: bool = True) -> list[Path]:
+def _merge_tensor_shards(paths: list[Path], *, write: bool = True) -> list[Path]:
     """Join shards to ones of at most about a GiB and 8192 rows; return what holds the rows then.
 
     A pair that two shards hold stays where readers see it, in the first by name. Nothing is removed. Raises
@@ -95,7 +95,7 @@ def _neighbours(indices: dict[Path, pa.Table]) -> Iterator[list[Path]]:
     size = rows = 0
     for path in sorted(indices, key=lambda path: str(pc.min(indices[path]["pair_id"]))):
         more, count = path.stat().st_size, indices[path].num_rows
-        if group and (size + more > SHARD_BYTES or rows + count > TENSOR_ROWS_PER_SHARD):
+        if group and (size + more > SHARD_BYTES or rows + count > _TENSOR_ROWS_PER_SHARD):
             yield group
             group, size, rows = [], 0, 0
         group.append(path)
@@ -104,7 +104,7 @@ def _neighbours(indices: dict[Path, pa.Table]) -> Iterator[list[Path]]:
         yield group
 
 
-WAIT_SECONDS = 10.0
+_WAIT_SECONDS = 10.0
 _BATCH_ROWS = 2**16
 _PARTS = {"rejects": "stage"}
 
@@ -121,7 +121,7 @@ class Compacted:
 
 
 def compact_table(
-    run: Run, table: str, *, write: bool = True, limits: Limits | None = None, wait: float = WAIT_SECONDS
+    run: Run, table: str, *, write: bool = True, limits: Limits | None = None, wait: float = _WAIT_SECONDS
 ) -> Compacted:
     """Merge the shards of a table, sorted by key, one row per key.
 
@@ -146,7 +146,7 @@ def compact_table(
         for (tensors, part), group in groups.items():
             few = _fewest(sum(counts[path][0] for path in group))
             if tensors:
-                done = merge_tensor_shards(group, write=write)
+                done = _merge_tensor_shards(group, write=write)
                 expected += len(done)
                 merged += done
             elif len(group) <= few or _is_mixed(table, part, groups):
@@ -232,7 +232,7 @@ def _remove(directory: Path, merged: set[Path], wait: float) -> int:
 
 log = logging.getLogger(__name__)
 
-DAMAGED = "damaged"
+_DAMAGED = "damaged"
 MEDIA_FOLDERS = ("media/videos", "media/latents", "media/conditions", "media/images")
 
 
@@ -244,7 +244,7 @@ def set_aside_unreadable(run: Run, *tables: str) -> list[Path]:
     """
     moved = []
     for path in unreadable_shards(run, *tables):
-        moved.append(_move(path, run.path / DAMAGED / path.parent.name))
+        moved.append(_move(path, run.path / _DAMAGED / path.parent.name))
         log.warning("%s is damaged: now in %s; its rows are made again", path, moved[-1].parent)
     return moved
 

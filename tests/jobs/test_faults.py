@@ -13,7 +13,7 @@ COMMAND = (sys.executable, "-m", "jobs.main", "bench", "simulate")
 
 
 NODES = pytest.mark.long(
-    reason="starts a cluster of three nodes and six workers; make test kills such a node under the Ray runner "
+    reason="starts a cluster of three nodes and six workers; make test kills a node under the Ray runner "
     "in pipeline/test_nodes.py, and drivers and workers here"
 )
 

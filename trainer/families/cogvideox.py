@@ -24,14 +24,14 @@ from trainer.families.base import (
     read_config,
 )
 
-SCHEDULERS: dict[str, Any] = {
+_SCHEDULERS: dict[str, Any] = {
     "CogVideoXDPMScheduler": CogVideoXDPMScheduler,
     "CogVideoXDDIMScheduler": CogVideoXDDIMScheduler,
 }
 # The pipeline feeds this constant to the models that take an offset embedding (1.5 image-to-video).
-OFS = 2.0
+_OFS = 2.0
 # The published models predict the velocity.
-PREDICTIONS = ("v_prediction", "epsilon")
+_PREDICTIONS = ("v_prediction", "epsilon")
 
 
 class CogVideoXFamily:
@@ -43,10 +43,10 @@ class CogVideoXFamily:
 
     def __init__(self, transformer: Any, scheduler: Any) -> None:
         """Take a CogVideoXTransformer3DModel and its scheduler. Raises UserError for an unsupported kind."""
-        if scheduler.config.prediction_type not in PREDICTIONS:
+        if scheduler.config.prediction_type not in _PREDICTIONS:
             raise UserError(
                 f"the scheduler predicts {scheduler.config.prediction_type!r}, CogVideoX trains with one of "
-                f"{', '.join(PREDICTIONS)}: correct prediction_type in scheduler/scheduler_config.json"
+                f"{', '.join(_PREDICTIONS)}: correct prediction_type in scheduler/scheduler_config.json"
             )
         self.transformer = transformer
         self.scheduler = scheduler
@@ -61,13 +61,13 @@ class CogVideoXFamily:
         config_path = model_dir / "scheduler" / "scheduler_config.json"
         scheduler_config = read_config(config_path)
         name = scheduler_config.get("_class_name")
-        if name not in SCHEDULERS:
+        if name not in _SCHEDULERS:
             raise UserError(
                 f"{config_path} names the scheduler {name}: CogVideoX trains with one of "
-                f"{', '.join(SCHEDULERS)}"
+                f"{', '.join(_SCHEDULERS)}"
             )
         transformer = load_transformer(CogVideoXTransformer3DModel, model_dir, dtype, weights)
-        return cls(transformer, SCHEDULERS[name].from_config(scheduler_config))
+        return cls(transformer, _SCHEDULERS[name].from_config(scheduler_config))
 
     @property
     def image_to_video(self) -> bool:
@@ -132,7 +132,7 @@ class CogVideoXFamily:
         hidden = noised_BFCHW.to(dtype)
         if condition.image_BX is not None:
             hidden = torch.cat([hidden, _pad_frames(condition.image_BX.to(dtype), hidden.shape[1])], dim=2)
-        ofs = None if self.transformer.config.ofs_embed_dim is None else hidden.new_full((1,), OFS)
+        ofs = None if self.transformer.config.ofs_embed_dim is None else hidden.new_full((1,), _OFS)
         prediction: Tensor = model(
             hidden_states=hidden,
             encoder_hidden_states=condition.prompt_BLD.to(dtype),

@@ -24,8 +24,8 @@ from trainer.families.base import (
 )
 
 # Scheduler class -> the field of its configuration that holds the shift of the noise levels.
-SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
-TRAIN_TIMESTEPS = 1000
+_SHIFTS = {"UniPCMultistepScheduler": "flow_shift", "FlowMatchEulerDiscreteScheduler": "shift"}
+_TRAIN_TIMESTEPS = 1000
 
 
 class WanFamily:
@@ -34,7 +34,7 @@ class WanFamily:
     name: str = "wan"
     component: str = "transformer"
     lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
-    timesteps: int = TRAIN_TIMESTEPS
+    timesteps: int = _TRAIN_TIMESTEPS
 
     def __init__(self, transformer: Any, *, shift: float, expand_timesteps: bool) -> None:
         """Take a WanTransformer3DModel. `expand_timesteps` (2.2 TI2V): a timestep for every token."""
@@ -99,14 +99,14 @@ class WanFamily:
 
     def timestep(self, timestep_index_B: Tensor) -> Tensor:
         """1000 sigma (fp32) with sigma = shift s / (1 + (shift - 1) s), s = (drawn + 1) / 1000."""
-        level_B = (timestep_index_B.double() + 1) / TRAIN_TIMESTEPS
+        level_B = (timestep_index_B.double() + 1) / _TRAIN_TIMESTEPS
         sigma_B = self.shift * level_B / (1 + (self.shift - 1) * level_B)
-        return (sigma_B * TRAIN_TIMESTEPS).float()
+        return (sigma_B * _TRAIN_TIMESTEPS).float()
 
     def noised(self, clean_BCFHW: Tensor, noise_BCFHW: Tensor, timestep_B: Tensor) -> tuple[Tensor, Tensor]:
         """(1 - sigma) clean + sigma noise, and noise - clean, both fp32."""
         clean, noise = clean_BCFHW.float(), noise_BCFHW.float()
-        sigma = (timestep_B.float() / TRAIN_TIMESTEPS).view(-1, 1, 1, 1, 1)
+        sigma = (timestep_B.float() / _TRAIN_TIMESTEPS).view(-1, 1, 1, 1, 1)
         return (1 - sigma) * clean + sigma * noise, noise - clean
 
     def predict(self, model: Any, noised_BCFHW: Tensor, timestep_B: Tensor, condition: Condition) -> Tensor:
@@ -161,14 +161,14 @@ class WanFamily:
 def _shift(path: Path) -> float:
     config = read_config(path)
     name = config.get("_class_name")
-    if name not in SHIFTS:
-        raise UserError(f"{path} names the scheduler {name}: Wan trains with one of {', '.join(SHIFTS)}")
+    if name not in _SHIFTS:
+        raise UserError(f"{path} names the scheduler {name}: Wan trains with one of {', '.join(_SHIFTS)}")
     if config.get("use_dynamic_shifting"):
         raise UserError(f"{path} asks for use_dynamic_shifting, which Wan does not use: set it to false")
-    if config.get("num_train_timesteps", TRAIN_TIMESTEPS) != TRAIN_TIMESTEPS:
+    if config.get("num_train_timesteps", _TRAIN_TIMESTEPS) != _TRAIN_TIMESTEPS:
         raise UserError(
             f"{path} has num_train_timesteps {config['num_train_timesteps']}, Wan is trained on "
-            f"{TRAIN_TIMESTEPS}: correct it"
+            f"{_TRAIN_TIMESTEPS}: correct it"
         )
     # The flow-matching scheduler knows nothing else; UniPC's defaults are those of noise prediction.
     kind = (config.get("prediction_type"), config.get("use_flow_sigmas"))
@@ -177,4 +177,4 @@ def _shift(path: Path) -> float:
             f"{path} has prediction_type {kind[0]!r} and use_flow_sigmas {kind[1]}, Wan is trained on "
             "'flow_prediction' and true: correct them"
         )
-    return float(config.get(SHIFTS[name], 1.0))
+    return float(config.get(_SHIFTS[name], 1.0))

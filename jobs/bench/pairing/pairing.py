@@ -32,7 +32,7 @@ _SAMPLER = canonical_json({"steps": 50, "guidance": 6.0, "scheduler": "ddim", "e
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredRun:
+class _ScoredRun:
     """How many rows, in what shards, from what seed. ValueError for sizes that are not whole prompts."""
 
     candidates: int
@@ -239,7 +239,7 @@ def measure_pairing(
 
 def _made(path: Path, candidates: int, rows_per_shard: int) -> Run:
     run = Run.create_or_open(path)
-    ScoredRun(candidates=candidates, rows_per_shard=min(rows_per_shard, candidates)).write(run)
+    _ScoredRun(candidates=candidates, rows_per_shard=min(rows_per_shard, candidates)).write(run)
     return run
 
 

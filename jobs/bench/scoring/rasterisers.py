@@ -71,7 +71,7 @@ def _paint(index_P: Tensor, pixel_D: Tensor, number_D: Tensor) -> Tensor:
 
 
 PAINTER = "painter (argsort)"
-Drawing = tuple[Tensor, Tensor, Tensor]
+_Drawing = tuple[Tensor, Tensor, Tensor]
 
 
 def measure_rasterisers(
@@ -80,7 +80,7 @@ def measure_rasterisers(
     """Seconds of the painter and of every rasteriser that can run, in turn; and what is bit-identical."""
     cloud = make_cloud(size, device)
     methods: dict[str, Rasteriser] = {PAINTER: paint_views, **installed()}
-    drawings: dict[str, Drawing] = {}
+    drawings: dict[str, _Drawing] = {}
 
     def draw(name: str) -> Callable[[], None]:
         def run() -> None:
@@ -108,13 +108,13 @@ def installed() -> dict[str, Rasteriser]:
     return found
 
 
-def _draw(method: Rasteriser, cloud: Cloud) -> Drawing:
+def _draw(method: Rasteriser, cloud: Cloud) -> _Drawing:
     return method(
         cloud.points_N3, cloud.colors_N3, cloud.intrinsics_V33, cloud.w2c_V34, cloud.height, cloud.width
     )
 
 
-def _repeated(cloud: Cloud) -> dict[str, tuple[Drawing, Drawing]]:
+def _repeated(cloud: Cloud) -> dict[str, tuple[_Drawing, _Drawing]]:
     """The built-in rasteriser on one and two threads; on a GPU, there twice and on a CPU."""
     method = find_rasteriser(BUILT_IN)
     if cloud.points_N3.is_cuda:
@@ -147,7 +147,7 @@ def _speed(timings: dict[str, Timing], counts: dict[str, int]) -> FigureTable:
     )
 
 
-def _identity(checks: dict[str, tuple[Drawing, Drawing]], counts: dict[str, int]) -> FigureTable:
+def _identity(checks: dict[str, tuple[_Drawing, _Drawing]], counts: dict[str, int]) -> FigureTable:
     rows: list[tuple[Cell, ...]] = []
     for name, (one, other) in checks.items():
         differs_VHW = _differs(one, other)
@@ -162,7 +162,7 @@ def _identity(checks: dict[str, tuple[Drawing, Drawing]], counts: dict[str, int]
     )
 
 
-def _differs(one: Drawing, other: Drawing) -> Tensor:
+def _differs(one: _Drawing, other: _Drawing) -> Tensor:
     """Where image, depth or index differ in any bit, V,H,W."""
     image_VHW = (one[0].view(torch.int32) != other[0].view(torch.int32)).any(dim=-1)
     depth_VHW = one[1].view(torch.int32) != other[1].view(torch.int32)

@@ -28,7 +28,7 @@ from storage.tables.shards import write_shard
 from trainer.families.base import PairShapes
 
 SHARDS, AGAIN, FILES = "shards, first epoch", "shards, later epochs", "a file a tensor, torch.load"
-Read = Callable[[int], Any]
+_Read = Callable[[int], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def measure_loading(directory: Path, pairs: int, *, rounds: int) -> list[Loading
             if found is cold:
                 _drop_from_cache(directory)
             first = PairDataset(shards) if name == SHARDS else None
-            read: Read = (first or later).read if name != FILES else _file_reader(directory / "files")
+            read: _Read = (first or later).read if name != FILES else _file_reader(directory / "files")
             found[name].append(pairs / _seconds(read, order))
     return [LoadingFigures(name=name, cold=tuple(cold[name]), warm=tuple(warm[name])) for name in cold]
 
@@ -94,14 +94,14 @@ def _drop_from_cache(directory: Path) -> None:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _seconds(read: Read, order: list[int]) -> float:
+def _seconds(read: _Read, order: list[int]) -> float:
     started = time.perf_counter()
     for number in order:
         read(number)
     return time.perf_counter() - started
 
 
-def _file_reader(folder: Path) -> Read:
+def _file_reader(folder: Path) -> _Read:
     names = sorted({path.stem.partition("-")[2] for path in folder.iterdir()})
     return lambda number: [torch.load(folder / f"{number}-{name}.pt", weights_only=True) for name in names]
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jobs.figure_tables import Cell, FigureTable
 from storage.media.video import write_image
 
-Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _CELL: Final = (86, 26)
 _LABEL: Final = 250
 _HEAD: Final = 44
@@ -65,7 +65,7 @@ def _heat_map(table: FigureTable, shown: Sequence[str]) -> Image.Image:
     return picture
 
 
-def _cell(pen: ImageDraw.ImageDraw, font: Font, value: Cell, left: int, top: int) -> None:
+def _cell(pen: ImageDraw.ImageDraw, font: _Font, value: Cell, left: int, top: int) -> None:
     box = (left, top, left + _CELL[0] - 2, top + _CELL[1] - 2)
     if not isinstance(value, int | float):
         pen.rectangle(box, outline=_FAINT)

@@ -34,7 +34,7 @@ MEDIUM: Final = {
 }
 
 # Errors of a clip variant at every true clip (NaN where there is none), by geometry and reward.
-Errors = dict[tuple[str, str], dict[str, list[float]]]
+_Errors = dict[tuple[str, str], dict[str, list[float]]]
 
 
 def true_reconstruction(frames_THW3: Tensor, clip: Clip) -> Reconstruction:
@@ -51,7 +51,7 @@ def true_reconstruction(frames_THW3: Tensor, clip: Clip) -> Reconstruction:
 def measure(held_out: HeldOut) -> list[FigureTable]:
     """AUC and same-clip win rate of every reward per fault, and what the guards of pairing add."""
     study = Study(geometry=held_out.geometry)
-    errors: Errors = defaultdict(lambda: defaultdict(list))
+    errors: _Errors = defaultdict(lambda: defaultdict(list))
     passed: dict[str, list[bool]] = defaultdict(list)
     for number, prompt in enumerate(held_out.each("faults", held_out.clip_prompts)):
         _add_clip(errors, passed, study, held_out, prompt, number)
@@ -63,7 +63,7 @@ def measure(held_out: HeldOut) -> list[FigureTable]:
 
 
 def _add_clip(
-    errors: Errors,
+    errors: _Errors,
     passed: dict[str, list[bool]],
     study: Study,
     held_out: HeldOut,
@@ -104,7 +104,7 @@ def separation(errors: dict[str, list[float]], name: str) -> tuple[float | None,
     return area_under_curve(faulty, clean), win_rate(faulty.tolist(), clean.tolist()), lost
 
 
-def _medium(errors: Errors, study: Study, geometry: str, column: int, title: str, clips: int) -> FigureTable:
+def _medium(errors: _Errors, study: Study, geometry: str, column: int, title: str, clips: int) -> FigureTable:
     rows: list[tuple[Cell, ...]] = [
         (reward, *(separation(errors[geometry, reward], name)[column] for name in MEDIUM))
         for reward in study.names
@@ -118,7 +118,7 @@ def _medium(errors: Errors, study: Study, geometry: str, column: int, title: str
     )
 
 
-def _guarded(errors: Errors, passed: dict[str, list[bool]], held_out: HeldOut) -> FigureTable:
+def _guarded(errors: _Errors, passed: dict[str, list[bool]], held_out: HeldOut) -> FigureTable:
     """What becomes of clips when pairing asks for motion, sharpness and coverage, with the default reward."""
     by_name = errors["predicted", DEFAULT]
     rows: list[tuple[Cell, ...]] = []
@@ -141,7 +141,7 @@ def _guarded(errors: Errors, passed: dict[str, list[bool]], held_out: HeldOut) -
     )
 
 
-def _detail(errors: Errors, study: Study, clips: int) -> FigureTable:
+def _detail(errors: _Errors, study: Study, clips: int) -> FigureTable:
     rows: list[tuple[Cell, ...]] = []
     for geometry in _GEOMETRIES:
         for reward in study.names:

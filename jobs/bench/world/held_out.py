@@ -142,7 +142,7 @@ def _frames(frames_THW3: Tensor | None, reason: str | None) -> Tensor:
     return frames_THW3
 
 
-class Subject(NamedTuple):
+class _Subject(NamedTuple):
     """A function of a HeldOut that returns tables, where it stands, and the checkpoints that it needs."""
 
     module: str
@@ -152,13 +152,13 @@ class Subject(NamedTuple):
 
 _HERE: Final = "jobs.bench.world"
 # A new subject is a function and a line here.
-SUBJECTS: Final[dict[str, Subject]] = {
-    "codec": Subject(f"{_HERE}.networks", "measure_codec", ("generator",)),
-    "generator": Subject(f"{_HERE}.generator", "measure", ("generator", "referee")),
-    "geometry": Subject(f"{_HERE}.networks", "measure_geometry", ("geometry",)),
-    "referee": Subject(f"{_HERE}.networks", "measure_referee", ("referee",)),
-    "faults": Subject(f"{_HERE}.faults", "measure", ("geometry",)),
-    "ranking": Subject(
+SUBJECTS: Final[dict[str, _Subject]] = {
+    "codec": _Subject(f"{_HERE}.networks", "measure_codec", ("generator",)),
+    "generator": _Subject(f"{_HERE}.generator", "measure", ("generator", "referee")),
+    "geometry": _Subject(f"{_HERE}.networks", "measure_geometry", ("geometry",)),
+    "referee": _Subject(f"{_HERE}.networks", "measure_referee", ("referee",)),
+    "faults": _Subject(f"{_HERE}.faults", "measure", ("geometry",)),
+    "ranking": _Subject(
         f"{_HERE}.ranking",
         "measure",
         ("generator", "geometry", "referee", "generator-boxes", "referee-boxes"),

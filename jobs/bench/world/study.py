@@ -52,33 +52,33 @@ SAMPSON: Final = "Sampson distance"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Variant:
+class _Variant:
     """A reward of the table with options that differ from its defaults."""
 
     reward: str = "reprojection"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-_VARIANTS: Final[dict[str, Variant]] = {
-    "mse, all, black (the paper's)": Variant(options={"views": "all", "holes": "black"}),
-    "mse, all": Variant(options={"views": "all"}),
-    "mse, black": Variant(options={"holes": "black"}),
-    "mse (reprojection)": Variant(),
-    "mse + ssim": Variant(options={"perceptual": "ssim"}),
-    "mse + lpips-vgg": Variant(options={"perceptual": "lpips-vgg"}),
-    "mse + lpips-alex": Variant(options={"perceptual": "lpips-alex"}),
-    "l1": Variant(options={"photometric": "l1"}),
-    "combined, first": Variant(reward="combined", options={"pairs": "first"}),
-    DEFAULT: Variant(reward="combined"),
+_VARIANTS: Final[dict[str, _Variant]] = {
+    "mse, all, black (the paper's)": _Variant(options={"views": "all", "holes": "black"}),
+    "mse, all": _Variant(options={"views": "all"}),
+    "mse, black": _Variant(options={"holes": "black"}),
+    "mse (reprojection)": _Variant(),
+    "mse + ssim": _Variant(options={"perceptual": "ssim"}),
+    "mse + lpips-vgg": _Variant(options={"perceptual": "lpips-vgg"}),
+    "mse + lpips-alex": _Variant(options={"perceptual": "lpips-alex"}),
+    "l1": _Variant(options={"photometric": "l1"}),
+    "combined, first": _Variant(reward="combined", options={"pairs": "first"}),
+    DEFAULT: _Variant(reward="combined"),
 }
 
 
 # Rewards of the frames alone; every frame against the next as in the paper, and half a clip apart.
-_PICTURE_VARIANTS: Final[dict[str, Variant]] = {
-    "epipolar, adjacent (the paper's)": Variant(
+_PICTURE_VARIANTS: Final[dict[str, _Variant]] = {
+    "epipolar, adjacent (the paper's)": _Variant(
         reward="epipolar", options={"pairs": "adjacent", "mutual": False, "truncate": 0.0}
     ),
-    "epipolar": Variant(reward="epipolar"),
+    "epipolar": _Variant(reward="epipolar"),
 }
 
 

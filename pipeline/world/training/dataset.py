@@ -32,7 +32,7 @@ _ENCODED_AT_ONCE = 25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fault:
+class _Fault:
     """A fault that half of a generator's clips carry, and the range of its strength in the last frame."""
 
     corruption: Corruption
@@ -41,9 +41,9 @@ class Fault:
 
 
 # By family: pixels of the growing warp, metres that the boxes slide. Each makes a base model with that fault.
-FAULTS: Final[dict[str, Fault]] = {
-    "warp": Fault(corruption=warp, weakest=2.0, strongest=3.5),
-    "boxes": Fault(corruption=moving_boxes, weakest=0.35, strongest=0.7),
+_FAULTS: Final[dict[str, _Fault]] = {
+    "warp": _Fault(corruption=warp, weakest=2.0, strongest=3.5),
+    "boxes": _Fault(corruption=moving_boxes, weakest=0.35, strongest=0.7),
 }
 
 
@@ -72,7 +72,7 @@ def example_video(prompt: WorldPrompt, fault: str | None) -> Tensor:
     clip = render_prompt(prompt)
     frames: Tensor = clip.frames_THW3
     if fault is not None:
-        family = FAULTS[fault]
+        family = _FAULTS[fault]
         strength = stable_generator("fault", prompt.scene_id).uniform(family.weakest, family.strongest)
         frames = family.corruption(make_scene(prompt.scene_id), clip, strength, prompt.seed)
     return frames.permute(3, 0, 1, 2) * 2 - 1

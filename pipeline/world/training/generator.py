@@ -45,7 +45,7 @@ class _TextTable:
         return torch.stack([self.known[text] for text in texts])
 
 
-def make_batch(
+def _make_batch(
     pipeline: CogVideoXImageToVideoPipeline,
     table: _TextTable,
     examples: Examples,
@@ -123,7 +123,7 @@ def train_generator(
     table = _TextTable(pipeline)
 
     def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        made = make_batch(pipeline, table, examples, batch, generator)
+        made = _make_batch(pipeline, table, examples, batch, generator)
         latents, image_latents, embeds = (part.to(device) for part in made)
         value = diffusion_loss(pipeline, latents, image_latents, embeds, rotary, generator)
         return value, {"loss": value.item()}

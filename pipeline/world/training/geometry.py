@@ -97,7 +97,7 @@ def _dressed_frames(bank: ClipBank, training: GeometryTraining, generator: torch
     return degrade(torch.where(chosen.view(-1, 1, 1, 1, 1), moved, frames), generator)
 
 
-def make_batch(
+def _make_batch(
     bank: ClipBank, training: GeometryTraining, generator: torch.Generator
 ) -> tuple[Tensor, GeometryTarget]:
     """A random batch: frames [B, T, 3, H, W] and its target; mirrored at random, colours permuted."""
@@ -160,7 +160,7 @@ def train_geometry(
     model = WorldGeometry(config).to(device)
 
     def loss(generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        frames, target = make_batch(bank, training, generator)
+        frames, target = _make_batch(bank, training, generator)
         times = _random_times(frames.shape[1], training.frames, generator).to(device)
         frames, target = frames.to(device), target.to(device)
         prediction = model(frames[:, times], match_to_first(frames).at(times), times)

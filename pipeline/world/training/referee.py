@@ -111,7 +111,7 @@ def labelled_clips(bank: ClipBank, training: RefereeTraining, generator: torch.G
     return LabelledClips(frames_BTHW3=degrade(shown, generator), fault_B=fault.float(), move_B=bank.move_N)
 
 
-def make_batch(bank: ClipBank, training: RefereeTraining, generator: torch.Generator) -> LabelledClips:
+def _make_batch(bank: ClipBank, training: RefereeTraining, generator: torch.Generator) -> LabelledClips:
     """A random labelled batch, mirrored at random (left moves become right ones), colours permuted."""
     picked = bank.pick(torch.randint(len(bank), (training.batch_size,), generator=generator))
     clips = labelled_clips(picked, training, generator)
@@ -125,7 +125,7 @@ def _batches(work: Path, training: RefereeTraining) -> Callable[[torch.Generator
     """Random labelled batches of the family of faults."""
     if training.fault == "warp":
         bank = cached_bank(work, "train", training.clips)
-        return lambda generator: make_batch(bank, training, generator)
+        return lambda generator: _make_batch(bank, training, generator)
     codec, examples = prepare_examples(work / "examples", training.clips, fault=training.fault)
     return lambda generator: decoded_batch(codec, examples, training.batch_size, generator)
 

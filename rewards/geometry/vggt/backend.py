@@ -23,12 +23,12 @@ from rewards.geometry.vggt.layers import VGGTConfig
 from rewards.geometry.vggt.model import VGGT
 from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
 
-DEFAULT_MODEL = "facebook/VGGT-1B"
-LICENSES = {
+_DEFAULT_MODEL = "facebook/VGGT-1B"
+_LICENSES = {
     "facebook/VGGT-1B": "CC-BY-NC-4.0",
     "facebook/VGGT-1B-Commercial": "VGGT commercial licence (gated; allows commercial use under its terms)",
 }
-GATED = ("facebook/VGGT-1B-Commercial",)
+_GATED = ("facebook/VGGT-1B-Commercial",)
 _UNKNOWN = "unknown"
 _WEIGHTS = "model.safetensors"
 _CONFIG = "config.json"
@@ -45,13 +45,13 @@ class VGGTWeights:
     config: VGGTConfig
 
 
-def find_weights(model: str | None, revision: str | None) -> VGGTWeights:
+def _find_weights(model: str | None, revision: str | None) -> VGGTWeights:
     """Find weights in a local folder or in the Hub's cache; nothing is downloaded.
 
     Weights of several GB under a licence of their own are fetched by an explicit command, which the error
     names. Raises RewardError when they are missing or their config is not understood.
     """
-    name = model or DEFAULT_MODEL
+    name = model or _DEFAULT_MODEL
     folder = Path(name)
     if folder.is_dir():
         return _local(folder)
@@ -59,15 +59,15 @@ def find_weights(model: str | None, revision: str | None) -> VGGTWeights:
     if path is None:
         gated = "accept its terms on its page of the Hub, run `hf auth login`, then "
         raise RewardError(
-            f"VGGT weights {name} are not on this machine (licence: {LICENSES.get(name, _UNKNOWN)}); "
-            f"{gated if name in GATED else ''}fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
+            f"VGGT weights {name} are not on this machine (licence: {_LICENSES.get(name, _UNKNOWN)}); "
+            f"{gated if name in _GATED else ''}fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
             + (f" --revision {revision}" if revision else "")
         )
     config = cached_file(name, revision, _CONFIG)
     return VGGTWeights(
         model=name,
         revision=path.parent.name,
-        license=LICENSES.get(name, _UNKNOWN),
+        license=_LICENSES.get(name, _UNKNOWN),
         weights=path,
         config=_read_config(config) if config else VGGTConfig(),
     )
@@ -181,13 +181,13 @@ def resize_frames(frames_THW3: Tensor, width: int, multiple: int) -> Tensor:
 
 def load_backend(*, model: str | None, revision: str | None, device: str) -> VGGTBackend:
     """Load VGGT from a local folder or the Hub's cache (default facebook/VGGT-1B)."""
-    weights = find_weights(model, revision)
+    weights = _find_weights(model, revision)
     return VGGTBackend(load_vggt(weights, device), weights)
 
 
 def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
     """The weights that `load_backend` would load; raises RewardError when they are missing."""
-    found = find_weights(model, revision)
+    found = _find_weights(model, revision)
     return GeometryInfo(
         name=VGGTBackend.name, model=found.model, revision=found.revision, license=found.license
     )

@@ -95,7 +95,7 @@ _POSITION_WEIGHT = 0.1
 _LAST = 32
 
 
-class ResidualConv(nn.Module):
+class _ResidualConv(nn.Module):
     """Two convolutions on a rectified input, added to the rectified input.
 
     The published model rectifies in place before it adds, so its residual path carries max(x, 0), not x.
@@ -113,14 +113,14 @@ class ResidualConv(nn.Module):
         return output
 
 
-class Fusion(nn.Module):
+class _Fusion(nn.Module):
     """Adds a finer map to a coarser one and enlarges the result."""
 
     def __init__(self, channels: int, lateral: bool) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(channels, channels, 1)
-        self.resConfUnit1 = ResidualConv(channels) if lateral else None
-        self.resConfUnit2 = ResidualConv(channels)
+        self.resConfUnit1 = _ResidualConv(channels) if lateral else None
+        self.resConfUnit2 = _ResidualConv(channels)
 
     def forward(self, x: Tensor, finer: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Map of the given size."""
@@ -130,7 +130,7 @@ class Fusion(nn.Module):
         return output
 
 
-class Scratch(nn.Module):
+class _Scratch(nn.Module):
     """The fusion pyramid; outputs is the number of channels of the maps, None for features only."""
 
     def __init__(self, channels: tuple[int, int, int, int], features: int, outputs: int | None) -> None:
@@ -139,10 +139,10 @@ class Scratch(nn.Module):
         self.layer2_rn = nn.Conv2d(channels[1], features, 3, padding=1, bias=False)
         self.layer3_rn = nn.Conv2d(channels[2], features, 3, padding=1, bias=False)
         self.layer4_rn = nn.Conv2d(channels[3], features, 3, padding=1, bias=False)
-        self.refinenet1 = Fusion(features, lateral=True)
-        self.refinenet2 = Fusion(features, lateral=True)
-        self.refinenet3 = Fusion(features, lateral=True)
-        self.refinenet4 = Fusion(features, lateral=False)
+        self.refinenet1 = _Fusion(features, lateral=True)
+        self.refinenet2 = _Fusion(features, lateral=True)
+        self.refinenet3 = _Fusion(features, lateral=True)
+        self.refinenet4 = _Fusion(features, lateral=False)
         half = features if outputs is None else features // 2
         self.output_conv1 = nn.Conv2d(features, half, 3, padding=1)
         if outputs is not None:
@@ -179,7 +179,7 @@ class DenseHead(nn.Module):
                 nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
             ]
         )
-        self.scratch = Scratch(channels, features, outputs)
+        self.scratch = _Scratch(channels, features, outputs)
 
     def forward(self, tokens: Mapping[int, Tensor], special: int, height: int, width: int) -> Tensor:
         """Maps B,S,C,H,W from the tokens B,S,N,E of the layers; `special` tokens stand before the patches."""

@@ -97,7 +97,7 @@ class Rotary:
         return (x_BhNd * self.cos_Nd + swapped_BhNd * self.sin_Nd).to(x_BhNd.dtype)
 
 
-def rotary_grid(
+def _rotary_grid(
     rows: int, columns: int, special: int, head_dim: int, base: float, device: torch.device
 ) -> Rotary:
     """Angles of a frame's tokens: `special` tokens at position 0, then a grid whose positions start at 1."""
@@ -113,7 +113,7 @@ def rotary_grid(
     return Rotary(angle_Nd.cos(), angle_Nd.sin())
 
 
-class Attention(nn.Module):
+class _Attention(nn.Module):
     """Multi-head self-attention, optionally with normalised queries and keys and rotary positions."""
 
     def __init__(self, dim: int, heads: int, qk_norm: bool) -> None:
@@ -149,7 +149,7 @@ class Mlp(nn.Module):
         return output
 
 
-class LayerScale(nn.Module):
+class _LayerScale(nn.Module):
     """A learned factor per channel."""
 
     def __init__(self, dim: int, start: float) -> None:
@@ -169,11 +169,11 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=eps)
-        self.attn = Attention(dim, heads, qk_norm)
-        self.ls1 = LayerScale(dim, scale)
+        self.attn = _Attention(dim, heads, qk_norm)
+        self.ls1 = _LayerScale(dim, scale)
         self.norm2 = nn.LayerNorm(dim, eps=eps)
         self.mlp = Mlp(dim, 4 * dim, dim)
-        self.ls2 = LayerScale(dim, scale)
+        self.ls2 = _LayerScale(dim, scale)
 
     def forward(self, x_BND: Tensor, rotary: Rotary | None = None) -> Tensor:
         """Attention, then the MLP, each added to its input."""
@@ -185,7 +185,7 @@ class Block(nn.Module):
 _EPS = 1e-6  # DINOv2 normalises with 1e-6, the rest of VGGT with 1e-5
 
 
-class PatchProjection(nn.Module):
+class _PatchProjection(nn.Module):
     """A linear map of every patch."""
 
     def __init__(self, patch_size: int, dim: int) -> None:
@@ -198,14 +198,14 @@ class PatchProjection(nn.Module):
         return tokens.flatten(2).transpose(1, 2)
 
 
-class Backbone(nn.Module):
+class _Backbone(nn.Module):
     """DINOv2 that returns normalised patch tokens."""
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
         dim, grid = config.embed_dim, config.img_size // config.patch_size
         self.patch_size = config.patch_size
-        self.patch_embed = PatchProjection(config.patch_size, dim)
+        self.patch_embed = _PatchProjection(config.patch_size, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1 + grid * grid, dim), std=0.02))
         self.register_tokens = nn.Parameter(1e-6 * torch.randn(1, config.num_register_tokens, dim))
@@ -250,7 +250,7 @@ class Aggregator(nn.Module):
         super().__init__()
         self.config = config
         dim = config.embed_dim
-        self.patch_embed = Backbone(config)
+        self.patch_embed = _Backbone(config)
         self.frame_blocks = nn.ModuleList(
             Block(dim, config.num_heads, qk_norm=True) for _ in range(config.depth)
         )
@@ -271,7 +271,7 @@ class Aggregator(nn.Module):
         batch, frames, _, height, width = images_BSCHW.shape
         x_BSND = self._tokens(images_BSCHW)
         patch = self.config.patch_size
-        rotary = rotary_grid(
+        rotary = _rotary_grid(
             height // patch,
             width // patch,
             self.num_special,

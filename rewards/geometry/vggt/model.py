@@ -22,7 +22,7 @@ _VIRTUAL = 64
 _FLOW = 4  # extra channels of the tracker's tokens
 
 
-class SelfBlock(nn.Module):
+class _SelfBlock(nn.Module):
     """Self-attention over time or over virtual tracks."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -33,7 +33,7 @@ class SelfBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
 
 
-class CrossBlock(nn.Module):
+class _CrossBlock(nn.Module):
     """Attention between points and virtual tracks."""
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -45,7 +45,7 @@ class CrossBlock(nn.Module):
         self.mlp = Mlp(dim, 4 * dim, dim)
 
 
-class UpdateFormer(nn.Module):
+class _UpdateFormer(nn.Module):
     """The transformer that updates tracks."""
 
     def __init__(self, config: VGGTConfig) -> None:
@@ -57,13 +57,13 @@ class UpdateFormer(nn.Module):
         self.output_norm = nn.LayerNorm(hidden)
         self.flow_head = nn.Linear(hidden, config.track_features + 2)
         self.virual_tracks = nn.Parameter(torch.randn(1, _VIRTUAL, 1, hidden))
-        self.time_blocks = nn.ModuleList(SelfBlock(hidden, heads) for _ in depth)
-        self.space_virtual_blocks = nn.ModuleList(SelfBlock(hidden, heads) for _ in depth)
-        self.space_point2virtual_blocks = nn.ModuleList(CrossBlock(hidden, heads) for _ in depth)
-        self.space_virtual2point_blocks = nn.ModuleList(CrossBlock(hidden, heads) for _ in depth)
+        self.time_blocks = nn.ModuleList(_SelfBlock(hidden, heads) for _ in depth)
+        self.space_virtual_blocks = nn.ModuleList(_SelfBlock(hidden, heads) for _ in depth)
+        self.space_point2virtual_blocks = nn.ModuleList(_CrossBlock(hidden, heads) for _ in depth)
+        self.space_virtual2point_blocks = nn.ModuleList(_CrossBlock(hidden, heads) for _ in depth)
 
 
-class Tracker(nn.Module):
+class _Tracker(nn.Module):
     """Correlation features, update transformer and predictors."""
 
     def __init__(self, config: VGGTConfig) -> None:
@@ -71,7 +71,7 @@ class Tracker(nn.Module):
         features = config.track_features
         self.corr_mlp = Mlp(_LEVELS * (2 * _RADIUS + 1) ** 2, config.track_hidden, features)
         self.query_ref_token = nn.Parameter(torch.randn(1, 2, 3 * features + _FLOW))
-        self.updateformer = UpdateFormer(config)
+        self.updateformer = _UpdateFormer(config)
         self.fmap_norm = nn.LayerNorm(features)
         self.ffeat_norm = nn.GroupNorm(1, features)
         self.ffeat_updater = nn.Sequential(nn.Linear(features, features), nn.GELU())
@@ -79,16 +79,16 @@ class Tracker(nn.Module):
         self.conf_predictor = nn.Sequential(nn.Linear(features, 1))
 
 
-class TrackHead(nn.Module):
+class _TrackHead(nn.Module):
     """Container of the weights; it has no forward."""
 
     def __init__(self, config: VGGTConfig) -> None:
         super().__init__()
         self.feature_extractor = DenseHead(config, config.track_features, outputs=None)
-        self.tracker = Tracker(config)
+        self.tracker = _Tracker(config)
 
 
-HEADS = ("camera", "depth", "point")
+_HEADS = ("camera", "depth", "point")
 
 
 class VGGT(nn.Module):
@@ -102,9 +102,9 @@ class VGGT(nn.Module):
         self.camera_head = CameraHead(self.config)
         self.point_head = DenseHead(self.config, features, outputs=4)
         self.depth_head = DenseHead(self.config, features, outputs=2)
-        self.track_head = TrackHead(self.config) if self.config.track else None
+        self.track_head = _TrackHead(self.config) if self.config.track else None
 
-    def forward(self, images_BSCHW: Tensor, heads: Collection[str] = HEADS) -> dict[str, Tensor]:
+    def forward(self, images_BSCHW: Tensor, heads: Collection[str] = _HEADS) -> dict[str, Tensor]:
         """Reconstruct clips of RGB in [0,1] whose sides are multiples of the patch size.
 
         pose_enc B,S,9 (translation, quaternion x y z w, vertical and horizontal field of view; w2c, first
@@ -147,5 +147,5 @@ class VGGT(nn.Module):
             raise ValueError(
                 f"height and width must be multiples of {patch}, got {height}x{width}; resize first"
             )
-        if not heads or not set(heads) <= set(HEADS):
-            raise ValueError(f"heads must be some of {', '.join(HEADS)}, got {list(heads)}")
+        if not heads or not set(heads) <= set(_HEADS):
+            raise ValueError(f"heads must be some of {', '.join(_HEADS)}, got {list(heads)}")

@@ -22,11 +22,11 @@ from torch.nn import functional as F
 from rewards.geometry.world.matching import CELL, Matches, match_to_first
 from rewards.hub import load_checkpoint, save_checkpoint
 
-CUES: Final = 8
+_CUES: Final = 8
 _STEM: Final = 32
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """Pre-norm self-attention and MLP over whatever sequence it is given."""
 
     def __init__(self, width: int, heads: int) -> None:
@@ -47,14 +47,14 @@ class Block(nn.Module):
         return mixed
 
 
-class Stem(nn.Module):
+class _Stem(nn.Module):
     """Pixels and cues to tokens; keeps the fine features that the depth head needs for sharp edges."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fine = nn.Conv2d(3, _STEM, 5, 2, 2)
         self.middle = nn.Conv2d(_STEM, 2 * _STEM, 3, 2, 1)
-        self.cue = nn.Conv2d(CUES, _STEM, 3, 1, 1)
+        self.cue = nn.Conv2d(_CUES, _STEM, 3, 1, 1)
         self.coarse = nn.Conv2d(3 * _STEM, width, 2, 2)
 
     def forward(self, images_NCHW: Tensor, cues_NChw: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,7 +64,7 @@ class Stem(nn.Module):
         return self.coarse(middle).flatten(2).transpose(1, 2), fine, middle
 
 
-class DepthHead(nn.Module):
+class _DepthHead(nn.Module):
     """Tokens to full resolution by pixel shuffle, joined by the stem's features on the way."""
 
     def __init__(self, width: int) -> None:
@@ -128,7 +128,7 @@ class GeometryPrediction:
     confidence_BTHW: Tensor
 
 
-def cue_channels(matches: Matches, times_T: Tensor) -> Tensor:
+def _cue_channels(matches: Matches, times_T: Tensor) -> Tensor:
     """Scaled cues [B, T, 8, h, w]: motion, motion a frame, deviation from the mean, error, texture."""
     flow = matches.flow_BT2hw
     steps = times_T.clamp_min(1).view(1, -1, 1, 1, 1)
@@ -146,17 +146,17 @@ class WorldGeometry(nn.Module):
         super().__init__()
         self.config = config
         width, cells = config.width, config.image_size // config.patch_size
-        self.stem = Stem(width)
+        self.stem = _Stem(width)
         self.place_embed = nn.Parameter(0.02 * torch.randn(1, 1, cells * cells, width))
         self.time_embed = nn.Parameter(0.02 * torch.randn(1, config.max_frames, 1, width))
         self.camera_cue = nn.Sequential(
-            nn.Linear(CUES * cells * cells, width), nn.GELU(), nn.Linear(width, width)
+            nn.Linear(_CUES * cells * cells, width), nn.GELU(), nn.Linear(width, width)
         )
-        self.frame_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
-        self.global_blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.layers))
+        self.frame_blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.layers))
+        self.global_blocks = nn.ModuleList(_Block(width, config.heads) for _ in range(config.layers))
         self.camera_norm = nn.LayerNorm(width)
         self.camera_head = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, 9))
-        self.depth_head = DepthHead(width)
+        self.depth_head = _DepthHead(width)
 
     def forward(
         self, frames_BTCHW: Tensor, matches: Matches | None = None, times_T: Tensor | None = None
@@ -167,7 +167,7 @@ class WorldGeometry(nn.Module):
         """
         batch, frames = frames_BTCHW.shape[:2]
         times = torch.arange(frames, device=frames_BTCHW.device) if times_T is None else times_T
-        cues = cue_channels(match_to_first(frames_BTCHW) if matches is None else matches, times)
+        cues = _cue_channels(match_to_first(frames_BTCHW) if matches is None else matches, times)
         time_embed = self.time_embed[:, times]
         images = frames_BTCHW.flatten(0, 1)
         tokens, fine, middle = self.stem(images, cues.flatten(0, 1))
