@@ -108,7 +108,7 @@ def command(
     Held-out pairs are those that gpa pair --split all writes of other splits than train.
     """
     from jobs.progress import ConsoleProgress
-    from pipeline.engine.warm import let_go
+    from pipeline.engine.warm import release_idle
     from storage.hub.provenance import pair_provenance
     from storage.run import Run
     from trainer.loop import train
@@ -122,7 +122,7 @@ def command(
         told = _forecast(config, foretold.trainable)
         print_result(foretold.as_dict() | told.as_dict(), as_json, f"{foretold}\n{told}")
         return
-    let_go()
+    release_idle()
     progress = ConsoleProgress("steps")
     # Under a launcher every process comes here; one of them speaks for all.
     first = os.environ.get("RANK", "0") == "0"

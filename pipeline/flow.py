@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.damage import mend_tables
-from pipeline.engine.runners import Summary, Tally
+from pipeline.engine.runners import OutcomeCounter, Summary
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
 from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_sample, sample_stage
 from pipeline.sampling.settings import SampleSettings
@@ -80,14 +80,14 @@ def run_flow(
         if before_work is not None:
             before_work()
         arrivals = _Arrivals(run, plan, settings.score.batch, have)
-        tallies = {
-            SAMPLE: Tally(run, SAMPLE, wanted=plan.wanted, present=plan.wanted - len(plan.ids)),
-            SCORE: Tally(run, SCORE, wanted=arrivals.expected, present=arrivals.scored),
+        counters = {
+            SAMPLE: OutcomeCounter(run, SAMPLE, wanted=plan.wanted, present=plan.wanted - len(plan.ids)),
+            SCORE: OutcomeCounter(run, SCORE, wanted=arrivals.expected, present=arrivals.scored),
         }
-        _count(_stream(run, settings, plan, arrivals), tallies, progress or Silent())
-        scored = tallies[SCORE].summary
+        _count(_stream(run, settings, plan, arrivals), counters, progress or Silent())
+        scored = counters[SCORE].summary
         return FlowResult(
-            sample=tallies[SAMPLE].summary,
+            sample=counters[SAMPLE].summary,
             score=replace(scored, wanted=scored.present + scored.done + scored.failed),
             reward_version=version,
         )
@@ -133,14 +133,14 @@ class _Arrivals:
         return prompt_tasks(rows, self._batch, self._have)
 
 
-def _count(stream: _Stream, tallies: dict[str, Tally], progress: Progress) -> None:
-    summaries = [tally.summary for tally in tallies.values()]
+def _count(stream: _Stream, counters: dict[str, OutcomeCounter], progress: Progress) -> None:
+    summaries = [counter.summary for counter in counters.values()]
     present = sum(one.present for one in summaries)
     progress.start("sample and score", sum(one.wanted for one in summaries), present)
     try:
         with closing(stream):
             for stage, outcome in stream:
-                tallies[stage].add(outcome)
+                counters[stage].add(outcome)
                 progress.advance(len(outcome.done), len(outcome.failed))
     finally:
         progress.stop()
@@ -179,16 +179,19 @@ def _on_ray(
     """
     from pipeline.engine.ray_pool import Pool
     from pipeline.engine.ray_runner import deferred_sigterm, drive
-    from pipeline.engine.warm import crew_for
+    from pipeline.engine.warm import warm_actors_for
 
     ready = arrivals.complete()
     if not plan.tasks and not ready:
         return
     sample, score = settings.sample, settings.score
     hungrier: Any = max((sample, score), key=lambda one: one.gpus_per_worker)
-    with crew_for(hungrier, sample.workers + score.workers) as crew, deferred_sigterm() as termination:
-        sampling = Pool(crew, stages[0], sample)
-        scoring = Pool(crew, stages[1], replace(score, min_workers=0))
+    with (
+        warm_actors_for(hungrier, sample.workers + score.workers) as warm_actors,
+        deferred_sigterm() as termination,
+    ):
+        sampling = Pool(warm_actors, stages[0], sample)
+        scoring = Pool(warm_actors, stages[1], replace(score, min_workers=0))
         sampling.feed(plan.tasks)
         sampling.close()
         scoring.feed(ready)

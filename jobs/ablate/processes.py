@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from jobs.ablate.costs import Begun, Cost, EvaluationCost
 from jobs.ablate.scheduler import Scheduler
 from jobs.ablate.trainings import FOLDER, Training
-from pipeline.engine.warm import let_go
+from pipeline.engine.warm import release_idle
 from trainer.processes import stop_requests
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class _Children:
 
     def start(self, name: str, words: Sequence[str], log: Path) -> None:
         """Start a gpa command in a free slot; what it prints goes to `log`, which is written anew."""
-        let_go()
+        release_idle()
         slot = min(set(range(self._slots)) - self._running.keys())
         log.parent.mkdir(parents=True, exist_ok=True)
         # A signal that comes while the process is made would leave one that nobody knows.

@@ -12,9 +12,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.engine.ray_crew import IDLE_SECONDS, SURE_SECONDS, Crew
 from pipeline.engine.ray_worker import Actor, CannotStart, Phase
-from pipeline.engine.stage import WORKER_LOST, Stage, Task, TaskOutcome, give_up, pieces
+from pipeline.engine.stage import WORKER_LOST, Stage, Task, TaskOutcome, failed_outcome, split_task
+from pipeline.engine.warm_actors import IDLE_SECONDS, SURE_SECONDS, WarmActors
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
 
@@ -32,8 +32,13 @@ _PLACE_WARNING_SECONDS = 60.0
 class Pool:
     """Feed it tasks, poll it for outcomes, close it when no more tasks come. Not thread-safe."""
 
-    def __init__(self, crew: Crew, stage: Stage[Any], settings: WorkerSettings) -> None:
-        self._crew, self._ray, self._stage, self._settings = crew, crew.ray, stage, settings
+    def __init__(self, warm_actors: WarmActors, stage: Stage[Any], settings: WorkerSettings) -> None:
+        self._warm_actors, self._ray, self._stage, self._settings = (
+            warm_actors,
+            warm_actors.ray,
+            stage,
+            settings,
+        )
         self._runtime_env = settings.read_runtime_env()
         self._queue: deque[Task] = deque()
         self._actors: list[Actor] = []
@@ -110,7 +115,7 @@ class Pool:
         least = min(self._settings.min_workers, self._fed)
         wanted = max(least, min(most, self.in_flight + len(self._queue)))
         while len(self._actors) < wanted:
-            self._actors.append(self._crew.hire(self._stage, self._runtime_env))
+            self._actors.append(self._warm_actors.take_actor(self._stage, self._runtime_env))
         patience = 0.0 if self._closed else IDLE_SECONDS
         for actor in [one for one in self._actors if one.idle_for() > patience]:
             if len(self._actors) > wanted:
@@ -156,7 +161,7 @@ class Pool:
         # If this process itself stood still, silence says nothing about the actors.
         was_away = now - self._watched > 3 * every + 1
         self._watched = now
-        self._crew.tidy()
+        self._warm_actors.tidy()
         outcomes: list[TaskOutcome] = []
         for actor in list(self._actors):
             actor.listen(self._ray)
@@ -191,19 +196,19 @@ class Pool:
         log.warning("%s: task %s cost a worker (%d of %d)", self._stage.name, task.key, deaths, most)
         if deaths < most:
             # Before the last try a task is taken apart: one candidate must not take the others with it.
-            parts = pieces(task) if deaths == most - 1 else [task]
+            parts = split_task(task) if deaths == most - 1 else [task]
             counts.update({part.key: deaths for part in parts})
             self._queue.extendleft(reversed(parts))
             return []
         reason = f"killed its worker {deaths} times" if node_alive else f"its node died {deaths} times"
-        return [give_up(task, WORKER_LOST, f"{reason}, at last: {why}")]
+        return [failed_outcome(task, WORKER_LOST, f"{reason}, at last: {why}")]
 
     def _remove(self, actor: Actor, *, keep: bool = False) -> None:
         self._actors.remove(actor)
         if keep:
-            self._crew.dismiss(actor)
+            self._warm_actors.return_actor(actor)
         else:
-            self._crew.end(actor)
+            self._warm_actors.end(actor)
 
     def _cannot_start(self, error: Exception) -> UserError:
         return UserError(
@@ -215,7 +220,7 @@ class Pool:
         """Whether the process of an actor is known to have ended; Ray may need a moment to find out."""
         errors = self._ray.exceptions
         try:
-            self._ray.get(actor.handle.pulse.remote(), timeout=SURE_SECONDS)
+            self._ray.get(actor.handle.last_heartbeat.remote(), timeout=SURE_SECONDS)
         except errors.ActorDiedError:
             return True
         except errors.RayError:

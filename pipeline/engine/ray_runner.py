@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.engine.ray_pool import Pool
 from pipeline.engine.stage import Stage, Task, TaskOutcome
-from pipeline.engine.warm import crew_for
+from pipeline.engine.warm import warm_actors_for
 from pipeline.engine.worker_settings import WorkerSettings
 
 
@@ -80,8 +80,8 @@ class RayRunner:
         if not waiting:
             return
         places = min(self.settings.workers, len(waiting))
-        with crew_for(self.settings, places) as crew, deferred_sigterm() as termination:
-            pool = Pool(crew, stage, self.settings)
+        with warm_actors_for(self.settings, places) as warm_actors, deferred_sigterm() as termination:
+            pool = Pool(warm_actors, stage, self.settings)
             pool.feed(waiting)
             pool.close()
             waiting.clear()

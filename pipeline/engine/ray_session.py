@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from pipeline.engine.nursery import Nursery
-from pipeline.engine.ray_crew import Crew
+from pipeline.engine.fork_server import ForkServer
+from pipeline.engine.warm_actors import WarmActors
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
 
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 
 _START_ATTEMPTS = 2
 _NICENESS = "RAY_worker_niceness"  # the name that Ray reads
-# Workers that Ray starts before it knows what for; those of a nursery are others.
+# Workers that Ray starts before it knows what for; those of a fork server are others.
 _PRESTART = "RAY_prestart_worker_first_driver"
 _OBJECT_STORE_BYTES = 100 * 2**20
 
 
-def open_crew(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) -> Crew:
+def open_warm_actors(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) -> WarmActors:
     """The cluster at `settings.ray_address`, or a local one with `cpus` places, and no actor yet.
 
     Workers of a local one that need no GPU have imported `modules` when they start. Raises UserError when Ray
@@ -35,10 +35,10 @@ def open_crew(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) 
     """
     local = settings.ray_address is None
     environment = local_environment() if local else {}
-    nursery = _nursery(settings, modules, environment) if modules and local else None
-    if nursery is not None:
+    fork_server = _fork_server(settings, modules, environment) if modules and local else None
+    if fork_server is not None:
         environment[_PRESTART] = "0"
-    with _closed_on_error(nursery):
+    with _closed_on_error(fork_server):
         with _environment(environment), _own_signals():
             import ray
 
@@ -49,30 +49,30 @@ def open_crew(settings: WorkerSettings, cpus: int, modules: Sequence[str] = ()) 
         except UserError:
             ray.shutdown()
             raise
-    return Crew(ray, settings, cpus, nursery)
+    return WarmActors(ray, settings, cpus, fork_server)
 
 
-def _nursery(
+def _fork_server(
     settings: WorkerSettings, modules: Sequence[str], environment: Mapping[str, str]
-) -> Nursery | None:
+) -> ForkServer | None:
     """None where workers cannot be forks, and then import for themselves."""
     # macOS forks, but not what has used its frameworks.
     if settings.gpus_per_worker or settings.runtime_env is not None or sys.platform != "linux":
         return None
     try:
-        return Nursery(modules, environment)
+        return ForkServer(modules, environment)
     except OSError as error:
         log.info("workers import for themselves: %s", error)
         return None
 
 
 @contextmanager
-def _closed_on_error(nursery: Nursery | None) -> Iterator[None]:
+def _closed_on_error(fork_server: ForkServer | None) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if nursery is not None:
-            nursery.close()
+        if fork_server is not None:
+            fork_server.close()
         raise
 
 

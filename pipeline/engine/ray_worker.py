@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.imports import swift_imports
-from pipeline.engine.stage import Stage, Task, TaskOutcome, attempt, beat, idle_seconds, settle_threads
+from pipeline.engine.stage import Stage, Task, TaskOutcome, attempt, heartbeat, idle_seconds, settle_threads
 
 # The methods of a group have a thread of their own, so that a busy actor can answer.
-_PULSE_GROUP = "pulse"
+_HEARTBEAT_GROUP = "heartbeat"
 
 
 class CannotStart(Exception):
@@ -25,7 +25,7 @@ class CannotStart(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pulse:
+class Heartbeat:
     """Where an actor lives and how many seconds ago its work moved on."""
 
     node: str
@@ -43,7 +43,7 @@ class RayWorker:
 
     def setup(self, pickled: bytes) -> None:
         """Take a stage and load its weights. Raises what the stage raises, and CannotStart."""
-        beat()
+        heartbeat()
         with swift_imports():
             self._stage = _unpickled(pickled)
             self._before, self._environment = _traits(), dict(os.environ)
@@ -68,15 +68,15 @@ class RayWorker:
     def process(self, task: Task) -> TaskOutcome:
         """Do one task."""
         assert self._stage is not None, "setup comes first"
-        beat()
+        heartbeat()
         return attempt(self._stage, task)
 
-    def pulse(self) -> Pulse:
+    def last_heartbeat(self) -> Heartbeat:
         """A sign of life."""
         import ray
 
         node = ray.get_runtime_context().get_node_id()
-        return Pulse(node=node, pid=os.getpid(), idle=idle_seconds())
+        return Heartbeat(node=node, pid=os.getpid(), idle=idle_seconds())
 
 
 @dataclass(frozen=True)
@@ -135,12 +135,16 @@ def _unpickled(pickled: bytes) -> Stage[Any]:
 def worker_class(ray: Any) -> Any:
     """The actor class, made here because Ray is imported only where it is used."""
     # ray.method marks the function, which `RayWorker` itself, used without Ray, does not need.
-    marked = type("RayWorker", (RayWorker,), {"pulse": ray.method(concurrency_group=_PULSE_GROUP)(_pulse)})
-    return ray.remote(concurrency_groups={_PULSE_GROUP: 1})(marked)
+    marked = type(
+        "RayWorker",
+        (RayWorker,),
+        {"last_heartbeat": ray.method(concurrency_group=_HEARTBEAT_GROUP)(_last_heartbeat)},
+    )
+    return ray.remote(concurrency_groups={_HEARTBEAT_GROUP: 1})(marked)
 
 
-def _pulse(self: RayWorker) -> Pulse:
-    return RayWorker.pulse(self)
+def _last_heartbeat(self: RayWorker) -> Heartbeat:
+    return RayWorker.last_heartbeat(self)
 
 
 class Phase(enum.Enum):
@@ -196,17 +200,17 @@ class Actor:
     def listen(self, ray: Any) -> None:
         """Take its sign of life if there is one, and ask for the next."""
         if self._asked is None:
-            self._asked = self.handle.pulse.remote()
+            self._asked = self.handle.last_heartbeat.remote()
         ready, _ = ray.wait([self._asked], timeout=0)
         if not ready:
             return
         try:
-            pulse: Pulse = ray.get(ready[0])
+            found: Heartbeat = ray.get(ready[0])
         except ray.exceptions.RayError:
             # Its death is told by the result that it owes.
             return
-        self.node, self._heard, self._idle = pulse.node, time.monotonic(), pulse.idle
-        self._asked = self.handle.pulse.remote()
+        self.node, self._heard, self._idle = found.node, time.monotonic(), found.idle
+        self._asked = self.handle.last_heartbeat.remote()
 
     def forgive(self) -> None:
         """Count its silence from now on."""

@@ -61,7 +61,7 @@ class Summary:
     reason: str | None = None
 
 
-class Tally:
+class OutcomeCounter:
     """Counts the outcomes of one stage and writes what has no rows to rejects."""
 
     def __init__(self, run: Run, stage: str, *, wanted: int, present: int) -> None:
@@ -108,18 +108,18 @@ def execute(
     Tasks without rows (errors, dead workers) go to rejects; the same command tries them again.
     """
     present = wanted - sum(len(task.ids) for task in tasks)
-    tally = Tally(run, stage.name, wanted=wanted, present=present)
+    counter = OutcomeCounter(run, stage.name, wanted=wanted, present=present)
     if not tasks:
-        return tally.summary
+        return counter.summary
     progress.start(stage.name, wanted, present)
     try:
         with closing(runner.run(stage, tasks)) as outcomes:
             for outcome in outcomes:
-                tally.add(outcome)
+                counter.add(outcome)
                 progress.advance(len(outcome.done), len(outcome.failed))
     finally:
         progress.stop()
-    return tally.summary
+    return counter.summary
 
 
 def _write_rejects(run: Run, stage: str, outcome: TaskOutcome) -> None:

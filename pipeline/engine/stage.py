@@ -1,7 +1,7 @@
 """What a stage is: it declares what it needs, loads its weights in the worker, and does one task at a time.
 
-Stages beat after every piece of work, samplers after every denoising step. Whoever watches asks for the time
-since the last beat.
+Stages give a heartbeat after every piece of work, samplers after every denoising step. Whoever watches asks
+for the time since the last one.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from storage.errors import DiskError
 _last = time.monotonic()
 
 
-def beat() -> None:
+def heartbeat() -> None:
     """Say that the work of this process moved on."""
     global _last
     _last = time.monotonic()
 
 
 def idle_seconds() -> float:
-    """Seconds since the last beat of this process."""
+    """Seconds since the last heartbeat of this process."""
     return time.monotonic() - _last
 
 
@@ -82,13 +82,13 @@ class Task(Protocol):
 class _Divisible(Protocol):
     """A task that can be done in parts: one candidate that kills its worker then costs no other."""
 
-    def pieces(self) -> Sequence[Task]:
+    def split(self) -> Sequence[Task]:
         """A task for each of its ids."""
 
 
-def pieces(task: Task) -> Sequence[Task]:
+def split_task(task: Task) -> Sequence[Task]:
     """The task in its smallest parts: itself, unless it is divisible."""
-    return task.pieces() if isinstance(task, _Divisible) else (task,)
+    return task.split() if isinstance(task, _Divisible) else (task,)
 
 
 TaskT_contra = TypeVar("TaskT_contra", bound=Task, contravariant=True)
@@ -147,15 +147,15 @@ def attempt(stage: Stage[TaskT_contra], task: TaskT_contra) -> TaskOutcome:
     try:
         return stage.process(task)
     except DiskError as error:
-        return give_up(task, DISK, str(error), time.perf_counter() - started)
+        return failed_outcome(task, DISK, str(error), time.perf_counter() - started)
     except Exception as error:
         # The one boundary: whatever a model raises is logged and reported; nothing is hidden.
         log.exception("%s: task %s failed", stage.name, task.key)
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        return give_up(task, ERROR, reason, time.perf_counter() - started)
+        return failed_outcome(task, ERROR, reason, time.perf_counter() - started)
 
 
-def give_up(task: Task, rule: str, reason: str, seconds: float = 0.0) -> TaskOutcome:
+def failed_outcome(task: Task, rule: str, reason: str, seconds: float = 0.0) -> TaskOutcome:
     """The outcome of a task that produced no rows."""
     failed = tuple(Failure(id=one, rule=rule, reason=" ".join(reason.split())) for one in task.ids)
     return TaskOutcome(key=task.key, failed=failed, seconds=seconds)

@@ -13,54 +13,54 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pipeline.engine.ray_crew import Crew
+    from pipeline.engine.warm_actors import WarmActors
     from pipeline.engine.worker_settings import WorkerSettings
 
 
 @dataclass
 class _Kept:
-    """How many blocks are open, and the crew that the stages in them share."""
+    """How many blocks are open, and the warm actors that the stages in them share."""
 
     blocks: int = 0
-    crew: Crew | None = None
+    warm_actors: WarmActors | None = None
     starting: _Start | None = None
 
-    def take(self) -> Crew | None:
-        """The crew, if need be when it has started. Raises what kept it from starting."""
+    def take(self) -> WarmActors | None:
+        """The warm actors, if need be when they have started. Raises what kept it from starting."""
         starting, self.starting = self.starting, None
-        crew, self.crew = starting.crew() if starting else self.crew, None
-        return crew
+        warm_actors, self.warm_actors = starting.warm_actors() if starting else self.warm_actors, None
+        return warm_actors
 
     def close(self) -> None:
         starting, self.starting = self.starting, None
-        crew, self.crew = self.crew, None
+        warm_actors, self.warm_actors = self.warm_actors, None
         if starting is not None:
             starting.abandon()
-        if crew is not None:
-            crew.close()
+        if warm_actors is not None:
+            warm_actors.close()
 
 
 class _Start:
-    """A crew that starts in a thread of its own.
+    """Warm actors, and the Ray below them, that start in a thread of its own.
 
-    The thread stays until the crew is closed: the kernel ends Ray's processes with the thread that made them.
+    The thread stays until they are closed: the kernel ends Ray's processes with the thread that made them.
     """
 
     def __init__(self, settings: WorkerSettings, places: int, modules: Sequence[str]) -> None:
-        from pipeline.engine.ray_session import open_crew
+        from pipeline.engine.ray_session import open_warm_actors
 
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="gpa-head-start")
-        self._future = self._thread.submit(open_crew, settings, places, modules)
+        self._future = self._thread.submit(open_warm_actors, settings, places, modules)
 
-    def crew(self) -> Crew:
+    def warm_actors(self) -> WarmActors:
         """Wait for it. Raises UserError when Ray does not start."""
         try:
-            crew = self._future.result()
+            warm_actors = self._future.result()
         except BaseException:
             self.abandon()
             raise
-        crew.at_close(lambda: self._thread.shutdown(wait=False))
-        return crew
+        warm_actors.at_close(lambda: self._thread.shutdown(wait=False))
+        return warm_actors
 
     def abandon(self) -> None:
         """End what nobody came for, when it has started: half of a Ray cannot be ended."""
@@ -88,39 +88,39 @@ def head_start(settings: WorkerSettings, places: int, modules: Sequence[str]) ->
     """Start Ray on this machine while the driver does other work; its workers will have imported `modules`.
 
     `places` are those that the stages will ask for at most. Does nothing outside of a block, on a cluster,
-    without workers, and where a crew is there.
+    without workers, and where warm actors are there.
     """
-    idle = _kept.crew is None and _kept.starting is None
+    idle = _kept.warm_actors is None and _kept.starting is None
     if _kept.blocks and idle and settings.workers and settings.ray_address is None:
         _kept.starting = _Start(settings, places, modules)
 
 
-def let_go() -> None:
+def release_idle() -> None:
     """Give back what others may want while long work without Ray begins: GPUs, and places on a cluster."""
-    if _kept.crew is not None:
-        _kept.crew.let_go()
+    if _kept.warm_actors is not None:
+        _kept.warm_actors.release_idle()
 
 
 @contextmanager
-def crew_for(settings: WorkerSettings, places: int) -> Iterator[Crew]:
-    """A crew with so many places: that of the former stage where it fits, else a new one.
+def warm_actors_for(settings: WorkerSettings, places: int) -> Iterator[WarmActors]:
+    """Warm actors with so many places: those of the former stage where they fit, else new ones.
 
     After an error it is not kept: what ended a stage may have damaged it. Raises UserError when Ray does not
     start.
     """
-    from pipeline.engine.ray_session import open_crew
+    from pipeline.engine.ray_session import open_warm_actors
 
-    crew = _kept.take()
-    if crew is not None and not crew.fits(settings, places):
-        crew.close()
-        crew = None
-    crew = crew or open_crew(settings, places)
+    warm_actors = _kept.take()
+    if warm_actors is not None and not warm_actors.fits(settings, places):
+        warm_actors.close()
+        warm_actors = None
+    warm_actors = warm_actors or open_warm_actors(settings, places)
     whole = False
     try:
-        yield crew
+        yield warm_actors
         whole = True
     finally:
         if whole and _kept.blocks:
-            _kept.crew = crew
+            _kept.warm_actors = warm_actors
         else:
-            crew.close()
+            warm_actors.close()

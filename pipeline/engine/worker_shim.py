@@ -1,4 +1,4 @@
-"""What Ray starts as the interpreter of a worker: has the nursery fork one, and lives as long as it.
+"""What Ray starts as the interpreter of a worker: has the fork server fork one, and lives as long as it.
 
 Run as a script by a bare interpreter, so that it costs next to nothing: it imports nothing of this project.
 """
@@ -10,7 +10,7 @@ import sys
 
 
 def main(address: str, *words: str) -> None:
-    """Ask for a fork; without a nursery run the worker here, as Ray would have."""
+    """Ask for a fork; without a fork server run the worker here, as Ray would have."""
     asked = {"words": words, "environment": dict(os.environ), "folder": os.getcwd()}
     try:
         with socket.socket(socket.AF_UNIX) as connection:

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from pipeline.engine.stage import UNREADABLE, Failure, Resources, TaskOutcome, beat
+from pipeline.engine.stage import UNREADABLE, Failure, Resources, TaskOutcome, heartbeat
 from pipeline.evaluation.judges.judge import ClipJudge, JudgedClip, as_floats
 from pipeline.models import pick_device
 from storage.errors import UserError
@@ -44,7 +44,7 @@ class JudgeTask:
         """The candidates."""
         return tuple(item.candidate_id for item in self.items)
 
-    def pieces(self) -> tuple[JudgeTask, ...]:
+    def split(self) -> tuple[JudgeTask, ...]:
         """A task for each clip."""
         return tuple(replace(self, items=(item,)) for item in self.items)
 
@@ -77,7 +77,7 @@ class JudgeStage:
                 failed.append(clip)
             else:
                 rows += [self._judged(item.candidate_id, clip, name) for name in item.judges]
-            beat()
+            heartbeat()
         if rows:
             write_judgements(self._run, rows)
         lost = {one.id for one in failed}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from pipeline.engine.stage import Failure, Resources, TaskOutcome, beat
+from pipeline.engine.stage import Failure, Resources, TaskOutcome, heartbeat
 from pipeline.importing.manifest import STAGE
 from pipeline.importing.settings import Fit
 from pipeline.models import ModelRef, pick_device
@@ -131,7 +131,7 @@ class ImportTask:
         """The ids of the candidates."""
         return tuple(item.id for item in self.items)
 
-    def pieces(self) -> tuple[ImportTask, ...]:
+    def split(self) -> tuple[ImportTask, ...]:
         """A task for each video."""
         return tuple(ImportTask(prompt=self.prompt, items=(item,)) for item in self.items)
 
@@ -175,7 +175,7 @@ class ImportStage:
         rows: list[Candidate] = []
         failed: list[Failure] = []
         for item in task.items:
-            beat()
+            heartbeat()
             try:
                 rows.append(self._take_in(task.prompt, item))
             except Refused as error:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pipeline.engine.stage import beat
+from pipeline.engine.stage import heartbeat
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
 from pipeline.sampling.sampler import (
     Condition,
@@ -208,7 +208,7 @@ def posterior_mode(encoded: Any) -> Tensor:
 
 def _beat(_pipe: Any, _step: int, _timestep: Any, _tensors: dict[str, Any]) -> dict[str, Any]:
     """Told by the pipeline after every denoising step; changes nothing."""
-    beat()
+    heartbeat()
     return {}
 
 

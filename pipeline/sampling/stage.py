@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.engine.stage import ROW_FAILED, Failure, Resources, TaskOutcome, beat
+from pipeline.engine.stage import ROW_FAILED, Failure, Resources, TaskOutcome, heartbeat
 from pipeline.models import AdapterRef, ModelRef, pick_device
 from pipeline.sampling.sampler import Condition, Sample, Sampler
 from pipeline.sampling.samplers import make_sampler
@@ -37,7 +37,7 @@ class SampleTask:
         """The first candidate's id."""
         return self.ids[0]
 
-    def pieces(self) -> tuple[SampleTask, ...]:
+    def split(self) -> tuple[SampleTask, ...]:
         """A task for each candidate."""
         one_each = zip(self.ids, self.seeds, strict=True)
         return tuple(SampleTask(prompt=self.prompt, ids=(name,), seeds=(seed,)) for name, seed in one_each)
@@ -94,7 +94,7 @@ class SampleStage:
         seconds = (time.perf_counter() - started) / len(samples)
         for candidate_id, sample in zip(task.ids, samples, strict=True):
             self._write_media(candidate_id, sample)
-            beat()
+            heartbeat()
         rows = [self._row(task, index, sample, seconds) for index, sample in enumerate(samples)]
         write_shard(self._run.shard_dir("candidates"), "candidates", rows)
         failed = [

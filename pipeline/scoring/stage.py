@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.engine.stage import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome, beat
+from pipeline.engine.stage import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome, heartbeat
 from pipeline.models import pick_device
 from pipeline.scoring.settings import RewardSettings
 from rewards.scoring import RewardResult
@@ -36,7 +36,7 @@ class ScoreTask:
         """The first candidate's id."""
         return self.ids[0]
 
-    def pieces(self) -> tuple[ScoreTask, ...]:
+    def split(self) -> tuple[ScoreTask, ...]:
         """A task for each candidate."""
         one_each = zip(self.ids, self.video_uris, strict=True)
         return tuple(ScoreTask(ids=(name,), video_uris=(uri,)) for name, uri in one_each)
@@ -74,7 +74,7 @@ class ScoreStage:
         found: list[Score | Failure] = []
         for group in _batched(listed, self.clips_per_forward):
             found += self._score(group)
-            beat()
+            heartbeat()
         rows = [one for one in found if isinstance(one, Score)]
         if rows:
             write_shard(self._run.shard_dir("scores"), "scores", rows)

@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.engine import ray_pool
 from pipeline.engine.ray_pool import Pool
-from pipeline.engine.warm import crew_for
+from pipeline.engine.warm import warm_actors_for
 from pipeline.engine.worker_settings import WorkerSettings
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 
@@ -22,8 +22,8 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pool]:
     monkeypatch.setattr(ray_pool, "IDLE_SECONDS", 0.5)
     settings = WorkerSettings(workers=3, min_workers=2)
     # Room for two of the three: one has to wait, and the others go on without it.
-    with crew_for(settings, 2) as crew:
-        pool = Pool(crew, ToyStage(folder=tmp_path), settings)
+    with warm_actors_for(settings, 2) as actors:
+        pool = Pool(actors, ToyStage(folder=tmp_path), settings)
         yield pool
         pool.stop()
 

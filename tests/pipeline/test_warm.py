@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from jobs.head_start import begin_sampling, begin_scoring
-from jobs.settings.options import WORKER_OPTIONS
-from pipeline.engine import ray_crew, ray_session, warm
-from pipeline.engine.ray_crew import Crew
+from jobs.settings.from_dataclass import names_of
+from pipeline.engine import ray_session, warm, warm_actors
 from pipeline.engine.ray_runner import RayRunner
 from pipeline.engine.stage import Resources
-from pipeline.engine.warm import crew_for, head_start, kept_warm
+from pipeline.engine.warm import head_start, kept_warm, warm_actors_for
+from pipeline.engine.warm_actors import WarmActors
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
 from storage.run import Run
@@ -75,8 +75,8 @@ def test_one_process_samples_and_scores(
         for number in (1, 2):
             assert gpa("sample", tmp_path / f"warm-{number}", *sample).exit_code == 0
             assert gpa("score", tmp_path / f"warm-{number}", *score).exit_code == 0
-        with crew_for(WorkerSettings(workers=1), 1) as crew:
-            assert crew.started == 1
+        with warm_actors_for(WorkerSettings(workers=1), 1) as actors:
+            assert actors.started == 1
     assert gpa("sample", tmp_path / "cold", *sample).exit_code == 0
     assert gpa("score", tmp_path / "cold", *score).exit_code == 0
     cold, *warm_ones = (results(tmp_path / name) for name in ("cold", "warm-1", "warm-2"))
@@ -99,7 +99,7 @@ def forks() -> list[str]:
     """The nurseries, and what they forked, below this process."""
     below = psutil.Process().children(recursive=True)
     commands = [" ".join(one.cmdline()) for one in below if one.status() != psutil.STATUS_ZOMBIE]
-    return [one for one in commands if "nursery" in one]
+    return [one for one in commands if "fork_server" in one]
 
 
 @pytest.mark.slow
@@ -110,8 +110,8 @@ def test_after_a_head_start_workers_are_forks_that_find_what_new_ones_find(tmp_p
         head_start(settings, 1, ["torch", "tests.pipeline.toy"])
         head_start(settings, 1, ["antigravity"])  # one is enough
         forked = look(tmp_path / "forked", "once")
-        assert "pipeline.engine.nursery" in forked["parent"]
-        assert "pipeline.engine.nursery" not in alone["parent"]
+        assert "pipeline.engine.fork_server" in forked["parent"]
+        assert "pipeline.engine.fork_server" not in alone["parent"]
         assert tries(tmp_path / "forked", "once") == 2, "a fork that dies is replaced"
         assert whoever(forked) == whoever(alone)
         assert forks(), "Ray ended the process that forks with a fork"
@@ -134,11 +134,11 @@ def test_whoever_comes_for_workers_is_told_why_there_are_none(monkeypatch: pytes
     def fail(*_: object) -> None:
         raise UserError("Ray does not start")
 
-    monkeypatch.setattr(ray_session, "open_crew", fail)
+    monkeypatch.setattr(ray_session, "open_warm_actors", fail)
     settings = WorkerSettings(workers=1)
     with kept_warm():
         head_start(settings, 1, ["json"])
-        with pytest.raises(UserError, match="Ray does not start"), crew_for(settings, 1):
+        with pytest.raises(UserError, match="Ray does not start"), warm_actors_for(settings, 1):
             pass
     with kept_warm():
         head_start(settings, 1, ["json"])
@@ -149,7 +149,10 @@ def test_only_a_run_that_surely_needs_workers_has_a_head_start(
 ) -> None:
     begun: list[tuple[int, list[str]]] = []
     monkeypatch.setattr(warm, "head_start", lambda _, places, modules: begun.append((places, modules)))
-    sample = dict.fromkeys([*WORKER_OPTIONS, "revision", "prompts"]) | {"workers": 2, "model": "world"}
+    sample = dict.fromkeys([*names_of(WorkerSettings), "revision", "prompts"]) | {
+        "workers": 2,
+        "model": "world",
+    }
     run = tmp_path / "run"
     begin_sampling(run, sample, beside=1)
     for wrong in ({"model": "no/such"}, {"revision": "a"}, {"prompts": tmp_path / "none.jsonl"}):
@@ -170,13 +173,13 @@ def test_only_a_run_that_surely_needs_workers_has_a_head_start(
 @pytest.mark.slow
 def test_what_an_error_ended_is_not_kept(tmp_path: Path) -> None:
     with kept_warm():
-        with pytest.raises(ZeroDivisionError), crew_for(WorkerSettings(workers=1), 1) as crew:
+        with pytest.raises(ZeroDivisionError), warm_actors_for(WorkerSettings(workers=1), 1) as actors:
             _ = 1 / 0
-        with crew_for(WorkerSettings(workers=1), 1) as other:
-            assert other is not crew
-        with crew_for(WorkerSettings(workers=1), 1) as again:
+        with warm_actors_for(WorkerSettings(workers=1), 1) as other:
+            assert other is not actors
+        with warm_actors_for(WorkerSettings(workers=1), 1) as again:
             assert again is other
-        with crew_for(WorkerSettings(workers=2), 2) as wider:
+        with warm_actors_for(WorkerSettings(workers=2), 2) as wider:
             assert wider is not other, "a local Ray has the places that it started with"
 
 
@@ -207,7 +210,7 @@ class FakeRay:
         self.made += 1
         name = f"actor-{self.made}"
         method = SimpleNamespace(remote=lambda *_: name)
-        return SimpleNamespace(name=name, setup=method, release=method, pulse=method)
+        return SimpleNamespace(name=name, setup=method, release=method, last_heartbeat=method)
 
 
 @pytest.fixture
@@ -215,7 +218,7 @@ def ray(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     fake = FakeRay()
     options = SimpleNamespace(remote=fake.actor)
     monkeypatch.setattr(
-        ray_crew, "worker_class", lambda ray: SimpleNamespace(options=lambda **values: options)
+        warm_actors, "worker_class", lambda ray: SimpleNamespace(options=lambda **values: options)
     )
     return fake
 
@@ -225,26 +228,26 @@ def stage(gpus: float) -> ToyStage:
 
 
 def test_an_actor_of_other_resources_makes_room(ray: FakeRay) -> None:
-    crew = Crew(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
-    whole = crew.hire(stage(1.0), {})
+    actors = WarmActors(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
+    whole = actors.take_actor(stage(1.0), {})
     whole.rest()
-    crew.dismiss(whole)
-    assert crew.hire(stage(1.0), {}).handle.name == "actor-1"
-    crew = Crew(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
-    whole = crew.hire(stage(1.0), {})
+    actors.return_actor(whole)
+    assert actors.take_actor(stage(1.0), {}).handle.name == "actor-1"
+    actors = WarmActors(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
+    whole = actors.take_actor(stage(1.0), {})
     whole.rest()
-    crew.dismiss(whole)
-    assert crew.hire(stage(0.5), {}).handle.name == "actor-3"
+    actors.return_actor(whole)
+    assert actors.take_actor(stage(0.5), {}).handle.name == "actor-3"
     assert ray.killed == ["actor-2"]
 
 
 def test_an_actor_goes_when_another_waits_for_its_place(ray: FakeRay) -> None:
-    crew = Crew(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
-    first = crew.hire(stage(1.0), {})
+    actors = WarmActors(ray, WorkerSettings(workers=1, gpus_per_worker=1), 1)
+    first = actors.take_actor(stage(1.0), {})
     first.rest()
-    crew.hire(stage(0.5), {})
-    crew.dismiss(first)
-    assert (ray.killed, crew.benched) == (["actor-1"], 0)
+    actors.take_actor(stage(0.5), {})
+    actors.return_actor(first)
+    assert (ray.killed, actors.idle) == (["actor-1"], 0)
 
 
 def test_gpus_are_given_back_before_long_work_without_ray(ray: FakeRay) -> None:
@@ -253,19 +256,19 @@ def test_gpus_are_given_back_before_long_work_without_ray(ray: FakeRay) -> None:
         (WorkerSettings(workers=1, gpus_per_worker=1), 1.0, 0),
         (WorkerSettings(workers=1, ray_address="head:1"), 0.0, 0),
     ):
-        crew = Crew(ray, settings, 1)
-        actor = crew.hire(stage(gpus), {})
+        actors = WarmActors(ray, settings, 1)
+        actor = actors.take_actor(stage(gpus), {})
         actor.rest()
-        crew.dismiss(actor)
-        crew.let_go()
-        assert crew.benched == kept
+        actors.return_actor(actor)
+        actors.release_idle()
+        assert actors.idle == kept
 
 
 def test_an_actor_that_is_not_as_new_is_replaced(ray: FakeRay) -> None:
-    crew = Crew(ray, WorkerSettings(workers=1), 1)
-    actor = crew.hire(stage(0.0), {})
+    actors = WarmActors(ray, WorkerSettings(workers=1), 1)
+    actor = actors.take_actor(stage(0.0), {})
     actor.rest()
-    crew.dismiss(actor)
+    actors.return_actor(actor)
     ray.clean["actor-1"] = False
-    again = crew.hire(stage(0.0), {})
+    again = actors.take_actor(stage(0.0), {})
     assert (again.handle.name, again.served, ray.killed) == ("actor-2", False, ["actor-1"])

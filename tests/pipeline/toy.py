@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import psutil
 
-from pipeline.engine.stage import Resources, TaskOutcome, beat
+from pipeline.engine.stage import Resources, TaskOutcome, heartbeat
 from storage.errors import DiskError, UserError
 
 
@@ -37,7 +37,7 @@ class ToyChunk:
     def key(self) -> str:
         return self.ids[0]
 
-    def pieces(self) -> tuple[ToyChunk, ...]:
+    def split(self) -> tuple[ToyChunk, ...]:
         return tuple(ToyChunk(ids=(one,)) for one in self.ids)
 
 
@@ -117,7 +117,7 @@ class ToyStage:
         """Slow, but alive, for longer than it takes until others are given up."""
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            beat()
+            heartbeat()
             if all((self.folder / one).exists() and tries(self.folder, one) == 2 for one in others):
                 return
             time.sleep(0.2)

@@ -17,7 +17,7 @@ from safetensors.numpy import save
 
 from pipeline.damage import mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
-from pipeline.engine.stage import Progress, Resources, Silent, TaskOutcome, beat
+from pipeline.engine.stage import Progress, Resources, Silent, TaskOutcome, heartbeat
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.atomic import write_bytes
 from storage.errors import UserError
@@ -62,7 +62,7 @@ class SimulatedTask:
         """The first candidate's id."""
         return self.ids[0]
 
-    def pieces(self) -> tuple[SimulatedTask, ...]:
+    def split(self) -> tuple[SimulatedTask, ...]:
         """A task for each candidate."""
         one_each = zip(self.ids, self.numbers, strict=True)
         return tuple(SimulatedTask(ids=(name,), numbers=(number,)) for name, number in one_each)
@@ -111,7 +111,7 @@ class SimulatedStage:
         # What remains of the time: a real sampler computes, and then writes.
         while (left := self.settings.seconds - (time.perf_counter() - begun)) > 0:
             time.sleep(min(left, 0.5))
-            beat()
+            heartbeat()
         return _row(run, name, number, self._now(random))
 
     def _now(self, random: np.random.Generator) -> str:

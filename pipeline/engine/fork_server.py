@@ -27,11 +27,11 @@ from pipeline.engine.imports import postpone, swift_imports
 _SHIM = Path(__file__).with_name("worker_shim.py")
 
 
-class Nursery:
+class ForkServer:
     """The process that imports, as the driver sees it. Forks live on when it is closed: Ray ends them."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="gpa-nursery-")
+        self._folder = tempfile.TemporaryDirectory(prefix="gpa-fork-server-")
         address = Path(self._folder.name) / "socket"
         # Its end is closed by the kernel with the driver, however that ends.
         watched, self._lifeline = os.pipe()
@@ -39,7 +39,7 @@ class Nursery:
             listener.bind(str(address))
             listener.listen(64)
             # -P: as for a worker of Ray, the working directory is not searched for modules.
-            words = [sys.executable, "-P", "-m", "pipeline.engine.nursery"]
+            words = [sys.executable, "-P", "-m", "pipeline.engine.fork_server"]
             self._process = subprocess.Popen(
                 [*words, str(listener.fileno()), str(watched), *modules],
                 pass_fds=(listener.fileno(), watched),
