@@ -49,6 +49,10 @@ def test_every_variant_takes_the_same_steps(workload: Workload) -> None:
         assert other == pytest.approx(losses[0], abs=5e-5)
 
 
+@pytest.mark.long(
+    reason="four processes that load torch; make test takes the steps of every variant in one process, and "
+    "starts a process that fails"
+)
 def test_processes_are_measured_in_turn_and_compared_with_the_first(workload: Workload) -> None:
     variants = [Variant(name=OBVIOUS, kind=OBVIOUS, micro=4), Variant(name=CACHED, kind=CACHED, micro=2)]
     ticks: list[None] = []

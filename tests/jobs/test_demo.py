@@ -82,7 +82,7 @@ def test_the_same_demo_again_does_nothing_twice(demo: tuple[Path, str]) -> None:
 @pytest.mark.slow
 @pytest.mark.long(
     reason="starts Ray for three stages, with two workers that load torch each; make test has the same demo "
-    "in one process, and workers against one process in pipeline/test_sample.py, jobs/test_import_command.py"
+    "in one process, and workers against one process in pipeline/test_sample.py"
 )
 def test_with_its_two_workers_the_demo_finds_the_same(demo: tuple[Path, str], tmp_path: Path) -> None:
     out = tmp_path / "run"

@@ -12,8 +12,16 @@ from jobs.bench.faults.harness import FAULTS, Trial, run_drill
 COMMAND = (sys.executable, "-m", "jobs.main", "bench", "simulate")
 
 
+NODES = pytest.mark.long(
+    reason="starts a cluster of three nodes and six workers; make test kills such a node in "
+    "pipeline/test_nodes.py, and drivers and workers here"
+)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("fault", NAMES)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(name, marks=NODES) if name == "node killed" else name for name in NAMES]
+)
 def test_the_same_command_finishes_and_nothing_is_lost(fault: str) -> None:
     (trial,) = run_drill(COMMAND, [fault], trials=1, seed=5, candidates=16, seconds=0.1)
     assert trial.passed, trial

@@ -141,6 +141,10 @@ def test_a_preset_says_the_sizes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long(
+    reason="starts Ray, with two workers that load torch; make test imports in one process, and compares "
+    "workers with one process where the engine is the same in pipeline/test_sample.py"
+)
 def test_ray_workers_give_the_same_bytes(tmp_path: Path, tiny_model: Path) -> None:
     source = manifest(tmp_path / "videos", 32, 32, image=True)
     size = ["--height", 32, "--width", 32, "--num-frames", 9, "--max-sequence-length", 8]
