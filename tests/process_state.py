@@ -11,6 +11,10 @@ from collections.abc import Iterator
 import pytest
 
 SEED = 0
+# A shell that starts something in the background has it ignore Ctrl-C, and whatever it starts in turn: tests
+# send it, and expect what a terminal gets.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -13,8 +13,8 @@ COMMAND = (sys.executable, "-m", "jobs.main", "bench", "simulate")
 
 
 NODES = pytest.mark.long(
-    reason="starts a cluster of three nodes and six workers; make test kills a node under the Ray runner "
-    "in pipeline/test_nodes.py, and drivers and workers here"
+    reason="starts a cluster of three nodes and six workers; make test kills such a node in "
+    "pipeline/test_nodes.py, and drivers and workers here"
 )
 
 

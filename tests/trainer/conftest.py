@@ -6,7 +6,7 @@ Latents are [F=3, C=4, H=4, W=6], prompts [L=5, D=12].
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,6 @@ from trainer.config import TrainConfig
 
 LATENT_SHAPE = (3, 4, 4, 6)
 PROMPT_SHAPE = (5, 12)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def build_transformer(**overrides: Any) -> CogVideoXTransformer3DModel:
