@@ -11,7 +11,7 @@ from jobs.ablate import selections as module
 from jobs.ablate.commands import Commands
 from jobs.ablate.selections import Selections
 from jobs.ablate.trainings import Selection, Training
-from jobs.settings.presets import load_recipe
+from jobs.settings.presets import find_preset, load_recipe
 from storage.errors import UserError
 from storage.run import Run
 
@@ -52,7 +52,7 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recorded:
     monkeypatch.setattr("storage.pairs.dataset.PairDataset", Counted)
     monkeypatch.setattr(Recorded, "given", [])
     monkeypatch.setattr(Recorded, "stops", [])
-    return Recorded(run=tmp_path / "run", preset="world")
+    return Recorded(run=tmp_path / "run", preset=find_preset("world"))
 
 
 def fresh(commands: Recorded) -> Selections:

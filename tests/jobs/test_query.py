@@ -64,7 +64,7 @@ def test_wrong_questions_fail_with_one_line(run: Run, tmp_path: Path) -> None:
     for words, says in (
         (["DROP VIEW scores"], "error: gpa query only reads, got a statement of kind DROP"),
         (["SELECT x FROM scores"], "error: SQL error at line 1, column 8: Referenced column"),
-        (["--memory", "much", "SELECT 1"], "error: memory must be a size such as 4GB"),
+        (["--memory", "much", "SELECT 1"], "error: --memory must be a size such as 4GB"),
     ):
         result = asked(run, *words)
         assert (result.exit_code, result.stdout) == (1, "")
