@@ -72,7 +72,7 @@ def test_weights_make_models_of_their_own_and_trainings_a_group() -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ([], "nothing to compare with the base model: give --adapter DIR"),
+        ([], "nothing to compare with the base model: give an adapter"),
         (["a", "b"], "two adapters have the same name in aligned, aligned: give NAME=DIR"),
         (["ours=a", "ours/0=b"], "two adapters have the same name in ours, ours/0, ours"),
     ],

@@ -238,7 +238,7 @@ def test_refusals_before_the_first_step(
     with pytest.raises(UserError, match=r"the held-out pairs have .*those to train on"):
         train(make_config(validate_every=1), source=pairs, held_out=make_pairs(2, (3, 4, 4, 4)))
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
-    with pytest.raises(UserError, match=r"validate_split must not be trained on \(split is val\)"):
+    with pytest.raises(UserError, match=r"validate_split must be no split that is trained on \(val\)"):
         make_config(validate_every=1, split="val")
     with pytest.raises(UserError, match=r"validate_split must not be trained on \(split is all of them\)"):
         make_config(validate_every=1, split=None)
