@@ -49,7 +49,7 @@ class Ended:
     log: Path
 
 
-class _Children:
+class Children:
     """At most `slots` gpa commands side by side, each in the lowest slot that is free.
 
     Leaving it by an error, Ctrl-C or SIGTERM stops those that run and waits for their checkpoints.
@@ -60,7 +60,7 @@ class _Children:
         self._running: dict[int, tuple[str, Path, subprocess.Popen[bytes]]] = {}
         self._ended: SimpleQueue[tuple[int, int, float]] = SimpleQueue()
 
-    def __enter__(self) -> _Children:
+    def __enter__(self) -> Children:
         return self
 
     def __exit__(
@@ -148,7 +148,7 @@ class SideBySide(Scheduler):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._begun: dict[str, Begun] = {}
-        self._children = _Children(self.settings.parallel, self.clock, self.say)
+        self._children = Children(self.settings.parallel, self.clock, self.say)
 
     def evaluation_cost(self) -> EvaluationCost:
         """What an evaluation of all that is trained or running lacks, and what one more training adds."""

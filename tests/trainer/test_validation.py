@@ -240,7 +240,9 @@ def test_refusals_before_the_first_step(
     assert not (tmp_path / "out" / "metrics.jsonl").exists()
     with pytest.raises(UserError, match=r"validate_split must be no split that is trained on \(val\)"):
         make_config(validate_every=1, split="val")
-    with pytest.raises(UserError, match=r"validate_split must not be trained on \(split is all of them\)"):
+    with pytest.raises(
+        UserError, match=r"validate_split must be no split that is trained on \(all of them\)"
+    ):
         make_config(validate_every=1, split=None)
     with pytest.raises(UserError, match="validate_pairs must be a whole number >= 1"):
         make_config(validate_pairs=0)

@@ -73,7 +73,7 @@ class VideoRewardJudge:
         return {one.name: value for one, value in zip(self.measures, [*values, sum(values)], strict=True)}
 
 
-def _make_judge(*, model: str | None) -> VideoRewardJudge:
+def make_judge(*, model: str | None) -> VideoRewardJudge:
     """The judge, without its weights. model: folder or Hub id of safetensors; None for what was converted.
 
     Raises RewardError when weights are missing, saying how to get them.
