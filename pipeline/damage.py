@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from storage.media.video import is_whole
 from storage.run import Run
-from storage.upkeep.upkeep import drop_rows, set_aside_unreadable, unreadable_shards
+from storage.upkeep.repair import drop_rows, set_aside_unreadable, unreadable_shards
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from pipeline.scoring.stage import ScoreStage, ScoreTask
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
-from storage.upkeep.upkeep import MEDIA_FOLDERS, sweep_leftovers
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 
 SAMPLE, SCORE = "sample", "score"
 _Stream = Generator[tuple[str, TaskOutcome], None, None]

@@ -13,7 +13,7 @@ from jobs.settings.command import Command
 from jobs.settings.options import dry_run_option, json_option, option, run_argument
 
 if TYPE_CHECKING:
-    from storage.upkeep.upkeep import Compacted
+    from storage.upkeep.compact import Compacted
 
 _IN_USE = "{kept} shards of {table} are being read and were kept: the same command removes them later"
 
@@ -34,7 +34,7 @@ def command(run: Path, only: tuple[str, ...], memory: str, wait: float, dry_run:
     from storage.run import Run
     from storage.sql.views import Limits
     from storage.tables.schemas import TABLES
-    from storage.upkeep.upkeep import compact_table
+    from storage.upkeep.compact import compact_table
 
     unknown = [name for name in only if name not in TABLES]
     if unknown:

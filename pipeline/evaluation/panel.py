@@ -38,7 +38,7 @@ from storage.hub.provenance import pair_provenance
 from storage.judgements import read_judgements
 from storage.media.video import is_whole, write_video
 from storage.run import Run
-from storage.upkeep.upkeep import sweep_leftovers
+from storage.upkeep.repair import sweep_leftovers
 
 
 def true_clips(inner: Run, clips: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

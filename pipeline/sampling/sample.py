@@ -20,7 +20,7 @@ from storage.run import Run
 from storage.tables.ids import candidate_seed, content_id
 from storage.tables.records import Prompt
 from storage.tables.shards import write_shard
-from storage.upkeep.upkeep import MEDIA_FOLDERS, sweep_leftovers
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 
 
 @dataclass(frozen=True, kw_only=True)

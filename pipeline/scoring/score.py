@@ -17,7 +17,7 @@ from rewards.geometry.reconstruction import GeometryInfo
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
-from storage.upkeep.upkeep import sweep_leftovers
+from storage.upkeep.repair import sweep_leftovers
 
 
 @dataclass(frozen=True, kw_only=True)

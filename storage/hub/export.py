@@ -18,7 +18,7 @@ from storage.run import Run
 from storage.tables.ids import SPLITS
 from storage.tables.schemas import PAIR_TENSORS, TABLES, open_shard
 from storage.tables.shards import read_shard, shard_files, write_shard
-from storage.upkeep.upkeep import first_of_each, row_groups
+from storage.upkeep.compact import first_of_each, row_groups
 
 _DATA = "data"
 # What the Hub calls our splits.

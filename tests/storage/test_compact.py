@@ -25,7 +25,7 @@ from storage.sql.views import fetch, session
 from storage.tables.records import Record, Reject
 from storage.tables.schemas import KEYS, TABLES
 from storage.tables.shards import shard_files, write_shard
-from storage.upkeep.upkeep import Compacted, compact_table
+from storage.upkeep.compact import Compacted, compact_table
 from tests.storage.builders import candidate, prompt, run_with_pairs, score
 from tests.storage.mined import mine_pairs
 
@@ -97,7 +97,7 @@ def test_no_answer_changes(
         write_shard(run.shard_dir(table), table, records)
     before = answers(run), mined(run)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("storage.upkeep.upkeep.ROWS_PER_SHARD", per_shard)
+        patch.setattr("storage.upkeep.compact.ROWS_PER_SHARD", per_shard)
         patch.setattr("storage.tables.shards.write_shards.__defaults__", (per_shard,))
         planned = compact(run, write=False)
         found = compact(run)
@@ -291,7 +291,7 @@ def test_rows_that_come_meanwhile_stay(tmp_path: Path, monkeypatch: pytest.Monke
         write_shard(run.shard_dir("candidates"), "candidates", [candidate("late", "p0")])
         return plain(*given, **named)
 
-    monkeypatch.setattr("storage.upkeep.upkeep.write_shards", late)
+    monkeypatch.setattr("storage.upkeep.compact.write_shards", late)
     compact_table(run, "candidates")
     assert "late" in run.rows("candidates")["candidate_id"].to_pylist()
     assert run.rows("candidates").num_rows == 13

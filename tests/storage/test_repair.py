@@ -11,7 +11,7 @@ from storage.errors import UserError
 from storage.run import Run
 from storage.tables.schemas import VERSION_KEY
 from storage.tables.shards import shard_files, write_shard
-from storage.upkeep.upkeep import drop_rows, set_aside_unreadable
+from storage.upkeep.repair import drop_rows, set_aside_unreadable
 from tests.storage.builders import candidate
 
 

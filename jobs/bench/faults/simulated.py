@@ -26,7 +26,7 @@ from storage.run import Run
 from storage.tables.ids import content_id
 from storage.tables.records import Candidate, utc_now
 from storage.tables.shards import write_shard
-from storage.upkeep.upkeep import MEDIA_FOLDERS, sweep_leftovers
+from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 
 _OF_PROMPT = 4
 JOURNAL = "journal"
