@@ -51,16 +51,15 @@ def command(
     sample = _parsed("sample", run, preset, sample_words).params
     score_ctx = _parsed("score", run, preset, score_words)
     score, pair = score_ctx.params, _parsed("pair", run, preset, pair_words).params
+    chosen = [{name: one[name] for name in one if name not in _NOT_SETTINGS} for one in (sample, score, pair)]
+    sampling, scoring = sample_settings(chosen[0]), score_settings(chosen[1], given_options(score_ctx))
     begin_sampling(run, sample, beside=score["workers"])
     from jobs.progress import ConsoleProgress
     from pipeline.flow import FlowSettings, run_flow
     from pipeline.pairing import run_pair
     from storage.run import Run
 
-    chosen = [{name: one[name] for name in one if name not in _NOT_SETTINGS} for one in (sample, score, pair)]
-    settings = FlowSettings(
-        sample=sample_settings(chosen[0]), score=score_settings(chosen[1], given_options(score_ctx))
-    )
+    settings = FlowSettings(sample=sampling, score=scoring)
     pairing, limits = pair_settings(chosen[2])
     opened = Run.create_or_open(run)
 

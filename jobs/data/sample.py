@@ -44,13 +44,13 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     Keeps the video, the final latents and the encoded condition of each candidate. The same command again
     samples only what is missing.
     """
+    settings = sample_settings(chosen)
     if not dry_run:
         begin_sampling(run, chosen)
     from jobs.progress import ConsoleProgress
     from pipeline.sampling.sample import plan_sample, run_sample
     from storage.run import Run
 
-    settings = sample_settings(chosen)
     if dry_run:
         from pipeline.forecast.commands import forecast_sample
 

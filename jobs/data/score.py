@@ -52,13 +52,13 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     geometry model is another reward version beside the first; the same command again scores only what is
     missing.
     """
+    settings = score_settings(chosen, given_options(ctx))
     if not dry_run:
         begin_scoring(run, chosen)
     from jobs.progress import ConsoleProgress
     from pipeline.scoring.score import plan_score, run_score
     from storage.run import Run
 
-    settings = score_settings(chosen, given_options(ctx))
     opened = Run.open(run)
     drawn = settings.reward.rasteriser("cuda" if settings.gpus_per_worker > 0 else "cpu")
     if dry_run:

@@ -40,7 +40,7 @@ _FAST: dict[str, list[str]] = {
 def command(out: Path, fast: bool, workers: int) -> None:
     """Sample, score, pair, train, evaluate and report on the embedded world; print what alignment changed.
 
-    No download, no GPU: about 8 minutes on two cores. Each stage is the command printed above it; after an
+    No download, no GPU: about 7 minutes on two cores. Each stage is the command printed above it; after an
     interruption the same demo continues.
     """
     started = time.perf_counter()
