@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import shutil
 import signal
 import statistics
 import subprocess
@@ -52,15 +53,21 @@ def words(adapters: list[Path]) -> list[object]:
     return [*(word for name in named for word in ("--adapter", name)), *SMALL]
 
 
+@pytest.fixture
+def evaluated(evaluated_once: Path, tmp_path: Path) -> tuple[Run, Run]:
+    """The run, and its evaluation by a judge that shares the reward's geometry: a copy for every test."""
+    path = Path(shutil.copytree(evaluated_once, tmp_path / "evaluated"))
+    return Run.open(path), Run.open(path / "eval" / "heldout")
+
+
 @pytest.fixture(scope="module")
-def evaluated(words: list[object], tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
-    """The run, and its evaluation by a judge that shares the reward's geometry."""
+def evaluated_once(words: list[object], tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run.create_or_open(tmp_path_factory.mktemp("evaluate") / "run")
     done = gpa("evaluate", run.path, *words, "--judge", "world")
     assert done.exit_code == 0, done.output
     assert "ours (2 trainings) against base: 2 held-out prompts" in done.stdout
     assert "(not held out)" in done.stdout
-    return run, Run.open(run.path / "eval" / "heldout")
+    return run.path
 
 
 def read(folder: Path) -> dict[str, bytes]:
