@@ -44,6 +44,12 @@ _FAILED = 1
 PARTIAL = 3
 
 
+def named_command(name: str) -> click.Command:
+    """Import one command of the table."""
+    command: click.Command = importlib.import_module(COMMANDS[name][0]).command
+    return command
+
+
 class _LazyGroup(click.Group):
     """A group that imports a command when it is called, and turns errors meant for the user into one line."""
 
@@ -55,8 +61,7 @@ class _LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(COMMANDS[cmd_name][0]).command
-        return command
+        return named_command(cmd_name)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, without importing them."""

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +48,10 @@ class Commands:
 
     def params(self, name: str, *own: str) -> dict[str, Any]:
         """The options as the command receives them. Raises click's UsageError for words that are none."""
+        from jobs.main import named_command
+
         try:
-            return dict(_command(name).make_context(name, self.words(name, *own)).params)
+            return dict(named_command(name).make_context(name, self.words(name, *own)).params)
         except click.UsageError as error:
             given = self.extra.get(name)
             where = f"--{name.removesuffix('-dpo')} {given!r}: " if given else ""
@@ -61,9 +62,11 @@ class Commands:
 
         What the command raises goes through.
         """
+        from jobs.main import named_command
+
         click.secho(f"$ {self.line(name, *own)}", bold=True, err=True)
         with redirect_stdout(sys.stderr):
-            code = _command(name).main(
+            code = named_command(name).main(
                 args=self.words(name, *own), prog_name=f"gpa {name}", standalone_mode=False
             )
         return code if isinstance(code, int) else 0
@@ -76,10 +79,3 @@ class Commands:
         code = self.give(name, *own)
         if code not in (0, PARTIAL):
             raise UserError(f"gpa {name} ended with {code}: see above")
-
-
-def _command(name: str) -> click.Command:
-    from jobs.main import COMMANDS
-
-    command: click.Command = import_module(COMMANDS[name][0]).command
-    return command

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.figure_tables import print_tables
-from jobs.settings.options import json_option, option
+from jobs.settings.options import below_option, json_option, option
 
 if TYPE_CHECKING:
     from jobs.bench.training.loading import LoadingFigures
@@ -25,12 +25,7 @@ if TYPE_CHECKING:
 @option("--width", type=click.IntRange(8), default=720, metavar="PIXELS", help="Width of its videos.")
 @option("--pairs", type=click.IntRange(1), default=32, metavar="N", help="Pairs that are written and read.")
 @option("--rounds", type=click.IntRange(1), default=5, metavar="N", help="Rounds, each in another order.")
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Write below this folder. [default: the temporary one]",
-)
+@below_option
 @json_option
 def command(
     model: str,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from jobs.figure_tables import print_tables
-from jobs.settings.options import json_option, option
+from jobs.settings.options import below_option, json_option, option
 
 if TYPE_CHECKING:
     from jobs.bench.pairing.pairing import PairingFigures
@@ -31,12 +31,7 @@ if TYPE_CHECKING:
 @option("--sample", type=click.IntRange(4), default=100_000, metavar="N", help="Candidates for JSON.")
 @option("--rows-per-shard", type=click.IntRange(4), default=500_000, metavar="N", help="Rows of a shard.")
 @option("--cores", type=click.IntRange(1), default=2, metavar="N", help="Cores that every process may use.")
-@click.option(
-    "--dir",
-    "directory",
-    type=click.Path(path_type=Path, file_okay=False, exists=True),
-    help="Write below this folder. [default: the temporary one]",
-)
+@below_option
 @json_option
 def command(
     sizes: tuple[int, ...],

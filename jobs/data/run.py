@@ -51,8 +51,7 @@ def command(
     sample = _parsed("sample", run, preset, sample_words).params
     score_ctx = _parsed("score", run, preset, score_words)
     score, pair = score_ctx.params, _parsed("pair", run, preset, pair_words).params
-    chosen = [{name: one[name] for name in one if name not in _NOT_SETTINGS} for one in (sample, score, pair)]
-    sampling, scoring = sample_settings(chosen[0]), score_settings(chosen[1], given_options(score_ctx))
+    sampling, scoring = sample_settings(sample), score_settings(score, given_options(score_ctx))
     begin_sampling(run, sample, beside=score["workers"])
     from jobs.progress import ConsoleProgress
     from pipeline.flow import FlowSettings, run_flow
@@ -60,36 +59,30 @@ def command(
     from storage.run import Run
 
     settings = FlowSettings(sample=sampling, score=scoring)
-    pairing, limits = pair_settings(chosen[2])
+    pairing, limits = pair_settings(pair)
     opened = Run.create_or_open(run)
 
     def record() -> None:
-        opened.record("sample", recordable(chosen[0]), preset=chosen[0]["preset"].remembered())
-        opened.record("score", recordable(chosen[1]))
+        opened.record("sample", recordable(sample), preset=sample["preset"].remembered())
+        opened.record("score", recordable(score))
         announce(settings.score.reward.describe()[1])
 
     flow = run_flow(opened, settings, progress=ConsoleProgress("candidates"), before_work=record)
     paired = run_pair(
-        opened, pairing, before_work=lambda: opened.record("pair", recordable(chosen[2])), limits=limits
+        opened, pairing, before_work=lambda: opened.record("pair", recordable(pair)), limits=limits
     )
     _print(flow, paired, run, as_json)
     finish(ctx, flow.sample, "candidates", "rejects, or candidates with status failed")
     finish(ctx, flow.score, "scores", "rejects, or scores without a value")
 
 
-_NOT_SETTINGS = frozenset({"run", "dry_run", "as_json"})
-
-
 def _parsed(name: str, run: Path, preset: Preset | None, words: str) -> click.Context:
     """The options of a command as its own command line would have them."""
-    from importlib import import_module
+    from jobs.main import named_command
 
-    from jobs.main import COMMANDS
-
-    command: click.Command = import_module(COMMANDS[name][0]).command
     named = [] if preset is None else ["--preset", str(preset)]
     try:
-        return command.make_context(name, [str(run), *named, *shlex.split(words)])
+        return named_command(name).make_context(name, [str(run), *named, *shlex.split(words)])
     except click.UsageError as error:
         raise click.UsageError(f"--{name} {words!r}: {error.format_message()}") from error
 

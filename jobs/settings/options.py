@@ -18,6 +18,12 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 run_argument = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+below_option = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="Write below this folder. [default: the temporary one]",
+)
 dry_run_option = click.option("--dry-run", is_flag=True, help="Count what would be done; write nothing.")
 
 

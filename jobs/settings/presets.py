@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -288,9 +287,9 @@ def _checked(where: str, section: str, options: Any) -> dict[str, Any]:
     """
     if not isinstance(options, dict):
         raise UserError(f"{where} {section} must map options to values, got {options!r}: correct it")
-    from jobs.main import COMMANDS
+    from jobs.main import named_command
 
-    command: click.Command = import_module(COMMANDS[section][0]).command
+    command = named_command(section)
     known = {str(one.name): one for one in command.params if one.name not in NOT_SETTINGS}
     found = {}
     for name, value in options.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 import pytest
 import yaml
 
-from jobs.main import COMMANDS
+from jobs.main import named_command
 from jobs.settings.presets import (
     DEFAULT,
     NOT_SETTINGS,
@@ -41,7 +40,7 @@ def written(folder: Path, text: str, name: str = "mine.yaml") -> Path:
 def test_every_key_of_a_preset_is_an_option(preset: str) -> None:
     for section, options in load_preset(preset).items():
         assert section in PRESET_SECTIONS
-        command: click.Command = import_module(COMMANDS[section][0]).command
+        command: click.Command = named_command(section)
         assert set(options) <= {str(one.name) for one in command.params} - NOT_SETTINGS
 
 
@@ -127,7 +126,7 @@ def test_a_run_remembers_its_preset(tmp_path: Path) -> None:
 
 
 def parsed_in(run: Path, name: str, *words: str) -> dict[str, Any]:
-    command = import_module(COMMANDS[name][0]).command
+    command = named_command(name)
     with command.make_context(name, [str(run), *words]) as ctx:
         return dict(ctx.params)
 

@@ -7,7 +7,6 @@ the sizes of a preset are checked without a download.
 from __future__ import annotations
 
 import math
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from jobs.data.pair import pair_settings
 from jobs.data.sample import sample_settings
 from jobs.data.score import score_settings
 from jobs.evaluate.command import evaluate_settings
-from jobs.main import COMMANDS
+from jobs.main import named_command
 from jobs.settings.presets import find_preset, load_preset, preset_names
 from trainer.config import TrainConfig
 from trainer.families.base import PairShapes
@@ -73,7 +72,7 @@ BILLIONS = {"cogvideox-2b": 1.69, "cogvideox-5b": 5.57}
 
 def parsed(name: str, preset: str) -> dict[str, Any]:
     """The options of a command as it receives them when the command line names the preset alone."""
-    command = import_module(COMMANDS[name][0]).command
+    command = named_command(name)
     with command.make_context(name, ["run", "--preset", preset]) as ctx:
         return {key: value for key, value in ctx.params.items() if key not in COMMON - {"preset"}}
 
@@ -81,7 +80,7 @@ def parsed(name: str, preset: str) -> dict[str, Any]:
 @pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("name", OPEN)
 def test_a_preset_fills_every_option(preset: str, name: str) -> None:
-    command: click.Command = import_module(COMMANDS[name][0]).command
+    command: click.Command = named_command(name)
     options = {str(one.name) for one in command.params if isinstance(one, click.Option)}
     section = load_preset(preset)[name]
     # What a preset does not state is as the settings have it, or is open.

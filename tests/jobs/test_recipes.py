@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from jobs.data.score import score_settings
-from jobs.main import COMMANDS
+from jobs.main import named_command
 from jobs.settings.from_dataclass import built, names_of
 from jobs.settings.presets import (
     BASELINES,
@@ -29,7 +28,7 @@ from trainer.config import TrainConfig
 
 def parsed(name: str, *words: str) -> dict[str, Any]:
     """The options of a command as its function receives them."""
-    command = import_module(COMMANDS[name][0]).command
+    command = named_command(name)
     with command.make_context(name, ["run", *words]) as ctx:
         return dict(ctx.params)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import import_module, reload
+from importlib import reload
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 import jobs.data.score
 from jobs.data.score import RewardOptions
-from jobs.main import COMMANDS
+from jobs.main import named_command
 from jobs.settings.command import Command
 from jobs.settings.from_dataclass import built, names_of, options_of, settings_of, union_of
 from jobs.settings.options import recordable
@@ -113,7 +113,7 @@ SETTINGS: dict[str, tuple[type, ...]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_field_is_an_option_and_has_a_help(name: str) -> None:
-    command: click.Command = import_module(COMMANDS[name][0]).command
+    command: click.Command = named_command(name)
     options = {one.name: one for one in command.params if isinstance(one, click.Option)}
     for cls in SETTINGS[name]:
         for one, _ in settings_of(cls):
