@@ -27,6 +27,10 @@ _MAX_NODE_DEATHS = 10
 _SETUP_SECONDS = 1800.0
 _WATCH_SECONDS = 5.0
 _PLACE_WARNING_SECONDS = 60.0
+# Ray says this of an actor that it takes for forgotten, which ours are not: the machine was busy, say.
+_FORGOTTEN = "all references to the actor were removed"
+_MAX_CANCELLED_SECONDS = 60.0
+_CANCELLED_PAUSE_SECONDS = 0.2
 
 
 class Pool:
@@ -46,6 +50,7 @@ class Pool:
         self._deaths: dict[str, int] = {}
         self._node_deaths: dict[str, int] = {}
         self._setup_deaths = 0
+        self._cancelled_since: float | None = None
         self._watched = self._placed = time.monotonic()
 
     def feed(self, tasks: Iterable[Task]) -> None:
@@ -145,9 +150,13 @@ class Pool:
                 raise self._cannot_start(error) from error
             # An actor that cannot be reached may be alive behind a broken network, or its node just went.
             unsure = isinstance(error, errors.ActorUnavailableError)
+            if actor.phase is Phase.SETUP and _FORGOTTEN in str(error):
+                self._replace_cancelled(actor, error)
+                return []
             return self._bury(actor, str(error).splitlines()[0], not unsure or self._has_died(actor))
         if actor.phase is Phase.SETUP:
             self._setup_deaths = 0
+            self._cancelled_since = None
         actor.rest()
         return [] if outcome is None else [outcome]
 
@@ -189,6 +198,19 @@ class Pool:
                     "(out of memory, most often): use fewer --workers"
                 )
         return []
+
+    def _replace_cancelled(self, actor: Actor, error: Exception) -> None:
+        """Take out an actor that Ray cancelled by mistake, which says nothing about the stage."""
+        self._remove(actor)
+        now, name = time.monotonic(), self._stage.name
+        log.warning("%s: a worker is asked for again (Ray says that %s)", name, _FORGOTTEN)
+        self._cancelled_since = self._cancelled_since or now
+        if now - self._cancelled_since > _MAX_CANCELLED_SECONDS:
+            raise UserError(
+                f"for {_MAX_CANCELLED_SECONDS:.0f} s Ray has cancelled every worker of {name} (it says that "
+                f"{_FORGOTTEN}): see the logs of its head node, then run the same command again"
+            )
+        time.sleep(_CANCELLED_PAUSE_SECONDS)
 
     def _redo(self, task: Task, node_alive: bool, why: str) -> list[TaskOutcome]:
         counts, most = (self._deaths, MAX_DEATHS) if node_alive else (self._node_deaths, _MAX_NODE_DEATHS)

@@ -39,8 +39,7 @@ def open_warm_actors(settings: WorkerSettings, cpus: int, modules: Sequence[str]
     fork_server = _fork_server(settings, modules, environment) if modules and local else None
     if fork_server is not None:
         environment[_PRESTART] = "0"
-    # Ray numbers the actors of every session alike. What is left of a former session's handles in cycles must
-    # go before this one begins: when it goes later, Ray takes it for the end of an actor of this one.
+    # What is left of a former session's handles in cycles goes before this one begins.
     gc.collect()
     with _closed_on_error(fork_server):
         with _environment(environment), _own_signals():

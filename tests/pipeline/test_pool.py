@@ -5,13 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.engine import ray_pool
 from pipeline.engine.ray_pool import Pool
 from pipeline.engine.warm import warm_actors_for
+from pipeline.engine.warm_actors import WarmActors
 from pipeline.engine.worker_settings import WorkerSettings
+from storage.errors import UserError
 from tests.pipeline.toy import ToyStage, ToyTask, tries
 
 pytestmark = pytest.mark.slow
@@ -55,3 +58,34 @@ def test_actors_come_with_the_work_and_go_without_it(pool: Pool, tmp_path: Path)
     pool.close()
     assert pool.finished
     assert all(tries(tmp_path, key) == 1 for key in ["a", "b", *keys])
+
+
+@pytest.fixture
+def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many of the next actors Ray cancels: it takes them for forgotten."""
+    left = [0]
+    new = WarmActors._new
+
+    def forgotten(self: WarmActors, *arguments: Any) -> Any:
+        handle = new(self, *arguments)
+        if left[0]:
+            left[0] -= 1
+            time.sleep(0.3)  # Ray knows of it, and its process is not there yet
+            core_worker = self.ray._private.worker.global_worker.core_worker
+            core_worker.remove_actor_handle_reference(handle._ray_actor_id)
+        return handle
+
+    monkeypatch.setattr(WarmActors, "_new", forgotten)
+    return left
+
+
+def test_workers_that_ray_cancels_by_mistake_are_asked_for_again(
+    pool: Pool, cancelled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled[0] = 5
+    assert work(pool, "a", "b") == ["a", "b"]
+    assert cancelled == [0]
+    monkeypatch.setattr(ray_pool, "_MAX_CANCELLED_SECONDS", 0.0)
+    cancelled[0] = 10**6
+    with pytest.raises(UserError, match=r"Ray has cancelled every worker of toy"):
+        work(pool, *"cdefgh")
