@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from storage.run import Run
 
 # Nothing is denoised, so there are no steps, and nothing is led away from.
-_NOT_ENCODING = ("steps", "guidance", "fps", "negative_prompt", "adapter_weight", "vae_slicing", "compile")
+_NOT_ENCODING = ("steps", "guidance", "negative_prompt", "adapter_weight", "vae_slicing", "compile")
 
 
 class _ImportCommand(PresetCommand):
@@ -37,6 +37,7 @@ class _ImportCommand(PresetCommand):
         "height",
         "width",
         "num_frames",
+        "fps",
         "max_sequence_length",
         "precision",
         "vae_tiling",
@@ -67,6 +68,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     """
     from jobs.progress import ConsoleProgress
     from pipeline.importing import import_videos
+    from pipeline.importing.notes import notes_of
     from storage.run import Run
 
     settings = _import_settings(chosen)
@@ -75,23 +77,30 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         _print_plan(there, import_videos.dry_run(there, settings), settings, as_json)
         return
     opened = Run.create_or_open(run)
+    wanted: set[str] = set()
+
+    def before_work(plan: ImportPlan) -> None:
+        opened.record("import", recordable(chosen), preset=chosen["preset"].remembered())
+        wanted.update(candidate_id for task in plan.tasks for candidate_id in task.ids)
+
     summary = import_videos.run_import(
         opened,
         settings,
         progress=ConsoleProgress("videos"),
-        before_work=lambda _: opened.record(
-            "import", recordable(chosen), preset=chosen["preset"].remembered()
-        ),
+        before_work=before_work,
     )
+    notes = notes_of(opened, wanted)
     text = f"{summary.done} videos imported, {summary.present} were there, {summary.failed} refused: {run}"
-    print_result(counts(summary), as_json, text)
+    print_result(
+        counts(summary) | {"done_to_them": notes.as_dict()}, as_json, "\n  ".join([text, *notes.lines()])
+    )
     finish(ctx, summary, "videos", "rejects")
 
 
 def _import_settings(chosen: dict[str, Any]) -> ImportSettings:
     """The settings of an import from the options of the command."""
     encoding = {name: value for name, value in chosen.items() if name not in _NOT_ENCODING}
-    return built(ImportSettings, encoding, source=chosen["source"], steps=1, guidance=1.0, fps=1)
+    return built(ImportSettings, encoding, source=chosen["source"], steps=1, guidance=1.0)
 
 
 def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_json: bool) -> None:

@@ -11,9 +11,10 @@ from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.importing.manifest import STAGE
 from pipeline.importing.plan import ImportPlan, plan_import
 from pipeline.importing.settings import ImportSettings
-from pipeline.importing.stage import Encoding, ImportStage, Target
+from pipeline.importing.stage import Encoding, ImportStage
 from pipeline.models import resolve_model
 from storage.errors import UserError
+from storage.media.clip import Target
 from storage.run import Run
 from storage.tables.shards import write_shard
 
@@ -23,7 +24,7 @@ def encoding_of(settings: ImportSettings) -> Encoding | None:
     if settings.model is None:
         return None
     one = settings.sampler
-    target = Target(frames=one.num_frames, height=one.height, width=one.width, fit=settings.fit)
+    target = Target(frames=one.num_frames, height=one.height, width=one.width, fps=one.fps, fit=settings.fit)
     return Encoding(
         model=resolve_model(settings.model, settings.revision),
         settings=one,
@@ -57,6 +58,7 @@ def run_import(
             run_path=run.path.absolute(),
             limits=settings.limits,
             link=settings.link,
+            min_first_frame_psnr=settings.min_first_frame_psnr,
             encoding=encoding,
             resources=Resources(gpus=settings.gpus_per_worker),
         )

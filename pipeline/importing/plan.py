@@ -17,7 +17,8 @@ from pipeline.importing.stage import NO_MODEL, NO_REVISION, Encoding, ImportItem
 from pipeline.sampling.sample import require_same_conditions
 from pipeline.sampling.samplers import first_frame
 from storage.errors import UserError
-from storage.media.external_video import Refused, VideoFacts, VideoLimits, file_sha256, inspect_video, show
+from storage.media.external_video import Refused, file_sha256, show
+from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
 from storage.run import Run
 from storage.tables.ids import content_id
 from storage.tables.records import Prompt, Reject
@@ -57,7 +58,10 @@ def plan_import(
     Writes their prompts, rows and first frames, into the run when `write`. Raises UserError
     for a source that is missing, of an unknown kind or without videos, and for a run of another model.
     """
-    planner = _Planner(run=run, limits=limits, encoding=encoding, book=PromptBook(run=run, limits=limits))
+    target = None if encoding is None else encoding.target
+    planner = _Planner(
+        run=run, limits=limits, encoding=encoding, book=PromptBook(run=run, limits=limits, target=target)
+    )
     for listed in _entries(source, allow_outside):
         if isinstance(listed, Reject):
             planner.rejects.append(listed)
@@ -97,14 +101,16 @@ class _Planner:
     bytes: int = 0
 
     def __post_init__(self) -> None:
+        self.there: set[str] = set()
         self.have: set[str] = set()
-        self.plain: set[str] = set()
+        self.without_model: set[str] = set()
         if self.run is not None:
             rows = self.run.rows("candidates", ["candidate_id", "status", "latent_uri", "model"]).to_pylist()
             good = [row for row in rows if row["status"] == "ok"]
+            self.there = {row["candidate_id"] for row in good}
             wants_latents = self.encoding is not None
             self.have = {row["candidate_id"] for row in good if row["latent_uri"] or not wants_latents}
-            self.plain = {row["candidate_id"] for row in good if row["model"] == NO_MODEL}
+            self.without_model = {row["candidate_id"] for row in good if row["model"] == NO_MODEL}
         self.with_image: bool | None = None
 
     def look_at(self, one: Entry) -> None:
@@ -130,16 +136,19 @@ class _Planner:
 
     def _plan(self, prompt: Prompt, one: Entry, facts: VideoFacts, sha256: str) -> None:
         target = None if self.encoding is None else self.encoding.target
-        fitted = target is not None and facts.shape != target.shape
-        own = candidate_id(sha256, prompt.prompt_id, one.seed)
-        name = own
-        if fitted and target is not None:
-            if own in self.plain:
-                raise Refused(
-                    "size",
-                    "is in the run at its own size, without latents: use a new run to change its size",
-                )
-            name = candidate_id(sha256, prompt.prompt_id, one.seed, target.fit, *target.shape)
+        parts: list[str | int | float] = [] if facts.plain else ["as shown"]
+        as_shown = candidate_id(sha256, prompt.prompt_id, one.seed, *parts)
+        if not facts.plain and candidate_id(sha256, prompt.prompt_id, one.seed) in self.there:
+            raise Refused("as-stored", "is in the run as it is stored, not as it is shown: use a new run")
+        if target is not None and facts.shape != target.shape:
+            parts += [target.fit, *target.shape]
+        if target is not None and not target.has_its_rate(facts):
+            parts += ["fps", target.fps]
+        name = candidate_id(sha256, prompt.prompt_id, one.seed, *parts)
+        if name != as_shown and as_shown in self.without_model:
+            raise Refused(
+                "size", "is in the run at its own size and rate, without latents: use a new run to change it"
+            )
         self.seen[prompt.prompt_id, one.seed] = (one.where, sha256)
         if name in self.have:
             return
@@ -152,7 +161,7 @@ class _Planner:
                 sha256=sha256,
                 seed=one.seed,
                 facts=facts,
-                fitted=fitted,
+                again=bool(parts),
                 metadata=one.metadata,
             )
         )
@@ -189,12 +198,12 @@ class _Planner:
             self.with_image = given
 
 
-def candidate_id(sha256: str, prompt_id: str, seed: int, *fit: str | int) -> str:
-    """The id of an imported video: its bytes, prompt and seed, and its new size where that was changed.
+def candidate_id(sha256: str, prompt_id: str, seed: int, *done: str | int | float) -> str:
+    """The id of an imported video: its bytes, prompt and seed, and what was done to it.
 
     The model that encodes it is no part of it, so that scores stay valid when latents are added.
     """
-    return content_id("import", sha256, prompt_id, seed, list(fit))
+    return content_id("import", sha256, prompt_id, seed, list(done))
 
 
 def _entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject]:

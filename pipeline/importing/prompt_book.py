@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from pipeline.importing.manifest import Entry
 from pipeline.sampling.prompts import PromptItem
 from storage.errors import UserError
-from storage.media.external_video import Refused, VideoLimits
+from storage.media.clip import Target
+from storage.media.external_video import Refused
+from storage.media.foreign_video import VideoLimits
 from storage.media.video import read_image, write_image
 from storage.run import Run
 from storage.tables.records import Prompt
@@ -21,10 +23,14 @@ from storage.tables.shards import write_shard
 
 @dataclass(kw_only=True)
 class PromptBook:
-    """Finds or makes the prompt of an entry. Scene, split and metadata of a prompt are those it has first."""
+    """Finds or makes the prompt of an entry. Scene, split and metadata of a prompt are those it has first.
+
+    First frames are cut as the videos are, when these are cut for a model (`target`).
+    """
 
     run: Run | None
     limits: VideoLimits
+    target: Target | None = None
     rows: dict[str, Prompt] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -100,6 +106,7 @@ class PromptBook:
         if not path.is_file():
             raise Refused("first-frame", f"first frame {path} is missing or no regular file: correct it")
         try:
-            return read_image(path, self.limits.max_pixels)
+            image_HW3 = read_image(path, self.limits.max_pixels)
         except UserError as error:
             raise Refused("first-frame", f"first frame {error}") from error
+        return image_HW3 if self.target is None else self.target.picture(image_HW3)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.sampling.settings import Execution, SamplerSettings
 from storage.errors import FieldError, UserError
-from storage.media.external_video import VideoLimits
+from storage.media.foreign_video import Fit, VideoLimits
 
-Fit: TypeAlias = Literal["exact", "crop", "resize"]
+# Of another moment or scene: codecs and a video model's own first frames stay above.
+UNLIKE_DB = 20.0
 
 
 def _option(help_line: str, group: str = "Which videos", **metadata: Any) -> dict[str, Any]:
@@ -52,8 +53,17 @@ class ImportSettings(WorkerSettings):
     fit: Fit = field(
         default="exact",
         metadata=_option(
-            "Videos of another size than the model's: refuse them, cut them, or change their aspect.",
+            "Videos of another size or frame rate than the model's: refuse them (exact); cut them, or change "
+            "their aspect (resize), and take their frames by time.",
             common=True,
+        ),
+    )
+    min_first_frame_psnr: float = field(
+        default=0.0,
+        metadata=_option(
+            "Refuse a video whose first frame is less like the first frame given for its prompt; below "
+            f"{UNLIKE_DB:g} dB is said in any case.",
+            metavar="DB",
         ),
     )
     sampler: SamplerSettings
@@ -64,6 +74,8 @@ class ImportSettings(WorkerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.min_first_frame_psnr >= 0:
+            raise FieldError("min_first_frame_psnr", "0 or more", self.min_first_frame_psnr)
         if self.batch < 1:
             raise FieldError("batch", "at least 1", self.batch)
         if self.model is None and (self.fit != "exact" or self.revision is not None):

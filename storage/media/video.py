@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from storage.atomic import write_bytes
 from storage.errors import UserError
+from storage.media.frames import rgb
 
 # Measured round trips (9 frames, coloured texture from soft to white noise): crf 8 gives 44-41 dB at 64x64,
 # 47-43 dB at 480x720; crf 12 falls to 37 dB. Chroma at half size (yuv420p), which more players take, gives
@@ -65,12 +66,12 @@ def read_video(path: Path) -> NDArray[np.uint8]:
             if not container.streams.video:
                 raise _unreadable(path, "it has no video")
             announced = container.streams.video[0].frames
-            frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+            frames = [rgb(frame) for frame in container.decode(video=0)]
     except (FFmpegError, OSError, ValueError) as error:
         raise _unreadable(path, "missing, truncated or not a video") from error
     if not frames or len(frames) < announced:
         raise _unreadable(path, f"truncated: {len(frames)} of {announced} frames decode")
-    return np.stack(frames).astype(np.uint8, copy=False)
+    return np.stack(frames)
 
 
 def write_image(path: Path, image_HW3: NDArray[np.uint8]) -> None:

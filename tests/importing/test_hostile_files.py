@@ -18,18 +18,22 @@ from tests.importing.hostile import PLACE, outcome, zipped
 
 FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "empty": (lambda path: path.write_bytes(b""), "empty", "has 0 bytes"),
-    "zip": (lambda path: path.write_bytes(zipped()), "not-a-video", "is a zip archive, not an mp4 video"),
+    "zip": (lambda path: path.write_bytes(zipped()), "not-a-video", "is a zip archive, not a video"),
     "pickle": (
         lambda path: path.write_bytes(pickle.dumps({"latents": [1.0]})),
         "not-a-video",
-        "is a pickle, not an mp4 video",
+        "is a pickle, not a video",
     ),
     "playlist": (
         lambda path: path.write_text("#EXTM3U\n#EXTINF:9,\nfile:///etc/passwd\n"),
         "not-a-video",
-        "is a playlist, not an mp4",
+        "is a playlist, not a video",
     ),
-    "matroska": (lambda path: path.write_bytes(b"\x1a\x45\xdf\xa3" * 9), "not-a-video", "is a Matroska"),
+    "only a start of Matroska": (
+        lambda path: path.write_bytes(b"\x1a\x45\xdf\xa3" * 9),
+        "unreadable",
+        "is truncated or damaged",
+    ),
     "only a start": (
         lambda path: path.write_bytes(b"\0\0\0\x18ftypisom" + b"\0" * 99),
         "unreadable",
@@ -53,13 +57,13 @@ FILES: dict[str, tuple[Callable[[Path], object], str, str]] = {
     "many frames": (lambda path: clip(path, 9, count=40), "too-long", "has 40 frames; max_frames is 32"),
     "two hundred million frames": (
         lambda path: patch(clip(path, 9), b"stts", 12, 200_000_000),
-        "too-long",
-        "has 200000000 frames",
+        "unreadable",
+        "is truncated: 9 of 200000000 frames are there",
     ),
     "fewer frames than announced": (
         lambda path: patch(clip(path, 9), b"stsz", 12, 5),
         "unreadable",
-        "is truncated: 5 of 9 frames decode",
+        "is truncated: 5 of 9 frames are there",
     ),
     "a pipe": (os.mkfifo, "not-a-file", "is not a regular file"),
     "a broken link": (lambda path: path.symlink_to("nothing.mp4"), "missing", "does not exist"),
