@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from storage.errors import FieldError
+from storage.media.containers import opened
 from storage.media.external_video import Refused
-from storage.media.foreign_video import Fit, VideoFacts, VideoLimits, opened
+from storage.media.foreign_video import Fit, VideoFacts, VideoLimits
 from storage.media.frames import rgb, shows_through, turned
 
 # Rates that differ by less are one: a clip of 49 frames is then off by less than a frame.

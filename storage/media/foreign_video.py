@@ -3,55 +3,17 @@
 from __future__ import annotations
 
 import math
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from storage.errors import FieldError
+from storage.media.containers import container_of, opened
 from storage.media.external_video import Refused
 
 Fit: TypeAlias = Literal["exact", "crop", "resize"]
 
-# Decoders of moving pictures, as the library names them.
-# fmt: off
-_CODECS = frozenset((
-    "h264", "hevc", "av1", "libdav1d", "libaom-av1", "vp9", "libvpx-vp9", "vp8", "libvpx", "mpeg4",
-    "mpeg2video", "mpeg1video", "msmpeg4v2", "msmpeg4v3", "msmpeg4", "prores", "dnxhd", "mjpeg", "ffv1",
-    "huffyuv", "ffvhuff", "utvideo", "rawvideo", "theora", "wmv1", "wmv2", "wmv3", "vc1", "flv", "h263",
-    "cfhd", "qtrle", "cinepak", "png", "gif",
-))
-# fmt: on
-# By how they begin: the reader is named, because the library also reads lists of other files.
-_STARTS: tuple[tuple[int, bytes, str], ...] = (
-    (4, b"ftyp", "mp4"),
-    (4, b"moov", "mp4"),
-    (4, b"wide", "mp4"),
-    (4, b"mdat", "mp4"),
-    (0, b"\x1a\x45\xdf\xa3", "matroska"),
-    (8, b"AVI ", "avi"),
-    (0, b"GIF8", "gif"),
-    (0, b"FLV\x01", "flv"),
-    (0, b"OggS", "ogg"),
-    (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "asf"),
-    (0, b"\x00\x00\x01\xba", "mpeg"),
-    (0, b"\x47", "mpegts"),
-    (4, b"\x47", "mpegts"),
-)
-_KNOWN_STARTS = (
-    (b"PK\x03\x04", "a zip archive"),
-    (b"RIFF", "a RIFF file without a video"),
-    (b"\x89PNG", "a PNG image"),
-    (b"\xff\xd8\xff", "a JPEG image"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"#EXTM3U", "a playlist"),
-)
-_PICKLE_PROTOCOLS = range(2, 6)
-_HEAD_BYTES = 12
-_TS_PACKETS = {0: 188, 4: 192}
 # As broad as any film, and as narrow as that on its side; what is beyond is a broken header.
 _MOST_PIXEL_SHAPE = 4
 _MOST_HIDDEN = 4096
@@ -138,66 +100,66 @@ class VideoFacts:
 
 def inspect_video(path: Path, limits: VideoLimits) -> VideoFacts:
     """What a video is, from its packets and its first frame. Raises Refused for what is not taken in."""
-    from storage.media.frames import converted_from, orientation, why_unknown
-
-    container_name = _container_of(path)
     with opened(path, limits.max_pixels) as (container, stream):
         _require_pixels(stream.height, stream.width, limits)
         if stream.metadata.get("alpha_mode") == "1":  # a second picture, which the decoder passes over
             raise Refused("transparent", "is transparent in parts: put it on a ground")
-        times, hidden = _times(container, stream, limits)
+        times, hidden, frame = _read_through(container, stream, limits)
+        name = container_of(path)
         # Others count chunks, or guess.
-        announced = stream.frames if container_name == "mp4" else 0
-        fps, even = _rate(times, stream)
-        if times:
-            _require_length(times, fps, limits)
-    if announced > len(times) + hidden:
-        _require_whole(path, announced, limits)
-    with opened(path, limits.max_pixels) as (container, stream):
-        frame = next(iter(container.decode(stream)), None)
+        announced = stream.frames if name == "mp4" else 0
+        if announced > len(times) + hidden:
+            _require_whole(path, announced, limits)
         if frame is None or not times:
             raise Refused("unreadable", "holds no frame that decodes: get it again")
         if len(times) == 1:
             raise Refused("not-a-video", "has one frame: leave it out, or give it as a first frame")
+        fps, even = _rate(times, stream)
         if not (fps > 0 and math.isfinite(fps)):
             raise Refused("unreadable", f"has {len(times)} frames at {fps:g} a second: write it again as mp4")
-        how, shape = orientation(frame), _pixel_shape(stream)
-        if how is None:
-            raise Refused("orientation", "is turned by an angle that is no quarter: write it again upright")
-        why = why_unknown(frame)
-        if why is not None:
-            raise Refused(
-                "colours", f"has colours that cannot be converted ({why}): write it again as BT.709"
-            )
-        height, width = _shown_size(frame.height, frame.width, how, shape)
-        _require_pixels(height, width, limits)
-        codec = stream.codec_context.name
-        colours = converted_from(frame)
-        plain = (
-            container_name == "mp4"
-            and [one.index for one in container.streams.video] == [stream.index]
-            and how == (1, 0, 0, 1)
-            and shape == 1
-            and hidden == 0
-            and announced in (0, len(times))
-            and colours is None
-        )
-        return VideoFacts(
+        if times[-1] + 1 / fps > limits.max_seconds:
+            raise Refused("too-long", _too_long(f"{times[-1] + 1 / fps:.6g} seconds", limits))
+        alone = name == "mp4" and len(container.streams.video) == 1
+        said = VideoFacts(
             frames=len(times),
-            height=height,
-            width=width,
+            height=frame.height,
+            width=frame.width,
             fps=fps,
-            container=container_name,
-            codec=codec,
+            container=name,
+            codec=stream.codec_context.name,
             stream=stream.index,
-            stored=(frame.height, frame.width),
-            orientation=how,
-            pixel_shape=shape,
-            colours=colours,
             times=tuple(times),
             even=even,
-            plain=plain,
+            plain=alone and hidden == 0 and announced in (0, len(times)),
         )
+        facts = _as_shown(said, frame, _pixel_shape(stream))
+        _require_pixels(facts.height, facts.width, limits)
+        return facts
+
+
+def _as_shown(said: VideoFacts, frame: Any, shape: Fraction) -> VideoFacts:
+    """The facts with how a decoded frame comes to be what is shown."""
+    from storage.media.frames import converted_from, orientation, why_unknown
+
+    how, why, colours = orientation(frame), why_unknown(frame), converted_from(frame)
+    if how is None:
+        raise Refused("orientation", "is turned by an angle that is no quarter: write it again upright")
+    if why is not None:
+        raise Refused("colours", f"has colours that cannot be converted ({why}): write it again as BT.709")
+    # Its lines stay as many as they are; their pixels become square.
+    wide = max(1, round(frame.width * shape))
+    height, width = (frame.height, wide) if how[0] else (wide, frame.height)
+    as_it_is = how == (1, 0, 0, 1) and shape == 1 and colours is None
+    return replace(
+        said,
+        height=height,
+        width=width,
+        stored=(frame.height, frame.width),
+        orientation=how,
+        pixel_shape=shape,
+        colours=colours,
+        plain=said.plain and as_it_is,
+    )
 
 
 def _require_whole(path: Path, announced: int, limits: VideoLimits) -> None:
@@ -208,85 +170,17 @@ def _require_whole(path: Path, announced: int, limits: VideoLimits) -> None:
         raise Refused("unreadable", f"is truncated: {found} of {announced} frames are there; get it again")
 
 
-@contextmanager
-def opened(path: Path, max_pixels: int, **options: str) -> Iterator[tuple[Any, Any]]:
-    """The container and its moving picture, to be read once; whatever is wrong is raised as Refused."""
-    import av
-    from av.error import FFmpegError
-
-    options = {"protocol_whitelist": "file", **options}
-    try:
-        with av.open(str(path), format=_container_of(path), options=options) as container:
-            stream = _moving_picture(container)
-            context = stream.codec_context
-            if context is None or context.name not in _CODECS:
-                name = "an unknown codec" if context is None else context.name
-                raise Refused("codec", f"is coded as {name}: convert it, to h264 for one")
-            # What a decoder finds wrong is an error, where it would paint over it; threads that share a frame
-            # keep what they find to themselves. `max_pixels` is its own bound, of whole blocks: a frame
-            # far larger than announced is refused before it is made.
-            context.thread_type = "FRAME"
-            context.options = {"max_pixels": str(2 * max_pixels + 2**16), "err_detect": "explode"}
-            yield container, stream
-    except Refused:
-        raise
-    except (FFmpegError, OSError, ValueError, OverflowError) as error:
-        why = str(getattr(error, "strerror", None) or error or type(error).__name__)
-        raise Refused("unreadable", f"is truncated or damaged ({why}): get it again") from error
-
-
-def _container_of(path: Path) -> str:
-    """The reader of a file, by its first bytes. Opening a pipe waits for ever, so that is refused before."""
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise Refused("not-a-file", "is not a regular file: give a video file")
-        if not status.st_size:
-            raise Refused("empty", "has 0 bytes: get the file again")
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-            for offset, start, name in _STARTS:
-                if head[offset : offset + len(start)] != start:
-                    continue
-                if name == "mpegts":
-                    # One byte is no evidence: the next packet begins with it too.
-                    file.seek(offset + _TS_PACKETS[offset])
-                    if file.read(1) != start:
-                        continue
-                return name
-    except FileNotFoundError as error:
-        raise Refused("missing", "does not exist: correct the path") from error
-    except OSError as error:
-        raise Refused("unreadable", f"cannot be read ({error.strerror}): check its permissions") from error
-    raise Refused("not-a-video", f"is {_guess(head)}, not a video: convert it to mp4, or leave it out")
-
-
-def _guess(head: bytes) -> str:
-    for start, what in _KNOWN_STARTS:
-        if head.startswith(start):
-            return what
-    return "a pickle" if head[:1] == b"\x80" and head[1:2] and head[1] in _PICKLE_PROTOCOLS else "something"
-
-
-def _moving_picture(container: Any) -> Any:
-    """The video stream that players show; covers, thumbnails and tracks of one picture beside it are none."""
-    from av.stream import Disposition
-
-    still = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-    streams = [one for one in container.streams.video if not one.disposition & still]
-    if not streams:
-        raise Refused("not-a-video", "has no video in it: leave it out")
-    return max(streams, key=lambda one: (one.frames != 1, bool(one.disposition & Disposition.default)))
-
-
-def _times(container: Any, stream: Any, limits: VideoLimits) -> tuple[list[float], int]:
-    """Seconds of the presentable frames from the first on, and how many others there are.
+def _read_through(container: Any, stream: Any, limits: VideoLimits) -> tuple[list[float], int, Any]:
+    """Seconds of the presentable frames from the first on, how many others there are, and the first frame.
 
     Cuts by copying keep what decoding needs, and an edit list that says what is shown.
     """
-    found: list[int | None] = []
-    hidden = 0
+    ticks: list[int | None] = []
+    hidden, first = 0, None
     for packet in container.demux(stream):
+        if first is None:
+            # The last packet is empty: it has the decoder give what it still holds.
+            first = next(iter(packet.decode()), None)
         # A packet of AVI may say that the former frame stays.
         if packet.size <= 1:
             continue
@@ -296,17 +190,17 @@ def _times(container: Any, stream: Any, limits: VideoLimits) -> tuple[list[float
                 raise Refused("unreadable", f"hides more than {_MOST_HIDDEN} frames: write it again as mp4")
             continue
         if packet.is_corrupt:
-            raise Refused("unreadable", f"is damaged (packet {len(found) + 1}): get it again")
-        found.append(packet.pts if packet.pts is not None else packet.dts)
-        if len(found) > limits.max_frames:
+            raise Refused("unreadable", f"is damaged (packet {len(ticks) + 1}): get it again")
+        ticks.append(packet.pts if packet.pts is not None else packet.dts)
+        if len(ticks) > limits.max_frames:
             many = str(stream.frames) if stream.frames > limits.max_frames else f"over {limits.max_frames}"
             raise Refused("too-long", _too_long(f"{many} frames", limits))
-    ticks = sorted(one for one in found if one is not None)
-    if len(ticks) < len(found) or len(set(ticks)) < len(ticks):
+    known = sorted(one for one in ticks if one is not None)
+    if len(known) < len(ticks) or len(set(known)) < len(known):
         # No times, or times of nothing: the container's rate is all that is known.
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        return [number / rate if rate else 0.0 for number in range(len(found))], hidden
-    return [float((tick - ticks[0]) * stream.time_base) for tick in ticks], hidden
+        return [number / rate if rate else 0.0 for number in range(len(ticks))], hidden, first
+    return [float((tick - known[0]) * stream.time_base) for tick in known], hidden, first
 
 
 def _rate(times: list[float], stream: Any) -> tuple[float, bool]:
@@ -323,12 +217,6 @@ def _rate(times: list[float], stream: Any) -> tuple[float, bool]:
     return (said if said and abs(said * step - 1) <= _RATE_SHARE else 1 / step), even
 
 
-def _require_length(times: list[float], fps: float, limits: VideoLimits) -> None:
-    seconds = times[-1] + (1 / fps if fps > 0 else 0)
-    if seconds > limits.max_seconds:
-        raise Refused("too-long", _too_long(f"{seconds:.6g} seconds", limits))
-
-
 def _pixel_shape(stream: Any) -> Fraction:
     """Width of a pixel in heights, 1 where nothing is said."""
     shape = stream.sample_aspect_ratio
@@ -339,12 +227,6 @@ def _pixel_shape(stream: Any) -> Fraction:
             "pixel-shape", f"has pixels of {shape}, width by height: write it again with square ones"
         )
     return Fraction(shape)
-
-
-def _shown_size(height: int, width: int, how: tuple[int, int, int, int], shape: Fraction) -> tuple[int, int]:
-    """Height and width of square pixels that show a stored picture: its lines stay as many as they are."""
-    wide = max(1, round(width * shape))
-    return (height, wide) if how[0] else (wide, height)
 
 
 def _require_pixels(height: int, width: int, limits: VideoLimits) -> None:

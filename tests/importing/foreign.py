@@ -16,6 +16,8 @@ from PIL import Image
 
 CORNERS = ((200, 40, 40), (40, 170, 60), (50, 60, 200), (200, 190, 60))
 _BLOCK = 16
+# Its threads abort the process now and then on pictures of one or two blocks.
+X265 = ("x265-params", "log-level=none:pools=none:frame-threads=1:ctu=16")
 
 
 def picture(moment: float, height: int = 64, width: int = 96) -> NDArray[np.uint8]:

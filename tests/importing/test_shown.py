@@ -22,10 +22,10 @@ from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
 from storage.media.video import browser_video, read_video, write_image
 from storage.run import Run
 from tests.importing import clips
-from tests.importing.foreign import CORNERS, Made, corners_of, make, moment_of, picture
+from tests.importing.foreign import CORNERS, X265, Made, corners_of, make, moment_of, picture
 
 LIMITS = VideoLimits(max_pixels=512 * 512, max_frames=64, max_seconds=8)
-_X265 = (("x265-params", "log-level=none"),)
+_X265 = (X265,)
 _TENTHS = tuple(number / 10 for number in range(9))
 _RATE: dict[str, Any] = {
     "ticks": 25,
@@ -309,7 +309,7 @@ def test_what_shows_through_is_refused(tmp_path: Path, codec: str, container: st
         # Decoders with a thread for every slice lose what the threads find.
         ("libx264", (("tune", "zerolatency"), ("x264-params", "sliced-threads=1:threads=4"))),
         ("libx264", (("x264-params", "cabac=0"),)),
-        ("libx265", _X265),
+        ("libx265", (("x265-params", "log-level=none:pools=none:frame-threads=1"),)),
         ("mpeg4", ()),
         ("libsvtav1", ()),
     ],
@@ -323,8 +323,9 @@ def test_random_bytes_in_the_middle_are_found(tmp_path: Path, codec: str, option
     whole = path.read_bytes()
     with av.open(str(path)) as container:
         packets = [(one.pos, one.size) for one in container.demux(video=0) if one.size]
-    position, size = max(packets[1:], key=lambda one: one[1])
-    noise = np.random.default_rng(0).bytes(min(1000, size // 2))
+    position, size = packets[len(packets) // 3]
+    last = packets[-1][0] + packets[-1][1]
+    noise = np.random.default_rng(0).bytes(min(4000, last - position - size))
     start = position + size // 3
     path.write_bytes(whole[:start] + noise + whole[start + len(noise) :])
     with pytest.raises(Refused) as error:
