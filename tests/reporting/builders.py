@@ -19,6 +19,11 @@ from tests.storage.builders import candidate, prompt, score
 
 FRAMES, SIZE = 5, 32
 HOSTILE = '</script><script>window.pwned=1</script><img src=x onerror="window.pwned=1">\u2028"\'&amp; 0'
+IMPORTED = {
+    "video": {"size": [32, 64], "turned": 90, "fps": 60},
+    "by_time": {"fps": 8},
+    "first_frame_psnr": 31.5,
+}
 WINNER, LOSER = 0, 2  # the channel that is bright
 CAMERA = [1.0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
 
@@ -53,7 +58,9 @@ def run_to_report(path: Path, pairs: int = 6, *, hostile: bool = True) -> Run:
             uri = run.video_uri(candidate_id)
             run.resolve(uri).parent.mkdir(parents=True, exist_ok=True)
             os.link(source, run.resolve(uri))
-            size = {"num_frames": FRAMES, "height": SIZE, "width": SIZE, "video_uri": uri}
+            size: dict[str, Any] = {"num_frames": FRAMES, "height": SIZE, "width": SIZE, "video_uri": uri}
+            imported = IMPORTED | {"source": f"{HOSTILE}{which}.mov"}
+            size["sampler"] = json.dumps({"steps": 4, "imported": imported})
             # More digits than a number of JavaScript has.
             candidates.append(candidate(candidate_id, name, seed=2**61 + number, **size))
             scores.append(_score(candidate_id, -0.1 - which * (0.05 + 0.01 * number)))

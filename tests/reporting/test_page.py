@@ -83,6 +83,17 @@ def test_winner_and_loser_show_one_frame(opened: Opened) -> None:
     opened.wait(f"gpa.viewer.state().at === {FRAMES - 1}")
 
 
+def test_it_says_where_imported_videos_come_from(opened: Opened) -> None:
+    open_first(opened)
+    facts = opened.page.locator("dl.facts", has_text="winner from")
+    facts.wait_for(state="attached")
+    text = facts.text_content()
+    for which, kind in enumerate(("winner", "loser")):
+        assert f"{kind} from{HOSTILE}{which}.mov; 32 \u00d7 64 pixels, 60 frames a second" in text
+    assert "turned by 90°; taken at 8 frames a second; first frame like the one given: 31.5 dB" in text
+    assert "samplersteps 4" in text
+
+
 def test_it_plays_in_step(opened: Opened) -> None:
     open_first(opened)
     page = opened.page

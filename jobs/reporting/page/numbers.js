@@ -28,12 +28,32 @@ gpa.numbers = (() => {
         h("td", { class: "number quiet" }, gpa.known(ours) && gpa.known(theirs) ? signed(ours - theirs, 2) : "–"));
     })));
 
+  // Where an imported candidate comes from, and what was done to it.
+  const origin = ({ sampler }) => {
+    const from = sampler && sampler.imported;
+    if (!from) return null;
+    const video = from.video || {};
+    return [
+      from.source,
+      video.size && `${video.size.join(" × ")} pixels, ${video.fps} frames a second, ${video.codec} in ${video.container}`,
+      video.turned && `turned by ${video.turned}°`,
+      video.mirrored && "mirrored",
+      video.pixel_shape && `pixels of ${video.pixel_shape} made square`,
+      video.colours && `colours converted (${video.colours})`,
+      video.uneven && "uneven frame times",
+      from.by_time && `taken at ${from.by_time.fps} frames a second`,
+      from.fit && from.fit !== "exact" && `fitted to the model (${from.fit})`,
+      gpa.known(from.first_frame_psnr) && `first frame like the one given: ${from.first_frame_psnr} dB`,
+    ].filter(Boolean).join("; ");
+  };
+
   const facts = (pair, winner, loser) => {
     const same = (name) => (JSON.stringify(winner[name]) === JSON.stringify(loser[name]) ? winner[name] : null);
-    const sampler = same("sampler") || {};
+    const { imported, ...sampler } = same("sampler") || {};
     const rows = [
       ["prompt", pair.prompt.id], ["scene", pair.prompt.scene], ["split", pair.split], ["pair", pair.id],
       ["winner", pair.winner.id], ["seed", pair.winner.seed], ["loser", pair.loser.id], ["seed", pair.loser.seed],
+      ["winner from", origin(winner)], ["loser from", origin(loser)],
       ["reward", `${winner.reward || "–"} ${winner.reward_version || ""}`], ["geometry", winner.geometry],
       ["model", winner.model], ["adapter", winner.adapter || loser.adapter],
       ["sampler", Object.entries(sampler).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ")],
