@@ -48,8 +48,8 @@ gpa.numbers = (() => {
   };
 
   const facts = (pair, winner, loser) => {
-    const same = (name) => (JSON.stringify(winner[name]) === JSON.stringify(loser[name]) ? winner[name] : null);
-    const { imported, ...sampler } = same("sampler") || {};
+    const settings = ({ sampler }) => Object.fromEntries(Object.entries(sampler || {}).filter(([name]) => name !== "imported"));
+    const sampler = JSON.stringify(settings(winner)) === JSON.stringify(settings(loser)) ? settings(winner) : {};
     const rows = [
       ["prompt", pair.prompt.id], ["scene", pair.prompt.scene], ["split", pair.split], ["pair", pair.id],
       ["winner", pair.winner.id], ["seed", pair.winner.seed], ["loser", pair.loser.id], ["seed", pair.loser.seed],
