@@ -235,6 +235,9 @@ def forecast_import(
     """Videos to take in; what is refused counts nowhere."""
     each = 0.0 if link or not plan.missing else plan.bytes / plan.missing
     source = "no copies of the files: they are linked" if link else "the files themselves"
+    again = sum(item.again for task in plan.tasks for item in task.items)
+    if again:
+        source += f"; {again:,} are written again, at several times their size"
     sizes = None if encoding is None else model_sizes(encoding.model, encoding.settings)
     if sizes is not None:
         each, source = each + sizes.latents, f"{source}; latents from sizes"

@@ -35,7 +35,9 @@ class ImportSettings(WorkerSettings):
     link: bool = field(
         default=False,
         metadata=_option(
-            "Hard links in the place of copies: no bytes are written.", flag="--link/--copy", common=True
+            "Hard links in the place of copies, where a video stays the file that it is.",
+            flag="--link/--copy",
+            common=True,
         ),
     )
     model: str | None = field(
