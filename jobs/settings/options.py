@@ -61,5 +61,7 @@ def counts(summary: Summary) -> dict[str, Any]:
 def finish(ctx: click.Context, summary: Summary, unit: str, where: str) -> None:
     """Say how many items failed and exit with 3 when any did."""
     if summary.failed:
-        click.echo(f"{summary.failed} {unit} failed ({where}), the last: {summary.reason}", err=True)
+        with_flags = getattr(ctx.command, "with_flags", str)
+        reason = with_flags(str(summary.reason))
+        click.echo(f"{summary.failed} {unit} failed ({where}), the last: {reason}", err=True)
         ctx.exit(3)
