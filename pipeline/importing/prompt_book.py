@@ -13,7 +13,7 @@ from pipeline.importing.manifest import Entry
 from pipeline.sampling.prompts import PromptItem
 from storage.errors import UserError
 from storage.media.external_video import Refused, VideoLimits
-from storage.media.video import read_image, write_image
+from storage.media.pictures import read_image, write_image
 from storage.run import Run
 from storage.tables.records import Prompt
 from storage.tables.shards import write_shard

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import UserError
-from storage.media.video import read_image
+from storage.media.pictures import read_image
 from storage.tables.ids import Split, canonical_json, content_id, split_of
 from storage.tables.records import Prompt
 

@@ -15,7 +15,8 @@ from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from pipeline.sampling.stage import SampleStage, SampleTask
 from storage.errors import UserError
-from storage.media.video import is_whole, write_image
+from storage.media.pictures import write_image
+from storage.media.video import is_whole
 from storage.run import Run
 from storage.tables.ids import candidate_seed, content_id
 from storage.tables.records import Prompt

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.sampling.prompts import PromptItem, read_prompts, world_items
 from storage.errors import UserError
-from storage.media.video import write_image
+from storage.media.pictures import write_image
 from storage.tables.ids import split_of
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
