@@ -47,7 +47,7 @@ def prompts_file(tmp_path: Path) -> Path:
 
 def write_prompts(folder: Path, count: int) -> Path:
     """Write `count` prompts, whose scenes are all in the train split, and their first frames."""
-    from storage.media.video import write_image
+    from storage.media.pictures import write_image
     from storage.tables.ids import split_of
 
     generator = np.random.default_rng(0)

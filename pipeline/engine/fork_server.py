@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.engine.imports import postpone, swift_imports
+from pipeline.engine.ray_places import socket_folder
 
 _SHIM = Path(__file__).with_name("worker_shim.py")
 
@@ -31,7 +32,7 @@ class ForkServer:
     """The process that imports, as the driver sees it. Forks live on when it is closed: Ray ends them."""
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="gpa-fork-server-")
+        self._folder = tempfile.TemporaryDirectory(prefix="gpa-fork-server-", dir=socket_folder())
         address = Path(self._folder.name) / "socket"
         # Its end is closed by the kernel with the driver, however that ends.
         watched, self._lifeline = os.pipe()

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from pipeline.engine import ray_places
 from pipeline.engine.fork_server import ForkServer
 from pipeline.engine.warm_actors import WarmActors
 from pipeline.engine.worker_settings import WorkerSettings
@@ -89,6 +90,7 @@ def local_environment() -> dict[str, str]:
         # Ray's own is 15, with which workers stand still beside any other program that computes.
         _NICENESS: os.environ.get(_NICENESS, "0"),
         "PYTHONPATH": _python_path(),
+        **ray_places.token(),
     }
 
 
@@ -111,9 +113,11 @@ def _start_options(settings: WorkerSettings, cpus: int) -> dict[str, Any]:
         return quiet | {"address": settings.ray_address, "runtime_env": {"env_vars": passed}}
     # Ray counts the GPUs itself, so that it never promises one that is not there.
     gpus: dict[str, Any] = {} if settings.gpus_per_worker else {"num_gpus": 0}
+    folder = ray_places.temporary_folder()
     return (
         quiet
         | gpus
+        | ({} if folder is None else {"_temp_dir": folder})
         | {
             # Without it a Ray that somebody else runs on this machine, or RAY_ADDRESS, would be taken.
             "address": "local",
@@ -126,15 +130,18 @@ def _start_options(settings: WorkerSettings, cpus: int) -> dict[str, Any]:
 
 
 def _start(ray: Any, options: dict[str, Any]) -> None:
-    """Start Ray; once more when that fails, because it gives up early on a machine that is busy."""
+    """Start Ray; once more when that fails, because it gives up early on a machine that is busy.
+
+    What it cannot write will not be writable then.
+    """
     for attempts_left in reversed(range(_START_ATTEMPTS)):
         try:
             found = ray.init(**options)
         except Exception as error:  # Ray raises the bare class when it takes too long
             ray.shutdown()
-            log.warning("Ray did not start: %s", error)
-            if not attempts_left:
+            if not attempts_left or isinstance(error, OSError):
                 raise UserError(_why_not(options, error)) from error
+            log.warning("Ray did not start: %s", error)
         else:
             if options.get("include_dashboard"):
                 log.warning("Ray dashboard: http://%s", found.dashboard_url)
@@ -145,11 +152,10 @@ def _why_not(options: dict[str, Any], error: Exception) -> str:
     if options["address"] != "local":
         remedy = "check that the cluster runs (ray status), or leave --ray-address out"
         return f"Ray does not start at {options['address']} ({error}): {remedy}"
-    if options["include_dashboard"]:
+    if options["include_dashboard"] and not isinstance(error, OSError):
         remedy = "the dashboard needs pip install 'ray[default]'; leave --dashboard out"
-    else:
-        remedy = "try --workers 0, which needs no Ray"
-    return f"Ray does not start on this machine ({error}): {remedy}"
+        return f"Ray does not start on this machine ({error}): {remedy}"
+    return f"Ray does not start on this machine: {ray_places.why_not(error)}"
 
 
 def _require_gpus(ray: Any, settings: WorkerSettings) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from storage.media.video import write_image
+from storage.media.pictures import write_image
 
 _FRAMES = 5
 _MINIMUM = 128

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.damage import mend_tables
 from pipeline.engine.stage import Progress, Silent
 from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_different
 from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
@@ -28,7 +29,7 @@ from pipeline.scoring.settings import ScoreSettings
 from storage.errors import FieldError, UserError
 from storage.judgements import EvaluatedClip, write_clips
 from storage.media.video import read_video
-from storage.run import Run
+from storage.run import RUN_FILE, Run
 from storage.tables.records import Prompt
 
 _SHEET_PROMPTS = 6
@@ -79,12 +80,15 @@ class Wanted:
     prompts: tuple[Prompt, ...]
 
 
-def wanted_clips(settings: EvaluateSettings) -> Wanted:
-    """What would be sampled if nothing were there. Raises UserError for two models that are the same."""
+def wanted_clips(settings: EvaluateSettings, inner: Run | None) -> Wanted:
+    """What would be sampled if the evaluation `inner` held no clip.
+
+    Raises UserError for two models that are the same.
+    """
     found: dict[str, str] = {}
     prompts: dict[str, Prompt] = {}
     for label, sample in settings.models().items():
-        for task in plan_sample(sample, None, write=False).tasks:
+        for task in plan_sample(sample, inner, write=False, whole=True).tasks:
             prompts[task.prompt.prompt_id] = task.prompt
             for candidate_id in task.ids:
                 if found.setdefault(candidate_id, label) != label:
@@ -102,9 +106,13 @@ def run_evaluate(
     Raises UserError for bad input, and when sampling or scoring left nothing to compare, RewardError for a
     judge whose weights are missing.
     """
-    wanted = wanted_clips(settings)
+    path = run.path / "eval" / settings.name
+    there = Run.open(path) if (path / RUN_FILE).exists() else None
+    if there is not None:
+        mend_tables(there, "sample", "prompts")
+    wanted = wanted_clips(settings, there)
     panel = settings.panel(wanted.prompts)
-    inner = Run.create_or_open(run.path / "eval" / settings.name)
+    inner = Run.create_or_open(path)
     failed = 0
     for sample in settings.models().values():
         failed += run_sample(inner, sample, progress=progress("candidates")).failed

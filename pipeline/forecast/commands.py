@@ -81,7 +81,7 @@ def forecast_evaluate(run: Run, settings: EvaluateSettings) -> tuple[Forecast, F
     path = run.path / "eval" / settings.name
     inner = Run.open(path) if path.exists() else None
     measured = [run] if inner is None else [inner, run]
-    wanted = wanted_clips(settings)
+    wanted = wanted_clips(settings, inner)
     ids = set(wanted.models)
     parts = [plan_sample(sample, inner, write=False) for sample in settings.models().values()]
     sampling = _joined(parts)

@@ -1,6 +1,10 @@
-"""A folder of videos: PROMPT/SEED.mp4, with prompt.txt and first_frame.png beside them where there are any.
+"""A folder of videos, in any layout that says which video shows what.
 
-The prompt is what prompt.txt says, else the folder's name; folders may lie in folders.
+    PROMPT/SEED.mp4                     the folder's name is the prompt, or what its prompt.txt says
+    NAME.mp4 and NAME.txt               a caption beside each video (captions.py)
+    prompts.txt and videos.txt          a line for each video, or metadata.jsonl (listings.py)
+
+Folders may lie in folders, each in its own layout; first_frame.png is that of the videos beside it.
 """
 
 from __future__ import annotations
@@ -9,15 +13,19 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.importing.manifest import MAX_TEXT, Entry, entry, reject, text_of
+from pipeline.importing.captions import Captions
+from pipeline.importing.listings import Listing, listed_entries, listing_of
+from pipeline.importing.manifest import Entry, entry, reject
 from storage.errors import UserError
 from storage.media.external_video import Refused, confined, show
 from storage.tables.records import Reject
 
-VIDEOS = (".mp4", ".m4v", ".mov")
-_OTHER_VIDEOS = (".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".wmv", ".flv", ".ts")
-_PROMPT_FILE = "prompt.txt"
-_FIRST_FRAMES = ("first_frame.png", "first_frame.jpg", "first_frame.jpeg")
+# What a file is, is for its content to say; these are the names that are looked at.
+VIDEOS = (
+    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif", ".mpg", ".mpeg", ".ts", ".m2ts", ".wmv", ".flv",
+    ".ogv", ".3gp",
+)  # fmt: skip
+_FIRST_FRAMES = ("first_frame.png", "first_frame.jpg", "first_frame.jpeg", "first_frame.webp")
 
 
 def folder_entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject]:
@@ -25,74 +33,78 @@ def folder_entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject
 
     Hidden files, and files that are no videos by their names, are passed over.
     """
-    waiting = [("", frozenset[str]())]
+    walk = _Walk(source, allow_outside)
+    waiting: list[_Place] = [("", frozenset(), None)]
     while waiting:
-        where, above = waiting.pop()
+        where, above, listing = waiting.pop()
         try:
             folder = confined(source, where or ".", allow_outside)
             if str(folder) in above:
                 raise Refused("link", "is a link to a folder that it lies in: remove it")
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+            own = listing_of(source, where, names, allow_outside)
         except Refused as error:
-            yield reject(where, error)
+            yield reject(where or ".", error)
             continue
         except OSError as error:
             why = f"cannot be listed ({error.strerror}): check the folder and its permissions"
             if not where:
-                raise UserError(f"{source} {why}") from error
+                raise UserError(f"{show(str(source))} {why}") from error
             yield reject(where, Refused("unreadable", why))
             continue
-        yield from _videos(source, where, names, allow_outside)
+        if own is not None:
+            yield from listed_entries(source, own, allow_outside)
+        listing = own or listing
+        if listing is None:
+            yield from walk.captioned(where, names)
+        else:
+            yield from walk.not_listed(where, names, listing)
         inner = [name for name in names if (folder / name).is_dir()]
-        waiting += [(_join(where, name), above | {str(folder)}) for name in reversed(inner)]
+        waiting += [(_join(where, name), above | {str(folder)}, listing) for name in reversed(inner)]
 
 
-def _videos(source: Path, where: str, names: list[str], allow_outside: bool) -> Iterator[Entry | Reject]:
-    listed = [name for name in names if _suffix(name) in (*VIDEOS, *_OTHER_VIDEOS)]
-    if not listed:
-        return
-    try:
-        text = _prompt(source, where, names, allow_outside)
-    except Refused as error:
-        # Every video of the folder is named: its absence from the run has this reason.
-        yield from (reject(_join(where, name), error) for name in listed)
-        return
-    image = next((name for name in _FIRST_FRAMES if name in names), None)
-    for name in listed:
-        try:
-            if _suffix(name) not in VIDEOS:
-                raise Refused("not-a-video", f"is a {_suffix(name)} file: convert it to mp4")
-            values = {"prompt": text, "path": "video", "seed": _stem(name)}
-            # A path need not be text that a table takes, so it is looked up by what it is for.
-            paths = {"video": _join(where, name)}
-            if image is not None:
-                values["first_frame"] = "first frame"
-                paths["first frame"] = _join(where, image)
-            found = {use: confined(source, path, allow_outside) for use, path in paths.items()}
-            yield entry(_join(where, name), values, found.__getitem__)
-        except Refused as error:
-            yield reject(_join(where, name), error)
+# A folder, those that it lies in, and what lists its videos, if anything does.
+_Place = tuple[str, frozenset[str], "Listing | None"]
 
 
-def _prompt(source: Path, where: str, names: list[str], allow_outside: bool) -> str:
-    if _PROMPT_FILE in names:
-        path = confined(source, _join(where, _PROMPT_FILE), allow_outside)
-        try:
-            if not path.is_file():
-                raise Refused("bad-text", f"{_PROMPT_FILE} is not a regular file: write the prompt into it")
-            with path.open("rb") as file:
-                data = file.read(4 * MAX_TEXT + 1)
-            return text_of(data.decode("utf-8-sig"), _PROMPT_FILE)
-        except UnicodeDecodeError as error:
-            raise Refused("not-utf-8", f"{_PROMPT_FILE} is not UTF-8 text: write it as UTF-8") from error
-        except OSError as error:
-            raise Refused("unreadable", f"{_PROMPT_FILE} cannot be read ({error.strerror})") from error
-    if not where:
-        raise Refused("no-prompt", f"lies in no folder of a prompt: put it in one, or add a {_PROMPT_FILE}")
-    name = Path(where).name
-    if name != show(name):
-        raise Refused("not-utf-8", f"the folder's name is not UTF-8: rename it, or add a {_PROMPT_FILE}")
-    return text_of(name, "the folder's name")
+class _Walk:
+    """The videos of one folder after the other."""
+
+    def __init__(self, source: Path, allow_outside: bool) -> None:
+        self._source, self._allow_outside = source, allow_outside
+
+    def captioned(self, where: str, names: list[str]) -> Iterator[Entry | Reject]:
+        """The videos of a folder by the captions beside them, or by its name."""
+        videos = [name for name in names if _suffix(name) in VIDEOS]
+        captions = Captions(self._source, where, names, videos, self._allow_outside)
+        image = next((name for name in _FIRST_FRAMES if name in names), None)
+        for name in videos:
+            try:
+                text, seed = captions.of(name)
+                values = {"prompt": text, "path": "video", "seed": seed}
+                # A path need not be text that a table takes, so it is looked up by what it is for.
+                paths = {"video": _join(where, name)}
+                if image is not None:
+                    values["first_frame"] = "first frame"
+                    paths["first frame"] = _join(where, image)
+                found = {use: self._confined(path) for use, path in paths.items()}
+                yield entry(_join(where, name), values, found.__getitem__)
+            except Refused as error:
+                yield reject(_join(where, name), error)
+
+    def not_listed(self, where: str, names: list[str], listing: Listing) -> Iterator[Reject]:
+        """The videos of a folder that the list above them leaves out."""
+        for name in names:
+            try:
+                if _suffix(name) in VIDEOS and self._confined(_join(where, name)) not in listing.files:
+                    raise Refused(
+                        "not-listed", f"is not in {show(listing.where)}: add it there, or move it elsewhere"
+                    )
+            except Refused as error:
+                yield reject(_join(where, name), error)
+
+    def _confined(self, path: str) -> Path:
+        return confined(self._source, path, self._allow_outside)
 
 
 def _join(where: str, name: str) -> str:
@@ -101,7 +113,3 @@ def _join(where: str, name: str) -> str:
 
 def _suffix(name: str) -> str:
     return Path(name).suffix.lower()
-
-
-def _stem(name: str) -> str:
-    return show(Path(name).stem)

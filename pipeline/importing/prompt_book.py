@@ -15,7 +15,7 @@ from storage.errors import UserError
 from storage.media.clip import Target
 from storage.media.external_video import Refused
 from storage.media.foreign_video import VideoLimits
-from storage.media.video import read_image, write_image
+from storage.media.pictures import read_image, write_image
 from storage.run import Run
 from storage.tables.records import Prompt
 from storage.tables.shards import write_shard

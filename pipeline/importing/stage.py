@@ -24,8 +24,9 @@ from pipeline.sampling.stage import PromptEncoder
 from storage.media.clip import Target, clip_of, likeness
 from storage.media.external_video import Refused, copy_file, file_sha256, link_file, show
 from storage.media.foreign_video import VideoFacts, VideoLimits
+from storage.media.pictures import read_image
 from storage.media.tensors import write_tensors
-from storage.media.video import read_image, write_video
+from storage.media.video import write_video
 from storage.run import Run
 from storage.tables.ids import canonical_json
 from storage.tables.records import Candidate, Prompt, utc_now

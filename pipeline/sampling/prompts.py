@@ -5,14 +5,15 @@ A line of the file is one JSON object:
     {"text": "A quiet hall. Camera motion: pan across the room.", "image": "frames/hall.png",
      "scene_id": "hall", "camera_motion": ["pan across the room"], "metadata": {"source": "mine"}}
 
-`text` is required; `image` is relative to the file; the rest is optional.
+`text` is required; `image` is relative to the file; the rest is optional. Texts are kept in one writing
+(storage/texts.py), so that a caption is the same prompt in whatever file it stands.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import UserError
-from storage.media.video import read_image
+from storage.media.external_video import Refused
+from storage.media.pictures import read_image
 from storage.tables.ids import Split, canonical_json, content_id, split_of
 from storage.tables.records import Prompt
+from storage.texts import json_lines, metadata_of, one_writing, string_of, text_of
 
 _FIELDS: dict[str, type] = {
     "text": str,
@@ -72,17 +75,41 @@ class PromptItem:
         return [list(pixels.shape), pixels.tobytes()]
 
 
+class HeldTexts:
+    """The prompts of a run whose texts stand there in another writing than texts are kept in now.
+
+    They were made before; their ids name candidates that are not to be made again.
+    """
+
+    def __init__(self, rows: Iterable[tuple[str, str]]) -> None:
+        """`rows` are the id and the text of every prompt of the run."""
+        self._ids: set[str] = set()
+        self._writings: dict[str, list[str]] = defaultdict(list)
+        for prompt_id, text in rows:
+            self._ids.add(prompt_id)
+            if one_writing(text) != text:
+                self._writings[one_writing(text)].append(text)
+
+    def as_held(self, item: PromptItem) -> PromptItem:
+        """The prompt with its text as the run writes it, where it holds that one alone; else as it is."""
+        if item.text not in self._writings or item.prompt_id in self._ids:
+            return item
+        others = (replace(item, text=text) for text in self._writings[item.text])
+        return next((one for one in others if one.prompt_id in self._ids), item)
+
+
 def read_prompts(path: Path, *, image_required: bool, limit: int | None = None) -> Iterator[PromptItem]:
     """The prompts of a JSONL file, in order, equal ones once; blank lines are skipped.
 
-    Raises UserError naming file and line for malformed JSON, an unknown, missing or mistyped field, a file
-    that is not an image, and a missing first frame when `image_required`; also for a missing or empty file.
+    Raises UserError naming file and line for malformed JSON, an unknown, missing or mistyped field, text
+    that a table cannot hold, a file that is not an image, and a missing first frame when `image_required`;
+    also for a missing or empty file.
     """
     seen: set[str] = set()
-    for number, line in _lines(path):
+    for where, value in _lines(path):
         if limit is not None and len(seen) >= limit:
             return
-        item = _parse(line, f"{path}:{number}", path.parent, image_required)
+        item = _parse(value, where, path.parent, image_required)
         if item.prompt_id not in seen:
             seen.add(item.prompt_id)
             yield item
@@ -111,51 +138,56 @@ def world_items(split: str, count: int, start: int = 0) -> Iterator[PromptItem]:
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, line
+        for number, value in json_lines(path):
+            if isinstance(value, Refused):
+                raise UserError(f"{path}:{number}: {value}")
+            yield f"{path}:{number}", value
     except FileNotFoundError as error:
         raise UserError(f"prompts file {path} does not exist: check `prompts`") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts file {path} cannot be read ({error}): give a UTF-8 text file") from error
+    except OSError as error:
+        raise UserError(
+            f"prompts file {path} cannot be read ({error.strerror}): give a UTF-8 text file"
+        ) from error
 
 
-def _parse(line: str, where: str, folder: Path, image_required: bool) -> PromptItem:
+def _parse(value: dict[str, Any], where: str, folder: Path, image_required: bool) -> PromptItem:
     try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UserError(f"{where}: malformed JSON ({error}): write one JSON object a line") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: a prompt must be a JSON object, got {type(value).__name__}")
-    _check_fields(value, where)
-    image = value.pop("image", None)
+        fields = _fields(value)
+    except Refused as error:
+        raise UserError(f"{where}: {error}") from error
+    image = fields.pop("image", None)
     if image is None and image_required:
         raise UserError(
             f'{where}: no first frame, which an image-to-video model needs: add "image": "file.png"'
         )
-    return PromptItem(image_HW3=None if image is None else _load_image(folder / image, where), **value)
+    return PromptItem(image_HW3=None if image is None else _load_image(folder / image, where), **fields)
 
 
-def _check_fields(value: dict[str, Any], where: str) -> None:
+def _fields(value: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a prompt as they are kept. Raises Refused naming a field that cannot be."""
     for name, given in value.items():
         kind = _FIELDS.get(name)
         if kind is None:
-            raise UserError(f"{where}: unknown field {name!r}: the fields are {', '.join(_FIELDS)}")
+            raise Refused("unknown-field", f"unknown field {name!r}: the fields are {', '.join(_FIELDS)}")
         if not isinstance(given, kind):
-            raise UserError(f"{where}: field {name!r} must be a {kind.__name__}, got {type(given).__name__}")
+            got = type(given).__name__
+            raise Refused("bad-field", f"field {name!r} must be a {kind.__name__}, got {got}")
     if not value.get("text", "").strip():
-        raise UserError(f"{where}: field 'text' is missing or empty: say what the video shows")
-    if not all(isinstance(move, str) for move in value.get("camera_motion", [])):
-        raise UserError(f"{where}: field 'camera_motion' must be a list of strings")
+        raise Refused("bad-text", "field 'text' is missing or empty: say what the video shows")
     if value.get("scene_id") == "":
-        raise UserError(f"{where}: field 'scene_id' is empty: leave it out or name the scene")
-    try:
-        canonical_json(value.get("metadata", {}))
-    except ValueError as error:
-        raise UserError(f"{where}: field 'metadata' holds NaN or infinity: use null") from error
+        raise Refused("bad-field", "field 'scene_id' is empty: leave it out or name the scene")
+    if not all(isinstance(move, str) for move in value.get("camera_motion", [])):
+        raise Refused("bad-field", "field 'camera_motion' must be a list of strings")
+    read = {
+        "text": lambda text: text_of(text, "field 'text'"),
+        "image": lambda name: string_of(name, "field 'image'"),
+        "scene_id": lambda name: text_of(name, "field 'scene_id'"),
+        "camera_motion": lambda moves: [text_of(move, "field 'camera_motion'") for move in moves],
+        "metadata": metadata_of,
+    }
+    return {name: read[name](given) for name, given in value.items()}
 
 
 def _load_image(path: Path, where: str) -> NDArray[np.uint8]:

@@ -10,12 +10,13 @@ from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
-from pipeline.sampling.prompts import PromptItem, read_prompts, world_items
+from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts, world_items
 from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from pipeline.sampling.stage import SampleStage, SampleTask
 from storage.errors import UserError
-from storage.media.video import is_whole, write_image
+from storage.media.pictures import write_image
+from storage.media.video import is_whole
 from storage.run import Run
 from storage.tables.ids import candidate_seed, content_id
 from storage.tables.records import Prompt
@@ -44,18 +45,21 @@ class SamplePlan:
 
 @dataclass(kw_only=True)
 class _Prompts:
-    """Writes what a run does not have yet of the prompts that pass through it."""
+    """Makes rows of prompts, as the run writes them that has them; when `write`, writes what it lacks."""
 
     run: Run | None
+    write: bool
     rows: list[Prompt] = field(default_factory=list)
 
     def admit(self, items: Iterable[PromptItem]) -> Iterator[Prompt]:
-        known = set(self.run.rows("prompts", ["prompt_id"])["prompt_id"].to_pylist()) if self.run else set()
-        for item in items:
+        table = [] if self.run is None else self.run.rows("prompts", ["prompt_id", "text"]).to_pylist()
+        known = {row["prompt_id"] for row in table}
+        held = HeldTexts((row["prompt_id"], row["text"]) for row in table)
+        for item in map(held.as_held, items):
             prompt_id = item.prompt_id
             uri = f"media/images/{prompt_id}.png" if self.run is None else self.run.image_uri(prompt_id)
             prompt = item.record(uri)
-            if self.run is not None:
+            if self.run is not None and self.write:
                 self._write(self.run, item, prompt, prompt_id not in known)
             yield prompt
 
@@ -119,22 +123,27 @@ def sample_stage(run: Run, settings: SampleSettings, plan: SamplePlan) -> Sample
     )
 
 
-def plan_sample(settings: SampleSettings, run: Run | None, *, write: bool = True) -> SamplePlan:
-    """What is wanted and what of it is missing.
+def plan_sample(
+    settings: SampleSettings, run: Run | None, *, write: bool = True, whole: bool = False
+) -> SamplePlan:
+    """What is wanted and what of it is missing; when `whole`, as if no candidate were there.
 
-    Writes the prompts, rows and first frames, into the run when `write`. Raises UserError for bad input and
-    for a run that was sampled by another model or at another size.
+    Writes the prompts, rows and first frames, into the run when `write`. A prompt that the run holds in
+    another writing of its text keeps its id. Raises UserError for bad input and for a run that was sampled by
+    another model or at another size.
     """
     model = resolve_model(settings.model, settings.revision)
     adapter = None if settings.adapter is None else resolve_adapter(settings.adapter, model)
     if run is not None:
         run.require_model(model.name, model.revision)
         require_same_conditions(run, settings.sampler)
-    have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()) if run else set()
-    if run is not None and not write:
-        # Before it writes, run_sample has dropped them.
-        have -= damaged_candidates(run)
-    prompts = _Prompts(run=run if write else None)
+    have: set[str] = set()
+    if run is not None and not whole:
+        have = set(run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist())
+        if not write:
+            # Before it writes, run_sample has dropped them.
+            have -= damaged_candidates(run)
+    prompts = _Prompts(run=run, write=write)
     tasks: list[SampleTask] = []
     count = 0
     for prompt in prompts.admit(_items(settings, model)):

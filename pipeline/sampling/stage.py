@@ -16,8 +16,9 @@ from pipeline.models import AdapterRef, ModelRef, pick_device
 from pipeline.sampling.sampler import Condition, Sample, Sampler
 from pipeline.sampling.samplers import make_sampler
 from pipeline.sampling.settings import Execution, SamplerSettings
+from storage.media.pictures import read_image
 from storage.media.tensors import write_tensors
-from storage.media.video import is_whole, read_image, write_video
+from storage.media.video import is_whole, write_video
 from storage.run import Run
 from storage.tables.ids import canonical_json
 from storage.tables.records import Candidate, Prompt, utc_now

@@ -1,6 +1,7 @@
-"""Videos and images of a run, each written whole or not at all, and the copies that browsers play.
+"""Videos of a run, each written whole or not at all, and the copies that browsers play.
 
-Tensors are in storage/media/tensors.py. Legend: T frames, H height, W width, 3 colours (RGB).
+Pictures are in storage/media/pictures.py, tensors in storage/media/tensors.py. Legend: T frames,
+H height, W width, 3 colours (RGB).
 """
 
 from __future__ import annotations
@@ -24,8 +25,6 @@ from storage.media.frames import rgb
 # 47-43 dB at 480x720; crf 12 falls to 37 dB. Chroma at half size (yuv420p), which more players take, gives
 # 32-13 dB at any crf: a reprojection error would measure the codec. Full chroma also takes odd sizes.
 _PIXEL_FORMAT = "yuv444p"
-# Named, because the library also knows formats that it hands to other programs.
-_IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM")
 _ENCODER_OPTIONS = {"crf": "8", "preset": "medium"}
 # x264's macroblock tree reads memory that nobody wrote: equal frames gave other bytes, and scores differed in
 # their third digit, whenever the allocator handed out used memory (seen with glibc's MALLOC_PERTURB_).
@@ -72,41 +71,6 @@ def read_video(path: Path) -> NDArray[np.uint8]:
     if not frames or len(frames) < announced:
         raise _unreadable(path, f"truncated: {len(frames)} of {announced} frames decode")
     return np.stack(frames)
-
-
-def write_image(path: Path, image_HW3: NDArray[np.uint8]) -> None:
-    """Write a uint8 RGB image as PNG, atomically. Raises ValueError for another dtype or shape."""
-    from PIL import Image
-
-    image_HW3 = np.asarray(image_HW3)
-    if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[-1] != 3:
-        got = f"{image_HW3.dtype} {image_HW3.shape}"
-        raise ValueError(f"image_HW3 must be uint8 [H,W,3], got {got}: scale [0,1] by 255 and round")
-    encoded = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image_HW3)).save(encoded, format="PNG")
-    write_bytes(path, encoded.getvalue())
-
-
-def read_image(path: Path, max_pixels: int | None = None) -> NDArray[np.uint8]:
-    """An image of any common format as uint8 RGB [H,W,3], turned as its EXIF says.
-
-    Raises UserError for a missing, truncated or foreign file, and, before it is decoded, for one of more
-    than `max_pixels`.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=_IMAGE_FORMATS) as image:
-            if max_pixels is not None and image.width * image.height > max_pixels:
-                raise UserError(
-                    f"{path} has {image.width}x{image.height} pixels, more than {max_pixels}: make it smaller"
-                )
-            upright = ImageOps.exif_transpose(image)
-            return np.array(upright.convert("RGB"), dtype=np.uint8)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(
-            f"{path} cannot be read as an image (missing, truncated or no image): give a PNG or JPEG file"
-        ) from error
 
 
 def encode(

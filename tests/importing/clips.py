@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from pipeline.importing.settings import ImportSettings
 from pipeline.sampling.settings import SamplerSettings
 from storage.media.foreign_video import VideoLimits
-from storage.media.video import write_image, write_video
+from storage.media.pictures import write_image
+from storage.media.video import write_video
 from storage.run import Run
 from tests.pipeline.tiny import SAMPLER
 

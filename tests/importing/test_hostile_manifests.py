@@ -67,7 +67,7 @@ def test_a_bad_line_of_json_costs_itself(run: Run, source: Path, what: str) -> N
 GOOD = f"a hall,0,{PLACE}/0.mp4\n".encode()
 CELLS: dict[str, tuple[bytes, str, str]] = {
     "nul": (b"a hall,1,a\0b.mp4\n", "malformed", "holds a NUL byte in path"),
-    "short": (b"a hall,1\n", "malformed", "has 2 cells, the header has 3: quote commas"),
+    "short": (b"a hall,1\n", "malformed", "has 2 cells, the header has 3: quote cells that hold ','"),
     "long": (b"a hall, with a door,1,x.mp4\n", "malformed", "has 4 cells"),
     "not utf-8": (b"pr\xe8s,1,x.mp4\n", "not-utf-8", "prompt is not UTF-8"),
     "empty": (b",1,x.mp4\n", "missing-field", "has no prompt"),
@@ -101,7 +101,7 @@ WHOLE: dict[str, tuple[str, bytes, str]] = {
     "no parquet": ("a.parquet", b"PAR1 or not", "is not a readable Parquet file"),
     "zip as parquet": ("a.parquet", zipped(), "is not a readable Parquet file"),
     "no rows": ("a.jsonl", b"\n\n", "holds no videos"),
-    "text": ("a.txt", b"a", "is no manifest that is known: give a folder, or one of .jsonl, .csv, .parquet"),
+    "text": ("a.txt", b"a", "is no manifest that is known: give a folder, or one of .jsonl, .csv, .tsv"),
 }
 
 

@@ -74,7 +74,7 @@ def test_paths_that_leave_the_source_are_refused_unless_allowed(
         (source / "elsewhere").symlink_to(outside.parent)
         one["path"] = "elsewhere/1.mp4"
     else:
-        from storage.media.video import write_image
+        from storage.media.pictures import write_image
 
         one["path"] = f"{PLACE}/0.mp4"
         one["prompt"] = "another hall"

@@ -19,7 +19,8 @@ from storage.errors import UserError
 from storage.media.clip import Target, clip_of
 from storage.media.external_video import Refused
 from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
-from storage.media.video import browser_video, read_video, write_image
+from storage.media.pictures import write_image
+from storage.media.video import browser_video, read_video
 from storage.run import Run
 from tests.importing import clips
 from tests.importing.foreign import CORNERS, X265, Made, corners_of, make, moment_of, picture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.media.video import read_image
+from storage.media.pictures import read_image
 from storage.run import Run
 
 

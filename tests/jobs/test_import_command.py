@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.main import cli
-from storage.media.video import write_image
+from storage.media.pictures import write_image
 from storage.run import Run
 from storage.tables.ids import split_of
 from tests import tiny_wan

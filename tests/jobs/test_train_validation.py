@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from storage.media.video import write_image
+from storage.media.pictures import write_image
 from storage.run import Run
 from storage.tables.ids import split_of
 from tests.jobs.test_cli import ANY_GAP, geometry_options, gpa, tiny_options

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
-from storage.media.video import read_image
+from storage.media.pictures import read_image
 
 
 def test_frames_stand_in_order_beside_their_label(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.sampling.prompts import PromptItem, read_prompts, world_items
+from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts, world_items
 from storage.errors import UserError
-from storage.media.video import write_image
-from storage.tables.ids import split_of
+from storage.media.pictures import write_image
+from storage.tables.ids import content_id, split_of
 
 IMAGE = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
 
@@ -66,6 +66,35 @@ def test_equal_prompts_come_once_and_blank_lines_are_skipped(tmp_path: Path) -> 
     assert [item.text for item in read(path, limit=1)] == ["a hall"]
 
 
+def test_a_caption_in_other_writings_is_one_prompt(tmp_path: Path) -> None:
+    texts = [
+        "a café,\nat night",
+        "a cafe\u0301,\nat night",
+        " a café,\r\nat night ",
+        "a cafe\u0301,\rat night\n",
+    ]
+    path = write(tmp_path, *({"text": text, "image": "a.png"} for text in texts))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (item,) = read(path)
+    # The id that a text has which needs no change.
+    assert item.prompt_id == content_id("prompt", texts[0], [4, 6, 3], IMAGE.tobytes())
+
+
+def test_a_prompt_that_a_run_holds_in_another_writing_keeps_its_id() -> None:
+    old = [
+        PromptItem(text=text, image_HW3=IMAGE) for text in ("a hall ", "a cafe\u0301", "a room", "a room ")
+    ]
+    held = HeldTexts([(one.prompt_id, one.text) for one in old])
+
+    def found(text: str, image: Any = IMAGE) -> str:
+        return held.as_held(PromptItem(text=text, image_HW3=image)).prompt_id
+
+    assert [found(text) for text in ("a hall", "a café", "a room")] == [one.prompt_id for one in old[:3]]
+    # Another first frame is another prompt, and a text that it does not hold is a new one.
+    for text, image in (("a hall", IMAGE ^ 1), ("a house", IMAGE)):
+        assert found(text, image) == PromptItem(text=text, image_HW3=image).prompt_id
+
+
 def test_a_text_to_video_model_needs_no_image(tmp_path: Path) -> None:
     (item,) = read(write(tmp_path, {"text": "a hall"}), image_required=False)
     assert item.record(None).image_uri is None
@@ -74,8 +103,8 @@ def test_a_text_to_video_model_needs_no_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (['{"text": "a", "image": "a.png"}', '{"text": '], r"p\.jsonl:2: malformed JSON .*: write one"),
-        (["[1]"], r"p\.jsonl:1: a prompt must be a JSON object, got list"),
+        (['{"text": "a", "image": "a.png"}', '{"text": '], r"p\.jsonl:2: is malformed JSON .*: write one"),
+        (["[1]"], r"p\.jsonl:1: is a JSON list, no object: write one object a line"),
         (
             [{"text": "a", "image": "a.png", "txt": "b"}],
             r"p\.jsonl:1: unknown field 'txt': the fields are text",
@@ -85,12 +114,23 @@ def test_a_text_to_video_model_needs_no_image(tmp_path: Path) -> None:
         ([{"text": 3}], r"p\.jsonl:1: field 'text' must be a str, got int"),
         ([{"text": "a", "camera_motion": [1]}], r"'camera_motion' must be a list of strings"),
         ([{"text": "a", "metadata": []}], r"'metadata' must be a dict, got list"),
-        (['{"text": "a", "metadata": {"x": NaN}}'], r"'metadata' holds NaN or infinity: use null"),
+        (
+            ['{"text": "a", "metadata": {"x": NaN}}'],
+            r"p\.jsonl:1: metadata is no plain JSON .*: write a JSON object",
+        ),
         ([{"text": "a", "scene_id": ""}], r"'scene_id' is empty"),
         ([{"text": "a"}], r"p\.jsonl:1: no first frame, which an image-to-video model needs: add \"image\""),
         ([{"text": "a", "image": "b.png"}], r"p\.jsonl:1: image .*b\.png does not exist: paths are relative"),
         ([{"text": "a", "image": "p.jsonl"}], r"p\.jsonl:1: .*p\.jsonl cannot be read as an image"),
         ([""], r"p\.jsonl holds no prompt: write one JSON object a line"),
+        ([r'{"text": "\ud800", "image": "a.png"}'], r"p\.jsonl:1: field 'text' is not UTF-8 text: "),
+        ([r'{"text": "a\u0000b", "image": "a.png"}'], r"p\.jsonl:1: field 'text' holds a NUL byte"),
+        ([r'{"text": "a", "scene_id": "\udfff"}'], r"p\.jsonl:1: field 'scene_id' is not UTF-8 text"),
+        ([r'{"text": "a", "image": "\ud800.png"}'], r"p\.jsonl:1: field 'image' is not UTF-8 text"),
+        ([r'{"text": "a", "camera_motion": ["\u0000"]}'], r"p\.jsonl:1: field 'camera_motion' holds a NUL"),
+        ([r'{"text": "a", "metadata": {"a": "\ud800"}}'], r"p\.jsonl:1: metadata is not UTF-8 text"),
+        (['{"text": "a", "text": "b"}'], r"p\.jsonl:1: has 'text' twice"),
+        ([{"text": "x" * 20_001}], r"p\.jsonl:1: field 'text' has 20001 characters, at most 20000"),
     ],
 )
 def test_bad_lines_are_named(tmp_path: Path, lines: list[Any], message: str) -> None:
@@ -102,7 +142,7 @@ def test_a_missing_and_a_binary_file_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.jsonl does not exist: check `prompts`"):
         read(tmp_path / "none.jsonl")
     (tmp_path / "b.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"b\.jsonl cannot be read .*UTF-8"):
+    with pytest.raises(UserError, match=r"b\.jsonl is UTF-16 text: save it as UTF-8"):
         read(tmp_path / "b.jsonl")
 
 

@@ -206,3 +206,24 @@ def test_any_number_of_workers_gives_the_same_bits(
         assert len(files) == 9 + 9 + 3 + 3
         found.append({path.relative_to(run.path): path.read_bytes() for path in files})
     assert all(one == found[0] for one in found[1:])
+
+
+def test_a_run_of_texts_in_another_writing_has_nothing_to_do(
+    tiny_model: Path, prompts_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.sampling import prompts
+
+    lines = [json.loads(line) for line in prompts_file.read_text().splitlines()]
+    lines[0]["text"] += " "
+    prompts_file.write_text("\n".join(map(json.dumps, lines)))
+    run = Run.create_or_open(tmp_path / "run")
+    with monkeypatch.context() as before:
+        # As texts were kept when the run was made.
+        before.setattr(prompts, "text_of", lambda text, name: text)
+        assert run_sample(run, settings(tiny_model, prompts_file, candidates=1)).done == PROMPTS
+    assert lines[0]["text"] in {row["text"] for row in rows(run, "prompts")}
+    again = run_sample(run, settings(tiny_model, prompts_file, candidates=1))
+    assert (again.present, again.done) == (PROMPTS, 0)
+    whole = plan_sample(settings(tiny_model, prompts_file, candidates=1), run, write=False, whole=True)
+    assert whole.ids == {row["candidate_id"] for row in rows(run)}
+    assert len(rows(run, "prompts")) == PROMPTS

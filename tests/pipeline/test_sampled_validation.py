@@ -14,7 +14,8 @@ from pipeline.sampling import during_training as module
 from pipeline.sampling.during_training import SampledValidation, sampled_validation
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from storage.errors import UserError
-from storage.media.video import read_video, write_image
+from storage.media.pictures import write_image
+from storage.media.video import read_video
 from storage.run import Run
 from storage.tables.ids import split_of
 from storage.tables.records import Prompt

@@ -8,8 +8,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from storage.media.pictures import write_image
 from storage.media.tensors import write_tensors
-from storage.media.video import is_whole, write_image, write_video
+from storage.media.video import is_whole, write_video
 
 _FRAMES = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
 

@@ -18,8 +18,9 @@ from PIL import Image
 
 from storage.errors import UserError
 from storage.media import tensors
+from storage.media.pictures import read_image, write_image
 from storage.media.tensors import read_tensors, read_tensors_and_metadata, write_tensors
-from storage.media.video import read_image, read_video, write_image, write_video
+from storage.media.video import read_video, write_video
 
 
 def textured_clip(frames: int, height: int, width: int, blur: int) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jobs.figure_tables import Cell, FigureTable
-from storage.media.video import write_image
+from storage.media.pictures import write_image
 
 _Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _CELL: Final = (86, 26)
