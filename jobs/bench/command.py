@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from jobs.bench.fault_commands import faults, scale, simulate
+from jobs.bench.footage import command as footage
 from jobs.bench.loader import command as loader
 from jobs.bench.pair import command as pair
 from jobs.bench.reward import command as reward
@@ -72,3 +73,4 @@ command.add_command(faults)
 command.add_command(scale)
 command.add_command(simulate)
 command.add_command(pair)
+command.add_command(footage)
