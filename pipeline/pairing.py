@@ -26,7 +26,8 @@ class PairResult:
     """How many pairs of how many prompts, rule by rule what was lost, and the directory that holds the pairs.
 
     `changed` when its shards are not the old ones. `rows` are those that would be written, when none were.
-    `applied` counts what a person decided, when that was asked for.
+    `applied` counts what a person decided, when that was asked for; `unmeasured` the candidates whose footage
+    was not measured when they were scored.
     """
 
     funnel: list[FunnelStep]
@@ -36,6 +37,7 @@ class PairResult:
     directory: Path
     changed: bool
     applied: Applied | None = None
+    unmeasured: int = 0
     rows: pa.Table | None = None
 
 
@@ -84,6 +86,7 @@ def run_pair(
             directory=directory,
             changed=changed,
             applied=mined.applied,
+            unmeasured=mined.unmeasured,
             rows=rows,
         )
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from jobs.bench.fault_commands import faults, scale, simulate
+from jobs.bench.footage import command as footage
 from jobs.bench.importing import command as import_command
 from jobs.bench.loader import command as loader
 from jobs.bench.pair import command as pair
@@ -74,3 +75,4 @@ command.add_command(scale)
 command.add_command(simulate)
 command.add_command(pair)
 command.add_command(import_command)
+command.add_command(footage)

@@ -87,6 +87,7 @@ def _print_json(result: PairResult, told: Forecast | None) -> None:
         "prompts": result.prompts,
         "reward_version": result.rules.reward_version,
         "funnel": steps,
+        "unmeasured": result.unmeasured,
     }
     if result.applied is not None:
         values["decisions"] = result.applied.as_dict()
@@ -105,6 +106,11 @@ def _print_table(result: PairResult, told: Forecast | None) -> None:
     for step in result.funnel:
         table.add_row(step.rule, *(f"{value:,}" for value in step[1:]))
     Console().print(table)
+    if result.unmeasured:
+        click.echo(
+            f"{result.unmeasured:,} candidates pass the rules on cuts, fades, bars and copies: "
+            "they were scored before these were measured"
+        )
     if result.applied is not None:
         click.echo(_by_hand(result.applied))
     if told is None:

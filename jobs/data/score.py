@@ -82,12 +82,30 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         f"{chosen['reward']} version {plan.reward_version}"
     )
     values = {**counts(summary), "reward_version": plan.reward_version, "geometry": _geometry(plan)}
-    print_result(values, as_json, text)
+    said, broken = _footage(opened, chosen, plan.reward_version)
+    print_result(values | {"footage": broken}, as_json, text + said)
     finish(ctx, summary, "candidates", "rejects, or scores without a value")
 
 
 def _geometry(plan: ScorePlan) -> dict[str, Any] | None:
     return None if plan.geometry is None else dataclasses.asdict(plan.geometry)
+
+
+def _footage(run: Run, chosen: dict[str, Any], version: str) -> tuple[str, dict[str, int]]:
+    """What of the footage spoils the reward, by the bounds of pairing that the preset has; counts by rule."""
+    from storage.mining.rules import OF_FOOTAGE, PairRules
+    from storage.mining.spoilt import spoilt
+
+    asked = chosen["preset"].sections.get("pair", {})
+    bounds = {one.field: asked[one.field] for one in OF_FOOTAGE if one.field in asked}
+    rules = PairRules(reward=chosen["reward"], reward_version=version, **bounds)
+    total, broken = spoilt(run, rules)
+    lines = [
+        f"\n{one.videos:,} of {total:,} videos break the rule {one.rule}: gpa pair leaves them out "
+        f"(--{one.field.replace('_', '-')} {getattr(rules, one.field):g})"
+        for one in broken
+    ]
+    return "".join(lines), {one.rule: one.videos for one in broken}
 
 
 def _begin(run: Run, chosen: dict[str, Any], plan: ScorePlan, drawn: Choice | None) -> None:

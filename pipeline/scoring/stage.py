@@ -5,6 +5,7 @@ Legend: T frames, H W pixels.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 from pipeline.engine.stage import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome, heartbeat
 from pipeline.models import pick_device
 from pipeline.scoring.settings import RewardSettings
+from rewards.footage.footage import Footage, measure_footage
 from rewards.scoring import RewardResult
 from storage.errors import UserError
 from storage.media.video import read_video
@@ -46,6 +48,14 @@ def _batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[t
     """Runs of `size` items, the last one shorter."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Read:
+    """The frames of a video in [0, 1], and what the footage is like."""
+
+    frames_THW3: Tensor
+    footage: Footage
 
 
 @dataclass(kw_only=True)
@@ -93,7 +103,7 @@ class ScoreStage:
         """
         started = time.perf_counter()
         found = [self._read(*one) for one in group]
-        clips = [one for one in found if isinstance(one, Tensor)]
+        clips = [one.frames_THW3 for one in found if isinstance(one, _Read)]
         try:
             scored = iter(self._reward.score_many(clips) if clips else [])
         except torch.OutOfMemoryError as error:
@@ -101,23 +111,25 @@ class ScoreStage:
                 f"the GPU has too little memory for {len(clips)} clips in one forward: lower "
                 "--clips-per-forward or --frames"
             ) from error
-        results = [one if isinstance(one, Failure) else next(scored) for one in found]
+        results = [one if isinstance(one, Failure) else (next(scored), one.footage) for one in found]
         seconds = (time.perf_counter() - started) / len(group)
         return [
-            result if isinstance(result, Failure) else self._row(name, result, seconds)
+            result if isinstance(result, Failure) else self._row(name, *result, seconds)
             for (name, _), result in zip(group, results, strict=True)
         ]
 
-    def _read(self, candidate_id: str, video_uri: str) -> Tensor | Failure:
-        """The frames of a video in [0, 1], or that they cannot be read."""
+    def _read(self, candidate_id: str, video_uri: str) -> _Read | Failure:
+        """A video, or that it cannot be read."""
         try:
-            frames_THW3 = torch.from_numpy(read_video(self._run.resolve(video_uri)))
+            frames_THW3 = read_video(self._run.resolve(video_uri))
         except UserError as error:
             reason = str(error).replace(f"{self.run_path}/", "")
             return Failure(id=candidate_id, rule=UNREADABLE, reason=reason)
-        return frames_THW3.float() / 255
+        return _Read(
+            frames_THW3=torch.from_numpy(frames_THW3).float() / 255, footage=measure_footage(frames_THW3)
+        )
 
-    def _row(self, candidate_id: str, result: RewardResult, seconds: float) -> Score:
+    def _row(self, candidate_id: str, result: RewardResult, footage: Footage, seconds: float) -> Score:
         geometry = self._reward.geometry
         return Score(
             candidate_id=candidate_id,
@@ -146,4 +158,5 @@ class ScoreStage:
             mvcs=result.mvcs,
             sampson=result.sampson,
             measured_pairs=result.measured_pairs,
+            **dataclasses.asdict(footage),
         )

@@ -129,7 +129,8 @@ class Mining:
     """What was mined, its rows still in the database: they are read as often and as far as they are wanted.
 
     The funnel starts with ("sampled", 0, 0, candidates); the losses and what is left add up to that number.
-    `largest_gap` is that of its pairs; None when there are none. `applied` counts what a person decided; None
+    `largest_gap` is that of its pairs; None when there are none. `unmeasured` candidates were scored before
+    footage was measured, and its rules pass over them. `applied` counts what a person decided; None
     when nobody was asked.
     """
 
@@ -140,6 +141,7 @@ class Mining:
     pairs: int
     paired_prompts: int
     largest_gap: float | None
+    unmeasured: int
     applied: Applied | None
 
     def rows(self) -> pa.RecordBatchReader:
@@ -169,15 +171,19 @@ def mining(
     with session(run, "prompts", "candidates", "scores", limits=limits) as connection:
         connection.execute(sql.RULES, dataclasses.asdict(rules))
         connection.execute(sql.NUMBERED)
+        connection.execute(sql.FORMATS)
         connection.execute(sql.JUDGED)
         _refuse_orphans(connection, run)
         connection.execute(sql.RANKED)
         connection.execute(sql.PROPOSED)
+        if rules.min_difference > 0:
+            connection.execute(sql.COPIED)
         applied = _apply_decisions(connection, decisions) if decisions else None
         connection.execute(sql.FATES)
         connection.execute(sql.LAST_STEPS)
         losses = {int(row[0]): (int(row[1]), int(row[2])) for row in fetch(connection, sql.LOSSES)}
         pairs, paired_prompts, largest_gap = fetch(connection, sql.KEPT)[0]
+        unmeasured = fetch(connection, sql.UNMEASURED)[0][0]
         yield Mining(
             connection=connection,
             funnel=_funnel(losses),
@@ -186,6 +192,7 @@ def mining(
             pairs=pairs,
             paired_prompts=paired_prompts,
             largest_gap=largest_gap,
+            unmeasured=unmeasured,
             applied=applied,
         )
 

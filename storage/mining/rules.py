@@ -27,6 +27,14 @@ def _bound(help_line: str, **metadata: Any) -> dict[str, Any]:
     return _option(help_line, metavar="X", from_below=True, **metadata)
 
 
+def _at_most(measure: str, help_line: str, rule: str) -> dict[str, Any]:
+    """Of a bound from above on a share of footage (rewards/footage); 1 turns it off. Unknown is no fault."""
+    remedy = f"raise max_{measure} (1 is no bound), or leave such videos out"
+    return _option(
+        help_line, metavar="X", rule=rule, measure=measure, of="footage", remedy=remedy, later=True
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairRules:
     """Which candidates of a prompt make a pair.
@@ -39,6 +47,11 @@ class PairRules:
     from below: at 1 no winner moves less, or is softer, than its loser, so that this is not what the pairs
     teach. `max_motion_ratio` bounds the ratio of motions on both sides. `top_k` pairs each of the k best with
     each of the k worst of a prompt, k at most half of them. `split` None takes all.
+
+    Only candidates of one height, width, number of frames and frame rate (in whole frames a second) compare:
+    where a prompt has several, each is ranked by itself. `max_cut` to `max_split_screen` bound what is no
+    single scene, as `rewards.footage` measures it, from above; `min_difference` bounds how far two videos are
+    from being copies of one, in grey levels. What was scored before these were measured passes them.
 
     The rules apply in the order of the fields. A new bound from below, on a candidate (of="candidate") or on
     a winner over its loser (of="pair"), is a field with a `rule` and the `measure` that it bounds.
@@ -98,6 +111,36 @@ class PairRules:
             remedy="lower min_coverage (to 0 for a reward without geometry), or score with more frames",
         ),
     )
+    max_cut: float = field(
+        default=0.3,
+        metadata=_at_most(
+            "cut", "A larger jump between two frames is a cut, and left out; 1 is no bound.", "cut"
+        ),
+    )
+    max_fade: float = field(
+        default=0.25,
+        metadata=_at_most("fade", "More of the picture in a fade or a dissolve, and it is left out.", "fade"),
+    )
+    max_bars: float = field(
+        default=0.02,
+        metadata=_at_most("bars", "More of the picture under bars at its sides, and it is left out.", "bars"),
+    )
+    max_overlay: float = field(
+        default=1.0,
+        metadata=_at_most(
+            "overlay",
+            "More detail that stands while the rest moves, as subtitles do (.01); 1 is no bound.",
+            "overlay",
+        ),
+    )
+    max_split_screen: float = field(
+        default=1.0,
+        metadata=_at_most(
+            "split_screen",
+            "A longer straight line at which two pictures meet (.5); 1 is no bound.",
+            "split-screen",
+        ),
+    )
     max_motion_ratio: float = field(
         default=math.inf, metadata=_option("Largest ratio of the two motions; inf is no bound.", metavar="X")
     )
@@ -129,6 +172,13 @@ class PairRules:
             of="pair",
         ),
     )
+    min_difference: float = field(
+        default=2.5,
+        metadata=_bound(
+            "Least difference of two videos in grey levels, or they are copies of one; 0 is no bound.",
+            later=True,
+        ),
+    )
     strategy: Strategy = field(
         default="best-worst", metadata=_option("Which candidates of a prompt meet.", common=True)
     )
@@ -147,6 +197,8 @@ class PairRules:
         for one in fields(self):
             if one.metadata.get("from_below") and not 0 <= getattr(self, one.name) < math.inf:
                 raise FieldError(one.name, "finite and >= 0", getattr(self, one.name), "0 turns it off")
+            if one.metadata.get("of") == "footage" and not getattr(self, one.name) >= 0:
+                raise FieldError(one.name, ">= 0", getattr(self, one.name), "1 turns it off")
         if math.isnan(self.max_error):
             raise FieldError("max_error", "a number", self.max_error, "inf turns it off")
         if not self.max_motion_ratio >= 1:
@@ -187,7 +239,7 @@ class PairSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class _Bound:
-    """A rule that bounds a measure from below: the name of the rule, a column of scores, and the field."""
+    """A rule that bounds a measure: the name of the rule, a column of scores, and the field."""
 
     rule: str
     measure: str
@@ -203,6 +255,7 @@ def _bounds(of: str) -> tuple[_Bound, ...]:
 
 
 OF_CANDIDATES = _bounds("candidate")
+OF_FOOTAGE = _bounds("footage")
 OF_PAIRS = _bounds("pair")
 # In the order in which they are applied. A candidate leaves at the first of the candidate rules it breaks, or
 # at the last rule that any of its pairs reached; a prompt leaves with its last candidate.
@@ -211,20 +264,25 @@ CANDIDATE_RULES = (
     "not-scored",
     "unscorable",
     *(one.rule for one in OF_CANDIDATES),
+    *(one.rule for one in OF_FOOTAGE),
+    "other-format",
     "fewer-than-two",
     "not-chosen",
 )
 # The last one is no rule of the reward: a person dropped the pair (storage/mining/decisions.py).
 DROPPED = "dropped-by-hand"
-PAIR_RULES = ("max-error", "min-gap", *(one.rule for one in OF_PAIRS), DROPPED)
+COPIES = "copies"
+PAIR_RULES = ("max-error", "min-gap", *(one.rule for one in OF_PAIRS), COPIES, DROPPED)
 # What helps where a rule leaves no pair.
 REMEDIES = {
     "sampling-failed": "see the reason column of its candidates",
     "not-scored": "run `gpa score` with the same reward first",
     "unscorable": "see the reason column of its scores",
+    "other-format": "sample or import the candidates of a prompt at one size, length and frame rate",
     "fewer-than-two": "sample more candidates per prompt (gpa sample --candidates)",
     "not-chosen": "take all pairs (`strategy` all)",
     "max-error": "raise max_error",
+    COPIES: "lower min_difference, or sample with other seeds",
     DROPPED: "drop fewer pairs in the file of `decisions`",
 } | {
     one.metadata["rule"]: one.metadata.get("remedy", f"lower {one.name}")

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from storage.mining.rules import CANDIDATE_RULES, OF_CANDIDATES, OF_PAIRS, PAIR_RULES, PairRules
+from storage.mining.rules import (
+    CANDIDATE_RULES,
+    COPIES,
+    OF_CANDIDATES,
+    OF_FOOTAGE,
+    OF_PAIRS,
+    PAIR_RULES,
+    PairRules,
+)
 
 # Steps count from 1 in the order of the rules; NULL is still in, _KEPT is a member of a pair.
 STEP = {name: step for step, name in enumerate((*CANDIDATE_RULES, *PAIR_RULES), start=1)}
@@ -17,13 +25,16 @@ _FIRST_OF_PROMPT, _FIRST_OF_PAIR = STEP["fewer-than-two"], STEP[PAIR_RULES[0]]
 # What a person decided about a pair. One byte a pair, of which there may be many millions.
 _HUMAN = "ENUM('keep', 'drop', 'swap')"
 # Only a bound above 0 asks for the measure to be known.
-_ALL = tuple(dict.fromkeys(one.measure for one in (*OF_CANDIDATES, *OF_PAIRS)))
+_ALL = tuple(dict.fromkeys(one.measure for one in (*OF_CANDIDATES, *OF_FOOTAGE, *OF_PAIRS)))
 _MEASURES = ", ".join(_ALL)
+_OF_PAIRS = ", ".join(dict.fromkeys(("motion", *(one.measure for one in OF_PAIRS))))
 _FINITE_MEASURES = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END AS {name}" for name in _ALL)
 _TOO_LITTLE = "\n".join(
     f"WHEN r.{one.field} > 0 AND NOT coalesce(s.{one.measure} >= r.{one.field}, false) THEN {STEP[one.rule]}"
     for one in OF_CANDIDATES
 )
+# A comparison with NULL is no fault: what is not known of footage passes.
+_TOO_MUCH = "\n".join(f"WHEN s.{one.measure} > r.{one.field} THEN {STEP[one.rule]}" for one in OF_FOOTAGE)
 _WINNER_HAS_LESS = "\n".join(
     f"WHEN r.{one.field} > 0 AND NOT coalesce(w.{one.measure} >= r.{one.field} * l.{one.measure}, false) "
     f"THEN {STEP[one.rule]}"
@@ -31,7 +42,7 @@ _WINNER_HAS_LESS = "\n".join(
 )
 _DETAILS = "\n".join(
     f"WHEN {STEP[one.rule]} THEN format('{one.measure} {{}}', coalesce({one.measure}::VARCHAR, 'unknown'))"
-    for one in OF_CANDIDATES
+    for one in (*OF_CANDIDATES, *OF_FOOTAGE)
 )
 _TYPES = {"float": "DOUBLE", "int": "BIGINT"}
 # Annotations are texts here; what is no number is a text.
@@ -46,24 +57,39 @@ NUMBERED = """
     SELECT row_number() OVER () AS prompt, prompt_id, scene_id, split, text FROM prompts
 """
 
+# What compares: a rate of 29.97 frames a second is one of 30.
+FORMATS = """
+    CREATE TEMP TABLE formats AS
+    SELECT row_number() OVER () AS format, * FROM (
+        SELECT DISTINCT height, width, num_frames, round(fps) AS rate FROM candidates)
+"""
+
 # A prompt that no row describes has no number.
 JUDGED = f"""
     CREATE TEMP TABLE judged AS
     WITH usable AS (
         SELECT s.candidate_id, s.value, s.reason, {_FINITE_MEASURES}
         FROM scores s JOIN rules r ON s.reward = r.reward AND s.reward_version = r.reward_version)
-    SELECT c.candidate_id, p.prompt, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
+    SELECT c.candidate_id, p.prompt, f.format, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
         CASE
             WHEN c.status <> 'ok' THEN {STEP["sampling-failed"]}
             WHEN s.candidate_id IS NULL THEN {STEP["not-scored"]}
             WHEN s.value IS NULL OR NOT isfinite(s.value) THEN {STEP["unscorable"]}
             {_TOO_LITTLE}
+            {_TOO_MUCH}
         END AS step
     FROM candidates c
     CROSS JOIN rules r
+    JOIN formats f
+        ON f.height = c.height AND f.width = c.width AND f.num_frames = c.num_frames AND f.rate = round(c.fps)
     LEFT JOIN numbered p ON p.prompt_id = c.prompt_id
     LEFT JOIN usable s ON s.candidate_id = c.candidate_id
     WHERE p.prompt IS NULL OR r.split IS NULL OR p.split = r.split
+"""
+
+# Scored before footage was measured: there are always bars since, if of no width.
+UNMEASURED = f"""
+    SELECT count(*) FROM judged WHERE bars IS NULL AND (step IS NULL OR step > {STEP["unscorable"]})
 """
 
 ORPHANS = "SELECT count(*), min(candidate_id) FROM judged WHERE prompt IS NULL"
@@ -71,9 +97,10 @@ ORPHANS = "SELECT count(*), min(candidate_id) FROM judged WHERE prompt IS NULL"
 RANKED = f"""
     CREATE TEMP TABLE ranked AS
     WITH placed AS (
-        SELECT rowid AS candidate, candidate_id, prompt, value, {_MEASURES},
-            count(*) OVER (PARTITION BY prompt) AS n,
-            row_number() OVER (PARTITION BY prompt ORDER BY value DESC, candidate_id) AS place
+        SELECT rowid AS candidate, candidate_id, prompt, format, value, {_OF_PAIRS},
+            count(*) OVER (PARTITION BY prompt) AS n_of_prompt,
+            count(*) OVER (PARTITION BY prompt, format) AS n,
+            row_number() OVER (PARTITION BY prompt, format ORDER BY value DESC, candidate_id) AS place
         FROM judged WHERE step IS NULL)
     SELECT k.*,
         CASE r.strategy WHEN 'best-worst' THEN place = 1
@@ -98,8 +125,25 @@ PROPOSED = f"""
             {_WINNER_HAS_LESS}
         END AS step
     FROM (SELECT * FROM ranked WHERE may_win) w
-    JOIN (SELECT * FROM ranked WHERE may_lose) l ON l.prompt = w.prompt AND l.place > w.place
+    JOIN (SELECT * FROM ranked WHERE may_lose) l
+        ON l.prompt = w.prompt AND l.format = w.format AND l.place > w.place
     CROSS JOIN rules r
+"""
+
+# Only of pairs that passed all else: thumbnails are long. Without one on both sides a pair passes.
+COPIED = f"""
+    UPDATE proposed SET step = {STEP[COPIES]}
+    FROM (
+        SELECT q.winner, q.loser FROM proposed q
+        CROSS JOIN rules r
+        JOIN scores w ON w.candidate_id = q.winner_id AND w.reward = r.reward
+            AND w.reward_version = r.reward_version
+        JOIN scores l ON l.candidate_id = q.loser_id AND l.reward = r.reward
+            AND l.reward_version = r.reward_version
+        WHERE q.step IS NULL AND len(w.thumbnail) = len(l.thumbnail)
+            AND list_distance(w.thumbnail::FLOAT[], l.thumbnail::FLOAT[]) / sqrt(len(w.thumbnail))
+                < r.min_difference) c
+    WHERE proposed.winner = c.winner AND proposed.loser = c.loser
 """
 
 # A candidate is lost where the furthest of its pairs was.
@@ -111,7 +155,8 @@ FATES = f"""
     reached AS (
         SELECT candidate, max(coalesce(step, {_KEPT})) AS step FROM members GROUP BY candidate)
     SELECT candidate, k.prompt,
-        CASE WHEN k.n < 2 THEN {STEP["fewer-than-two"]}
+        CASE WHEN k.n_of_prompt < 2 THEN {STEP["fewer-than-two"]}
+            WHEN k.n < 2 THEN {STEP["other-format"]}
             ELSE coalesce(m.step, {STEP["not-chosen"]}) END AS step
     FROM ranked k LEFT JOIN reached m USING (candidate)
     UNION ALL
@@ -163,7 +208,11 @@ REJECTS = f"""
         FROM judged WHERE step IS NOT NULL
         UNION ALL
         SELECT p.prompt_id, {_FIRST_OF_PROMPT}, 'one candidate left'
-        FROM ranked k JOIN numbered p USING (prompt) WHERE k.n < 2
+        FROM ranked k JOIN numbered p USING (prompt) WHERE k.n_of_prompt < 2
+        UNION ALL
+        SELECT k.candidate_id, {STEP["other-format"]},
+            format('{{}}x{{}}, {{}} frames at {{}} a second', f.height, f.width, f.num_frames, f.rate::INT)
+        FROM ranked k JOIN formats f USING (format) WHERE k.n < 2 AND k.n_of_prompt > 1
         UNION ALL
         SELECT p.prompt_id, q.step,
             format('winner {{}} loser {{}}: winner error {{:.6g}}, gap {{:.6g}}, motions {{}} and {{}}',

@@ -28,6 +28,11 @@ MEASURES = (
     "ssim",
     "mvcs",
     "sampson",
+    "cut",
+    "fade",
+    "bars",
+    "overlay",
+    "split_screen",
 )
 
 _COUNTS = {
@@ -95,7 +100,7 @@ _CANDIDATES = """
     WITH members AS (
         SELECT winner_id AS candidate_id, reward, reward_version FROM pairs SEMI JOIN chosen USING (pair_id)
         UNION SELECT loser_id, reward, reward_version FROM pairs SEMI JOIN chosen USING (pair_id))
-    SELECT c.*, s.* EXCLUDE (candidate_id, reason, seconds)
+    SELECT c.*, s.* EXCLUDE (candidate_id, reason, seconds, thumbnail)
     FROM candidates c JOIN members m USING (candidate_id)
     LEFT JOIN scores s ON s.candidate_id = m.candidate_id AND s.reward = m.reward
         AND s.reward_version = m.reward_version

@@ -209,7 +209,9 @@ def _sql_type(table: str, column: str) -> str:
     kind = TABLES[table].field(column).type
     if pa.types.is_string(kind):
         return "VARCHAR"
-    return "DOUBLE" if pa.types.is_floating(kind) else "INTEGER"
+    value = kind.value_type if pa.types.is_list(kind) else kind
+    name = "DOUBLE" if pa.types.is_floating(value) else "INTEGER"
+    return f"{name}[]" if pa.types.is_list(kind) else name
 
 
 _VERSIONS = """

@@ -123,6 +123,12 @@ class Score:
     mvcs: float | None = field(default=None, metadata=_ADDED)
     sampson: float | None = field(default=None, metadata=_ADDED)
     measured_pairs: int | None = field(default=None, metadata=_ADDED | _32)
+    cut: float | None = field(default=None, metadata=_ADDED)
+    fade: float | None = field(default=None, metadata=_ADDED)
+    bars: float | None = field(default=None, metadata=_ADDED)
+    overlay: float | None = field(default=None, metadata=_ADDED)
+    split_screen: float | None = field(default=None, metadata=_ADDED)
+    thumbnail: Sequence[int] | None = field(default=None, metadata=_ADDED | _32)
 
     def __post_init__(self) -> None:
         _require_text("Score", self, "candidate_id", "reward", "reward_version")

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from storage.errors import UserError
 from storage.mining.rules import CANDIDATE_RULES, PAIR_RULES, PairRules
+from storage.mining.spoilt import spoilt
 from storage.run import Run
 from storage.sql.views import reward_versions, scored_ids
 from storage.tables.ids import split_of
@@ -43,7 +44,16 @@ class Item:
     image_motion: float | None = 0.4
     sharpness: float | None = 0.9
     coverage: float | None = 1.0
+    cut: float | None = 0.0
+    overlay: float | None = None
+    height: int = 64
+    fps: float = 8.0
+    level: int | None = None
     id: str = ""
+
+    @property
+    def format(self) -> tuple[int, int]:
+        return self.height, round(self.fps)
 
 
 @dataclass
@@ -65,6 +75,11 @@ items = st.builds(
     image_motion=MOTIONS | st.sampled_from([0.1, 0.2, 0.4, 0.8]),
     sharpness=MOTIONS | st.sampled_from([0.4, 0.8, 0.8]),
     coverage=MOTIONS | st.sampled_from([0.4, 0.8, 0.8]),
+    cut=st.sampled_from([None, math.nan, 0.0, 0.0, 0.3, 0.5]),
+    overlay=st.sampled_from([None, 0.0, 0.0, 0.02]),
+    height=st.sampled_from([64, 64, 64, 32]),
+    fps=st.sampled_from([8.0, 8.0, 8.0, 7.992, 16.0]),
+    level=st.sampled_from([None, 10, 12, 60, 200]),
 )
 rule_sets = st.builds(
     PairRules,
@@ -80,6 +95,9 @@ rule_sets = st.builds(
     min_sharpness_ratio=st.sampled_from([0.0, 0.0, 1.0]),
     max_motion_ratio=st.sampled_from([1.0, 2.0, 4.0, math.inf, math.inf]),
     min_motion_ratio=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
+    max_cut=st.sampled_from([0.3, 0.3, 0.2, 1.0]),
+    max_overlay=st.sampled_from([0.01, 1.0, 1.0]),
+    min_difference=st.sampled_from([0.0, 2.0, 2.5]),
     strategy=st.sampled_from(["best-worst", "all", "top-k"]),
     top_k=st.integers(1, 4),
     split=st.sampled_from([None, None, "train", "test"]),
@@ -104,6 +122,12 @@ def own_fault(item: Item, rules: PairRules) -> str | None:
         ("uncovered", item.coverage, rules.min_coverage),
     ):
         if bound > 0 and not (finite(measure) and measure >= bound):  # type: ignore[operator]
+            return rule
+    # What is not known of footage passes.
+    for rule, share, bound in (
+        ("cut", item.cut, rules.max_cut), ("overlay", item.overlay, rules.max_overlay)
+    ):  # fmt: skip
+        if finite(share) and share > bound:  # type: ignore[operator]
             return rule
     return None
 
@@ -140,6 +164,8 @@ def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
         ours, theirs = getattr(winner, measure), getattr(loser, measure)
         if bound > 0 and not (finite(ours) and finite(theirs) and ours >= bound * theirs):
             return rule
+    if None not in (winner.level, loser.level) and abs(winner.level - loser.level) < rules.min_difference:  # type: ignore[operator]
+        return "copies"
     return None
 
 
@@ -161,15 +187,21 @@ def brute_force(everything: list[Item], rules: PairRules) -> Account:
             fate |= {item.id: "fewer-than-two" for item in ranked}
         else:
             reached: dict[str, list[str | None]] = defaultdict(list)
-            for winner, loser in chosen(ranked, rules):
-                fault = pair_fault(winner, loser, rules)
-                reached[winner.id].append(fault)
-                reached[loser.id].append(fault)
-                if fault is None:
-                    account.pairs.add((winner.id, loser.id))
+            alike: dict[tuple[int, int], list[Item]] = defaultdict(list)
+            for item in ranked:
+                alike[item.format].append(item)
+            for several in alike.values():
+                for winner, loser in chosen(several, rules) if len(several) > 1 else ():
+                    fault = pair_fault(winner, loser, rules)
+                    reached[winner.id].append(fault)
+                    reached[loser.id].append(fault)
+                    if fault is None:
+                        account.pairs.add((winner.id, loser.id))
             for item in ranked:
                 ends = reached.get(item.id)
-                if ends is None:
+                if len(alike[item.format]) < 2:
+                    fate[item.id] = "other-format"
+                elif ends is None:
                     fate[item.id] = "not-chosen"
                 else:
                     fate[item.id] = None if None in ends else max((e for e in ends if e), key=order.index)
@@ -188,13 +220,15 @@ def stored(path: Path, everything: list[Item]) -> Run:
     for number, item in enumerate(everything):
         # Ids out of step with the order of writing, so that ties are decided by id and by nothing else.
         item.id = hashlib.sha256(str(number).encode()).hexdigest()[:8]
-        candidates.append(candidate(item.id, item.prompt, status="failed" if item.failed else "ok"))
+        status = "failed" if item.failed else "ok"
+        candidates.append(candidate(item.id, item.prompt, status=status, height=item.height, fps=item.fps))
         if item.scored:
             whole = score(item.id, -0.5, reward_version="v1")
             rows.append({name: getattr(whole, name) for name in TABLES["scores"].names})
             rows[-1] |= {"value": item.value, "motion": item.motion, "reason": None}
             rows[-1] |= {"image_motion": item.image_motion, "sharpness": item.sharpness}
-            rows[-1] |= {"coverage": item.coverage}
+            rows[-1] |= {"coverage": item.coverage, "cut": item.cut, "overlay": item.overlay}
+            rows[-1] |= {"thumbnail": None if item.level is None else [item.level] * 4}
             # Neither another version nor another reward of the same candidate may matter.
             rows.append(rows[-1] | {"reward_version": "v0", "value": -0.9 + 0.01 * number})
             rows.append(rows[-1] | {"reward": "epipolar", "reward_version": "v1"})
@@ -285,6 +319,7 @@ def check_rows(mined: MinedPairs, everything: list[Item], rules: PairRules) -> N
     for row in mined.rows.to_pylist():
         winner, loser = by_id[row["winner_id"]], by_id[row["loser_id"]]
         assert winner.prompt == loser.prompt == row["prompt_id"]
+        assert winner.format == loser.format
         assert row["winner_value"] == winner.value > loser.value == row["loser_value"]
         assert row["gap"] == row["winner_value"] - row["loser_value"] >= rules.min_gap
         assert row["split"] == split_of(row["scene_id"])
@@ -343,6 +378,39 @@ def test_a_clip_that_only_looks_good_cannot_win(tmp_path: Path) -> None:
     assert details["still"] == (still.id, "image_motion 0.0")
     assert details["soft"] == (soft.id, "sharpness 0.5")
     assert details["uncovered"] == (hidden.id, "coverage 0.1")
+
+
+@pytest.mark.parametrize("strategy", ["best-worst", "all", "top-k"])
+def test_takes_of_two_sizes_are_ranked_each_by_itself(tmp_path: Path, strategy: Any) -> None:
+    # The small copies have the least error, so best against worst of the prompt would be small against large.
+    large = [Item("p0", False, True, value, 0.5) for value in (-0.3, -0.5)]
+    small = [Item("p0", False, True, value, 0.5, height=32) for value in (-0.1, -0.2)]
+    odd = Item("p0", False, True, -0.05, 0.5, fps=16.0)
+    run = stored(tmp_path, [*large, *small, odd])
+    mined = mine_pairs(run, PairRules(**RULES, strategy=strategy))
+    assert pairs_of(mined) == {(large[0].id, large[1].id), (small[0].id, small[1].id)}
+    assert {step.rule: step.candidates_lost for step in mined.funnel}["other-format"] == 1
+    assert [(one.id, one.detail) for one in mined.rejects if one.rule == "other-format"] == [
+        (odd.id, "64x64, 9 frames at 16 a second")
+    ]
+
+
+def test_footage_that_is_no_scene_is_left_out_and_what_is_unknown_passes(tmp_path: Path) -> None:
+    cut, good = Item("p0", False, True, -0.01, 0.5, cut=0.9), Item("p0", False, True, -0.1, 0.5)
+    copy, bad = Item("p0", False, True, -0.2, 0.5), Item("p0", False, True, -0.4, 0.5, cut=None)
+    good.level, copy.level, bad.level = 100, 101, 140
+    run = stored(tmp_path, [cut, good, copy, bad])
+    mined = mine_pairs(run, PairRules(**RULES, strategy="all"))
+    assert pairs_of(mined) == {(good.id, bad.id), (copy.id, bad.id)}
+    assert {one.rule: (one.id, one.detail) for one in mined.rejects} == {"cut": (cut.id, "cut 0.9")}
+    everything = mine_pairs(run, PairRules(**RULES, strategy="all", max_cut=1.0, min_difference=0.0))
+    assert everything.rows.num_rows == 6
+
+
+def test_what_spoils_the_reward_is_counted_for_the_one_who_scores(tmp_path: Path) -> None:
+    run = stored(tmp_path, [Item("p0", False, True, -0.1, 0.5, cut=share) for share in (0.9, 0.4, 0.3, None)])
+    assert spoilt(run, PairRules(**RULES)) == (4, [("cut", "max_cut", 2)])
+    assert spoilt(run, PairRules(**RULES, max_cut=0.5)) == (4, [("cut", "max_cut", 1)])
 
 
 def test_scores_from_before_a_column_are_read_with_nulls(tmp_path: Path) -> None:
@@ -439,6 +507,8 @@ def test_a_run_of_another_schema_is_named(tmp_path: Path) -> None:
             {"min_motion_ratio": 2.0, "max_motion_ratio": 1.5},
             "min_motion_ratio must be <= max_motion_ratio, got 2.0",
         ),
+        ({"max_cut": -0.1}, "max_cut must be >= 0, got -0.1"),
+        ({"max_bars": math.nan}, "max_bars must be >= 0, got nan"),
         ({"strategy": "best"}, "strategy must be one of best-worst, all, top-k, got 'best'"),
         ({"top_k": 0}, "top_k must be >= 1, got 0"),
         ({"split": "dev"}, "split must be one of train, val, test or None, got 'dev'"),

@@ -15,6 +15,11 @@ gpa.numbers = (() => {
     motion: ["camera motion", 0, "mean step of the camera, in units of scene depth"],
     image_motion: ["image motion", 0, "change between frames over the gradient of the first"],
     sharpness: ["sharpness", 0, "gradient of later frames over the first frame's"],
+    cut: ["cut", -1, "largest share of a frame that the one before does not explain, beyond the clip's usual"],
+    fade: ["fade", -1, "share of the picture in a fade or a dissolve"],
+    bars: ["bars", -1, "share of the picture under bars at its sides"],
+    overlay: ["overlay", -1, "share of the picture with detail that stands while the rest moves"],
+    split_screen: ["split screen", -1, "share of a straight line at which two pictures meet"],
   };
 
   const table = (winner, loser) => h("table", { class: "numbers" },

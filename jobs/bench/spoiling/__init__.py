@@ -1,0 +1,1 @@
+"""The study of footage that spoils a reward."""
