@@ -76,14 +76,15 @@ def test_a_model_whose_name_is_not_utf_8_is_refused(not_utf8: Path, tiny_model: 
         ["sample", "new", "--model", "{}", "--workers", "0"],
         ["sample", "new", "--adapter", "{}", "--workers", "0"],
         ["sample", "new", "--preset", "{}"],
-        ["export", str(RUN), "{}"],
-        ["pair", str(RUN), "--out", "{}"],
+        ["export", "old", "{}"],
+        ["pair", "old", "--out", "{}"],
     ],
 )
 def test_a_name_that_is_too_long_is_one_line(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    shutil.copytree(RUN, "old")
     result = gpa(*(word.format("n" * 256) for word in words))
     assert result.exit_code == 1, result.output
     assert result.stderr.startswith("error: ")
