@@ -7,6 +7,7 @@ some items failed; 130 and 143 stopped by Ctrl-C or SIGTERM.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -83,6 +84,14 @@ class _LazyGroup(click.Group):
             code = _signal_code(error)
             click.echo(str(error) if code else f"error: {error}", err=True)
             ctx.exit(code or _FAILED)
+        except OSError as error:
+            # A name that is too long, a place that may not be looked at: what it is, and not from where.
+            if error.filename is None:
+                raise
+            logging.getLogger(__name__).info("%s", error, exc_info=True)
+            place = os.fsdecode(error.filename)
+            click.echo(f"error: {place} cannot be used ({error.strerror}): check the path", err=True)
+            ctx.exit(_FAILED)
         except (KeyboardInterrupt, click.Abort):
             number = stopped_by[0] if stopped_by else signal.SIGINT
             click.echo(f"stopped by {signal.Signals(number).name}; the same command continues", err=True)
@@ -116,9 +125,17 @@ def cli(verbose: bool) -> None:
 
 def main() -> None:
     """The entry point of the `gpa` script."""
+    if sys.getfilesystemencoding() != "utf-8":
+        # Names of files are UTF-8, whatever the locale of a batch job says of them; workers inherit it.
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     # Read when torch is imported. Spinning OpenMP threads slow a busy machine down twentyfold (measured: 20 s
     # for a training step of 1 s); sleeping ones cost an idle machine next to nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for stream in (sys.stdout, sys.stderr):
+        # A console of another encoding, or a name that is none, costs a character and not the command.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     cli()
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import OutcomeCounter, Summary
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
-from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_sample, sample_stage
+from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_told, sample_stage
 from pipeline.sampling.settings import SampleSettings
 from pipeline.sampling.stage import SampleStage
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
@@ -75,7 +75,7 @@ def run_flow(
     mend_tables(run, SCORE, "scores")
     with run.lock(SAMPLE), run.lock(score_lock(settings.score, version)):
         sweep_leftovers(run, "prompts", "candidates", "scores", "rejects", *MEDIA_FOLDERS)
-        plan = plan_sample(settings.sample, run)
+        plan = plan_told(settings.sample, run)
         have = scored_ids(run, settings.score.reward.reward, version)
         if before_work is not None:
             before_work()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from storage.errors import UserError
 from storage.tables.ids import content_id
+from storage.texts import require_utf8_name
 
 if TYPE_CHECKING:
     import torch
@@ -70,6 +71,8 @@ def resolve_model(name: str, revision: str | None = None) -> ModelRef:
                 f"`revision` {revision} is for Hub models; {name!r} is a folder: leave `revision` out"
             )
         recorded = name if packaged is not None else path.resolve().name
+        # Rows hold it.
+        require_utf8_name(path, "the model")
         return ModelRef(
             name=recorded, revision=_folder_revision(path, name), path=path, family=_family(path, name)
         )

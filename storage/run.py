@@ -23,6 +23,7 @@ from storage.tables.records import utc_now
 from storage.tables.schemas import SCHEMA_VERSION, TABLES, open_shard, table_schema
 from storage.tables.shards import read_rows, shard_files
 from storage.tables.versions import git_revision, gpa_version, require_readable, versions
+from storage.texts import require_utf8_name
 
 _FORMAT = "gpa-run"
 RUN_FILE = "run.yaml"
@@ -115,6 +116,7 @@ class Run:
     def create_or_open(cls, path: Path | str) -> Run:
         """Open the run at `path`, or make one in a missing or empty directory. Raises UserError otherwise."""
         path = Path(path)
+        require_utf8_name(path, "the run")
         if (path / RUN_FILE).exists():
             return cls.open(path)
         if path.exists() and not path.is_dir():
@@ -134,6 +136,7 @@ class Run:
     def open(cls, path: Path | str) -> Run:
         """Open an existing run. Raises UserError when it is missing, no run, or of another schema version."""
         run = cls(Path(path))
+        require_utf8_name(run.path, "the run")
         if not run.path.exists():
             raise UserError(f"there is no run at {path}: check the path, or start one with gpa sample")
         if not (run.path / RUN_FILE).is_file():

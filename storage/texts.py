@@ -6,6 +6,7 @@ The one place where these are read, so that the same caption is the same prompt 
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,6 +71,20 @@ def metadata_of(value: Any) -> dict[str, Any]:
             f"{type(found).__name__} of {len(text)}: change it",
         )
     return found
+
+
+def require_utf8_name(path: Path, what: str) -> None:
+    """Raise UserError for a place whose name is not UTF-8: tables and the libraries below take no other."""
+    name = str(path.absolute())
+    if name == show(name):
+        return
+    try:
+        os.fsencode(name).decode("utf-8")
+    except UnicodeDecodeError:
+        why = "is not UTF-8: rename it, or the folder above it that is not"
+    else:
+        why = "is UTF-8, and this Python reads names otherwise: set PYTHONUTF8=1, or another locale"
+    raise UserError(f"the name of {what} {show(str(path))} {why}")
 
 
 def short(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from jobs.settings.options import (
 from pipeline.sampling.settings import SampleSettings
 
 if TYPE_CHECKING:
+    from pipeline.sampling.prompt_length import LongPrompt
     from pipeline.sampling.settings import SampleSettings
 
 
@@ -57,7 +59,9 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         there = Run.open(run) if run.exists() and any(run.iterdir()) else None
         plan = plan_sample(settings, there, write=False)
         told = forecast_sample(there, settings, plan)
-        print_result(told.as_dict() | {"prompts": plan.prompts}, as_json, f"{plan.prompts:,} prompts: {told}")
+        long = plan.long_prompts(settings)
+        values = {"prompts": plan.prompts, "long_prompts": [vars(one) for one in long]}
+        print_result(told.as_dict() | values, as_json, f"{plan.prompts:,} prompts: {told}{_listed(long)}")
         return
     opened = Run.create_or_open(run)
     summary = run_sample(
@@ -69,6 +73,16 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
     print_result(counts(summary), as_json, text)
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
+
+
+def _listed(long: Sequence[LongPrompt]) -> str:
+    """The prompts whose end the model does not see, a line each."""
+    lines = [f"\n  {one.tokens} tokens: {' '.join(one.text.split())}" for one in long]
+    return (
+        f"\n{len(long):,} prompts are longer than what the model reads of them:{''.join(lines)}"
+        if long
+        else ""
+    )
 
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:

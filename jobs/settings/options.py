@@ -16,7 +16,16 @@ if TYPE_CHECKING:
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
-run_argument = click.argument("run", type=click.Path(path_type=Path), metavar="RUN")
+
+def _run(_ctx: click.Context, _argument: click.Parameter, run: Path) -> Path:
+    """Refused before Ray starts, and before anything is made."""
+    from storage.texts import require_utf8_name
+
+    require_utf8_name(run, "the run")
+    return run
+
+
+run_argument = click.argument("run", type=click.Path(path_type=Path), metavar="RUN", callback=_run)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 below_option = click.option(
     "--dir",

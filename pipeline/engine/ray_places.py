@@ -64,6 +64,8 @@ def why_not(error: Exception) -> str:
             f"it cannot write {error.filename} ({error.strerror}): set {_USERS_CHOICE} to a folder of yours "
             "with a short name and some space, and HOME to one that you may write to"
         )
+    if isinstance(error, UnicodeError):
+        return "a name on its command line is not UTF-8, which Ray keeps: rename it, or give --workers 0"
     return f"{error}: try --workers 0, which needs no Ray"
 
 

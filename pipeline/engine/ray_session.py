@@ -139,7 +139,7 @@ def _start(ray: Any, options: dict[str, Any]) -> None:
             found = ray.init(**options)
         except Exception as error:  # Ray raises the bare class when it takes too long
             ray.shutdown()
-            if not attempts_left or isinstance(error, OSError):
+            if not attempts_left or isinstance(error, OSError | UnicodeError):
                 raise UserError(_why_not(options, error)) from error
             log.warning("Ray did not start: %s", error)
         else:

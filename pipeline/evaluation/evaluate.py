@@ -22,6 +22,7 @@ from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.evaluation.panel import Panel, header_of, run_judge, true_clips, truth_means
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
 from pipeline.models import resolve_adapter, resolve_model
+from pipeline.sampling.prompt_length import tell_long_prompts
 from pipeline.sampling.sample import plan_sample, run_sample
 from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.score import run_score
@@ -112,10 +113,14 @@ def run_evaluate(
         mend_tables(there, "sample", "prompts")
     wanted = wanted_clips(settings, there)
     panel = settings.panel(wanted.prompts)
+    if settings.sample.prompts is not None:
+        model = resolve_model(settings.sample.model, settings.sample.revision)
+        limit = settings.sample.sampler.max_sequence_length
+        tell_long_prompts(model, limit, wanted.prompts, strict=settings.sample.strict_prompts)
     inner = Run.create_or_open(path)
     failed = 0
     for sample in settings.models().values():
-        failed += run_sample(inner, sample, progress=progress("candidates")).failed
+        failed += run_sample(inner, sample, progress=progress("candidates"), tell=False).failed
     plan, _ = run_score(inner, settings.score, progress=progress("scores"))
     clips = _clips(inner, wanted, settings.score.reward.reward, plan.reward_version)
     truths = true_clips(inner, clips)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 from pathlib import Path
 
 from pipeline.importing.manifest import seed_of_name
@@ -25,9 +26,10 @@ class Captions:
         self, source: Path, where: str, names: list[str], videos: list[str], allow_outside: bool
     ) -> None:
         """`where` is the folder in the source; of its `names`, `videos` are those of videos."""
-        self._source, self._where, self._names, self._allow_outside = source, where, names, allow_outside
+        self._source, self._where, self._allow_outside = source, where, allow_outside
+        self._names = frozenset(names)
         self._own = {name: self._beside(name) for name in videos}
-        self._shared = [name for name, files in self._own.items() if not files]
+        self._without = sum(not files for files in self._own.values())
 
     def of(self, video: str) -> tuple[str, str | int]:
         """The prompt and the seed of a video. Raises Refused where they are missing or could be several."""
@@ -39,8 +41,8 @@ class Captions:
         if files:
             return text_of(self._read(files[0]), files[0]), seed_of_name(self._path(video))
         if PROMPT_FILE in self._names:
-            return self._of_all(), show(stem)
-        if len(self._shared) < len(self._own):
+            return self._of_all, show(stem)
+        if self._without < len(self._own):
             raise Refused(
                 "no-prompt", f"has no {show(stem)}.txt, as other videos here have: add it, or {PROMPT_FILE}"
             )
@@ -53,14 +55,15 @@ class Captions:
             )
         return self._folder_name(), show(stem)
 
+    @cached_property
     def _of_all(self) -> str:
         """The prompt of every video without a caption of its own."""
         text = text_of(self._read(PROMPT_FILE), PROMPT_FILE)
         lines = [line for line in text.split("\n") if line.strip()]
-        if len(lines) > 1 and len(self._shared) > 1:
+        if len(lines) > 1 and self._without > 1:
             raise Refused(
                 "ambiguous-prompt",
-                f"shares {PROMPT_FILE} of {len(lines)} lines with {len(self._shared) - 1} other videos: list "
+                f"shares {PROMPT_FILE} of {len(lines)} lines with {self._without - 1} other videos: list "
                 f"the videos in {VIDEO_LIST}, a path a line in the order of the prompts, or write one prompt "
                 "in one line",
             )

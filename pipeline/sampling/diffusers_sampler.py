@@ -6,10 +6,12 @@ pipeline's own order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
+from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor
 
@@ -72,12 +74,13 @@ class DiffusersSampler:
     def encode(self, text: str, image_HW3: Tensor | None) -> Condition:
         """Encode the text and the first frame. Raises UserError when the model lacks a first frame."""
         settings, pipe = self.settings, self.pipe
-        embeds, negative = pipe.encode_prompt(
-            prompt=text,
-            negative_prompt=settings.negative_prompt,
-            do_classifier_free_guidance=settings.guidance > 1.0,
-            max_sequence_length=settings.max_sequence_length,
-        )
+        with _told_before():
+            embeds, negative = pipe.encode_prompt(
+                prompt=text,
+                negative_prompt=settings.negative_prompt,
+                do_classifier_free_guidance=settings.guidance > 1.0,
+                max_sequence_length=settings.max_sequence_length,
+            )
         image_latents_X, image_embeds_LD = self.encode_image(text, image_HW3, embeds.dtype)
         return Condition(
             prompt_embeds_LD=embeds[0],
@@ -198,6 +201,17 @@ class DiffusersSampler:
                 f"num_frames {settings.num_frames} does not fit model {self.model.name!r}: "
                 f"use 1 more than a multiple of {step}"
             )
+
+
+@contextmanager
+def _told_before() -> Iterator[None]:
+    """No line of the library for each prompt that it cuts: the driver has told how many there are."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def posterior_mode(encoded: Any) -> Tensor:

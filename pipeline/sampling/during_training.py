@@ -52,7 +52,7 @@ class SampledValidation:
 
     def _measured(self, inner: Run, adapter: Path | None, stopped: Callable[[], bool]) -> _Measured:
         settings = self.settings.with_adapter(adapter)
-        run_sample(inner, settings, progress=_Stoppable(stopped))
+        run_sample(inner, settings, progress=_Stoppable(stopped), tell=False)
         tasks = plan_sample(settings, inner, write=False, whole=True).tasks
         wanted = {candidate_id for task in tasks for candidate_id in task.ids}
         measured: _Measured = {name: {} for name in _MEASURES}

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
-from pipeline.models import AdapterRef, ModelRef, resolve_adapter, resolve_model
+from pipeline.models import PACKAGED, AdapterRef, ModelRef, resolve_adapter, resolve_model
+from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_prompts
 from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts, world_items
 from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
@@ -28,7 +29,8 @@ from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
 class SamplePlan:
     """What is missing: prompts with their rows, and the tasks that make the missing candidates.
 
-    Candidates whose files are damaged are missing.
+    Candidates whose files are damaged are missing. `of_world` is whether model and prompts are the embedded
+    world's, which fit together.
     """
 
     model: ModelRef
@@ -36,11 +38,26 @@ class SamplePlan:
     prompts: int
     wanted: int
     tasks: tuple[SampleTask, ...]
+    of_world: bool = False
 
     @property
     def ids(self) -> set[str]:
         """The missing candidates."""
         return {name for task in self.tasks for name in task.ids}
+
+    def long_prompts(self, settings: SampleSettings) -> list[LongPrompt]:
+        """Of the prompts with missing candidates, those of which the model does not see the end."""
+        return long_prompts(self.model, settings.sampler.max_sequence_length, self._open)
+
+    def tell_long_prompts(self, settings: SampleSettings) -> None:
+        """Warn of those, or raise UserError when the settings say so."""
+        limit = settings.sampler.max_sequence_length
+        tell_long_prompts(self.model, limit, self._open, strict=settings.strict_prompts)
+
+    @property
+    def _open(self) -> list[Prompt]:
+        prompts = {task.prompt.prompt_id: task.prompt for task in self.tasks}
+        return [] if self.of_world else list(prompts.values())
 
 
 @dataclass(kw_only=True)
@@ -82,8 +99,11 @@ def run_sample(
     *,
     progress: Progress | None = None,
     before_work: Callable[[], None] | None = None,
+    tell: bool = True,
 ) -> Summary:
     """Sample every missing candidate. The same call again does only what is missing.
+
+    Prompts of which the model does not see the end are told, unless the caller has.
 
     What was damaged since it was written counts as missing: shards that cannot be read are put aside.
 
@@ -95,7 +115,7 @@ def run_sample(
     mend_sampled(run, settings)
     with run.lock("sample"):
         sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
-        plan = plan_sample(settings, run)
+        plan = plan_told(settings, run) if tell else plan_sample(settings, run)
         if before_work is not None:
             before_work()
         stage = sample_stage(run, settings, plan)
@@ -103,6 +123,20 @@ def run_sample(
         return execute(
             run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
         )
+
+
+def plan_told(settings: SampleSettings, run: Run) -> SamplePlan:
+    """The plan of what is to be sampled now, with its prompts in the run; says which of them are too long.
+
+    Raises UserError as `plan_sample`, and for long prompts when the settings are strict: nothing is written
+    then.
+    """
+    if settings.strict_prompts:
+        plan_sample(settings, run, write=False).tell_long_prompts(settings)
+        return plan_sample(settings, run)
+    plan = plan_sample(settings, run)
+    plan.tell_long_prompts(settings)
+    return plan
 
 
 def mend_sampled(run: Run, settings: SampleSettings) -> None:
@@ -151,7 +185,14 @@ def plan_sample(
         tasks += _missing(prompt, model, adapter, settings, have)
     prompts.flush()
     wanted = count * settings.candidates
-    return SamplePlan(model=model, adapter=adapter, prompts=count, wanted=wanted, tasks=tuple(tasks))
+    return SamplePlan(
+        model=model,
+        adapter=adapter,
+        prompts=count,
+        wanted=wanted,
+        tasks=tuple(tasks),
+        of_world=settings.prompts is None and settings.model in PACKAGED,
+    )
 
 
 def candidate_id(

@@ -150,7 +150,7 @@ class SampleSettings(WorkerSettings):
 
     Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
     candidates of a prompt are sampled together; what a candidate looks like depends on it in the last bits,
-    never on the workers.
+    never on the workers. `strict_prompts` refuses prompts of which the model would not see the end.
     """
 
     prompts: Path | None = field(
@@ -178,6 +178,13 @@ class SampleSettings(WorkerSettings):
     limit: int | None = field(
         default=None,
         metadata=_option("Only the first N prompts.", "Which candidates", "N", common=True),
+    )
+    strict_prompts: bool = field(
+        default=False,
+        metadata=_option(
+            "Refuse prompts with more text tokens than the model reads, instead of a warning.",
+            "Which candidates",
+        ),
     )
     model: str = field(
         default="world",

@@ -88,10 +88,11 @@ def build(
     text_only: bool = False,
     vae_model: Any = None,
     version_1_5: bool = False,
+    tokens: Any = None,
 ) -> Path:
     """Save a model folder. The same seed gives the same weights."""
     torch.manual_seed(seed)
-    words = tokenizer()
+    words = tokens or tokenizer()
     config = T5Config(
         vocab_size=len(words), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0
     )

@@ -65,6 +65,27 @@ DEEP: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
+def tiff(bits: int, white_is_zero: bool, data: bytes) -> Callable[[Path], object]:
+    """An uncompressed TIFF 6.0 of 64x3 grey samples."""
+    white = 0 if white_is_zero else 1
+    tags = {256: 64, 257: 3, 258: bits, 259: 1, 262: white, 273: 134, 277: 1, 278: 3, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4)
+    return lambda path: path.write_bytes(head.ljust(134, b"\0") + data)
+
+
+def packed(values: NDArray[Any]) -> bytes:
+    """Pairs of 12 bits in three bytes, the first in front."""
+    one, two = values.reshape(-1, 2).astype(int).T
+    return np.stack([one >> 4, (one & 15) << 4 | two >> 8, two & 255], axis=1).astype(np.uint8).tobytes()
+
+
+DEEP |= {
+    "tiff of 12 bits": ("a.tif", tiff(12, False, packed(RAMP >> 4))),
+    "tiff where white is zero": ("a.tif", tiff(16, True, (65535 - RAMP).astype("<u2").tobytes())),
+}
+
+
 @pytest.mark.parametrize("what", DEEP)
 def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path: Path, what: str) -> None:
     name, save = DEEP[what]
@@ -72,6 +93,15 @@ def test_sixteen_bits_of_grey_are_scaled_to_eight(tmp_path: Path, what: str) -> 
     found = read_image(tmp_path / name)
     assert found.shape == (3, 64, 3)
     assert np.abs(found - EIGHT[..., None]).max() <= (1 if "12" in what else 0)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_colours_of_sixteen_bits_are_their_high_bytes(tmp_path: Path, suffix: str) -> None:
+    import cv2
+
+    deep = COLOURS.astype(np.uint16) * 256 + 77
+    cv2.imwrite(str(tmp_path / f"a.{suffix}"), deep[..., ::-1])
+    assert np.array_equal(read_image(tmp_path / f"a.{suffix}"), COLOURS)
 
 
 def test_a_grey_level_of_sixteen_bits_that_is_transparent_is_white(tmp_path: Path) -> None:
