@@ -208,7 +208,7 @@ class Pool:
         if now - self._cancelled_since > _MAX_CANCELLED_SECONDS:
             raise UserError(
                 f"for {_MAX_CANCELLED_SECONDS:.0f} s Ray has cancelled every worker of {name} (it says that "
-                f"{_FORGOTTEN}): see the logs of its head node, then run the same command again"
+                f"{_FORGOTTEN}): has only one side tokens (RAY_AUTH_MODE)? see the logs of its head node"
             )
         time.sleep(_CANCELLED_PAUSE_SECONDS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import signal
@@ -26,6 +25,7 @@ _START_ATTEMPTS = 2
 _NICENESS = "RAY_worker_niceness"  # the name that Ray reads
 # Workers that Ray starts before it knows what for; those of a fork server are others.
 _PRESTART = "RAY_prestart_worker_first_driver"
+_AUTHENTICATION = "RAY_AUTH_MODE"
 _OBJECT_STORE_BYTES = 100 * 2**20
 
 
@@ -37,11 +37,10 @@ def open_warm_actors(settings: WorkerSettings, cpus: int, modules: Sequence[str]
     """
     local = settings.ray_address is None
     environment = local_environment() if local else {}
+    mode = os.environ.get(_AUTHENTICATION)
     fork_server = _fork_server(settings, modules, environment) if modules and local else None
     if fork_server is not None:
         environment[_PRESTART] = "0"
-    # What is left of a former session's handles in cycles goes before this one begins.
-    gc.collect()
     with _closed_on_error(fork_server):
         with _environment(environment), _own_signals():
             import ray
@@ -53,7 +52,10 @@ def open_warm_actors(settings: WorkerSettings, cpus: int, modules: Sequence[str]
         except UserError:
             ray.shutdown()
             raise
-    return WarmActors(ray, settings, cpus, fork_server)
+    warm_actors = WarmActors(ray, settings, cpus, fork_server)
+    if local:
+        warm_actors.at_close(lambda: _put_back_authentication(mode))
+    return warm_actors
 
 
 def _fork_server(
@@ -68,6 +70,22 @@ def _fork_server(
     except OSError as error:
         log.info("workers import for themselves: %s", error)
         return None
+
+
+def _put_back_authentication(mode: str | None) -> None:
+    """Undo that a local Ray turns tokens on for the rest of the process.
+
+    A cluster that is joined later may have none. Ray's driver would then refuse what the cluster asks it, and
+    the cluster take every actor for forgotten.
+    """
+    from ray._private.authentication.authentication_token_setup import AuthenticationTokenLoader, Config
+
+    if mode is None:
+        os.environ.pop(_AUTHENTICATION, None)
+    else:
+        os.environ[_AUTHENTICATION] = mode
+    Config.initialize("")  # reads the environment again
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 @contextmanager

@@ -44,7 +44,7 @@ class WarmActors:
     ) -> None:
         self.ray = ray
         self._settings, self._places, self._fork_server = settings, places, fork_server
-        self._at_close: Callable[[], None] = lambda: None
+        self._at_close: list[Callable[[], None]] = []
         self._class = worker_class(ray)
         self.started = 0
         """Actors that were started, those that took another's place included."""
@@ -118,11 +118,12 @@ class WarmActors:
         self._at_work.clear()
         if self._fork_server is not None:
             self._fork_server.close()
-        self._at_close()
+        for call in self._at_close:
+            call()
 
     def at_close(self, call: Callable[[], None]) -> None:
         """Have something called when all is closed."""
-        self._at_close = call
+        self._at_close.append(call)
 
     def _from_idle(self, place: Place) -> Any:
         for one in [one for one in self._idle if one.place == place]:

@@ -116,7 +116,7 @@ def test_partial_work_exits_with_three_and_wrong_usage_with_one_line(tmp_path: P
     assert shown.exit_code == 0
     assert "1 prompts: 1 videos wanted, 0 are there, 1 to do" in shown.stdout
     assert "1 refused" in shown.stdout
-    assert "not-a-video: a hall/1.mp4: is a zip archive, not an mp4 video" in shown.stdout
+    assert "not-a-video: a hall/1.mp4: is a zip archive, not a video" in shown.stdout
     result = gpa("import", run, source, "--workers", 0)
     assert result.exit_code == 3
     assert "1 videos imported, 0 were there, 1 refused" in result.stdout

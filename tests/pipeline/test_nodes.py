@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.bench.faults.scaling import Nodes, simulated_nodes
+from pipeline.engine import ray_pool
 from pipeline.engine.ray_runner import RayRunner
 from pipeline.engine.stage import Resources
 from pipeline.engine.worker_settings import WorkerSettings
@@ -31,6 +32,21 @@ def test_the_work_of_a_killed_node_is_done_by_the_others(tmp_path: Path) -> None
         assert sorted(done) == sorted(keys)
         assert all(tries(tmp_path, key) == 1 for key in done[:4])
         assert sum(tries(tmp_path, key) for key in keys) <= len(keys) + 4
+
+
+def test_a_cluster_without_tokens_is_joined_after_a_local_ray_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray turns its tokens on in the whole process, and would then cancel every actor of the cluster."""
+    stage = ToyStage(folder=tmp_path, resources=Resources(cpus=1))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    local = RayRunner(settings=WorkerSettings(workers=1))
+    assert [one.key for one in local.run(stage, [ToyTask(key="a")]) if one.done] == ["a"]
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.setattr(ray_pool, "_MAX_CANCELLED_SECONDS", 5.0)
+    with simulated_nodes(1, cpus=1) as nodes:
+        joined = RayRunner(settings=WorkerSettings(workers=1, ray_address=nodes.address))
+        assert [one.key for one in joined.run(stage, [ToyTask(key="b")]) if one.done] == ["b"]
 
 
 def runner_on(nodes: Nodes, *, workers: int, gpus_per_worker: float) -> RayRunner:

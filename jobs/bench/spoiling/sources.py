@@ -20,7 +20,8 @@ from pipeline.world.clips import render_prompt, world_prompts
 from pipeline.world.corruptions import STRENGTHS, corrupt
 from pipeline.world.scenes import make_scene
 from storage.errors import UserError
-from storage.media.video import encode, read_image, read_video
+from storage.media.pictures import read_image
+from storage.media.video import encode, read_video
 
 WORLD, FAULTY = "world", "world with faults"
 _FRAMES: Final = 49
