@@ -46,7 +46,7 @@ class Footage:
 def measure_footage(frames_THW3: NDArray[np.uint8]) -> Footage:
     """Measure a clip of uint8 RGB frames of any size and number.
 
-    The frames are made small first: a clip costs about a quarter of its decoding. Raises ValueError for
+    The frames are made small first: a clip costs about a third of its decoding. Raises ValueError for
     another dtype or shape.
     """
     shape = frames_THW3.shape

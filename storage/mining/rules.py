@@ -173,7 +173,7 @@ class PairRules:
         ),
     )
     min_difference: float = field(
-        default=2.5,
+        default=2.0,
         metadata=_bound(
             "Least difference of two videos in grey levels, or they are copies of one; 0 is no bound.",
             later=True,

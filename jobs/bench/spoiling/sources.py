@@ -28,7 +28,7 @@ _FRAMES: Final = 49
 _SHORT_SIDE: Final = 240
 _PICTURES: Final = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 # Of the picture, over the clip: how far it moves and how much it grows.
-_MOVES: Final = ((0.05, 0.0), (0.3, 0.0), (1.0, 0.0), (0.0, 0.05), (0.0, 0.5), (0.3, -0.3))
+_MOVES: Final = ((0.05, 0.0), (0.3, 0.0), (1.0, 0.0), (0.3, -0.3))
 
 
 def world_clips(split: str, count: int) -> dict[str, list[Clip]]:
