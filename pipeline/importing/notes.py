@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.importing.settings import UNLIKE_DB
+from storage.mining.rules import OF_FOOTAGE, PairRules
 from storage.run import Run
 
 _MOST_NAMED = 3
@@ -15,14 +16,18 @@ _MOST_NAMED = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Notes:
-    """Counts by what was done, and the names of videos that do not begin with their first frame, with dB."""
+    """Counts by what was done; names of videos that do not begin with their first frame, with dB.
+
+    `spoilt` counts those over a bound of footage that `gpa pair` has by default, by rule.
+    """
 
     counts: dict[str, int]
     unlike: tuple[tuple[str, float], ...]
+    spoilt: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for machines."""
-        return {**self.counts, "first_frame_unlike": dict(self.unlike)}
+        return {**self.counts, "first_frame_unlike": dict(self.unlike), "footage": self.spoilt}
 
     def lines(self) -> list[str]:
         """A line for everything that happened."""
@@ -34,6 +39,12 @@ class Notes:
                 f"{len(self.unlike):,} begin with another picture than their first frame ({named}{rest}): "
                 "--min-first-frame-psnr refuses them"
             )
+        told += [
+            f"{self.spoilt[one.rule]:,} break the rule {one.rule}: gpa pair will leave them out "
+            f"(--{one.field.replace('_', '-')})"
+            for one in OF_FOOTAGE
+            if self.spoilt[one.rule]
+        ]
         return told
 
 
@@ -53,6 +64,7 @@ def notes_of(run: Run, ids: Collection[str]) -> Notes:
     """What was done to these candidates of a run."""
     counts = dict.fromkeys(_TOLD, 0)
     unlike: list[tuple[str, float]] = []
+    rules, spoilt = PairRules(), {one.rule: 0 for one in OF_FOOTAGE}
     for row in run.rows("candidates", ["candidate_id", "sampler"]).to_pylist():
         if row["candidate_id"] not in ids:
             continue
@@ -70,7 +82,9 @@ def notes_of(run: Run, ids: Collection[str]) -> Notes:
         }
         for name, value in found.items():
             counts[name] += value
+        for one in OF_FOOTAGE:
+            spoilt[one.rule] += (done.get(one.measure) or 0.0) > getattr(rules, one.field)
         psnr = done.get("first_frame_psnr")
         if psnr is not None and psnr < UNLIKE_DB:
             unlike.append((done["source"], psnr))
-    return Notes(counts=counts, unlike=tuple(sorted(unlike, key=lambda one: one[1])))
+    return Notes(counts=counts, unlike=tuple(sorted(unlike, key=lambda one: one[1])), spoilt=spoilt)

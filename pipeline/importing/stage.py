@@ -21,6 +21,7 @@ from pipeline.sampling.sampler import Sampler, nonfinite_reason
 from pipeline.sampling.samplers import make_sampler
 from pipeline.sampling.settings import Execution, SamplerSettings
 from pipeline.sampling.stage import PromptEncoder
+from rewards.footage.footage import measure_footage
 from storage.media.clip import Target, clip_of, likeness
 from storage.media.external_video import Refused, copy_file, file_sha256, link_file, show
 from storage.media.foreign_video import VideoFacts, VideoLimits
@@ -136,7 +137,10 @@ class ImportStage:
         frames_THW3, psnr = take(prompt, item, video_path)
         if self.encoding is not None:
             self._encode(prompt, item.id, frames_THW3)
-        return self._row(prompt, item, psnr, time.perf_counter() - started)
+        footage = measure_footage(frames_THW3)
+        return self._row(
+            prompt, item, {"first_frame_psnr": psnr, **footage.as_dict()}, time.perf_counter() - started
+        )
 
     def _as_it_is(
         self, prompt: Prompt, item: ImportItem, video_path: Path
@@ -197,7 +201,9 @@ class ImportStage:
         path = self._run.resolve(self._run.latent_uri(candidate_id))
         write_tensors(path, {"latents": latents_X}, {"candidate_id": candidate_id})
 
-    def _row(self, prompt: Prompt, item: ImportItem, psnr: float | None, seconds: float) -> Candidate:
+    def _row(
+        self, prompt: Prompt, item: ImportItem, found: dict[str, float | None], seconds: float
+    ) -> Candidate:
         encoding, facts = self.encoding, item.facts
         frames, height, width = encoding.target.shape if encoding is not None else facts.shape
         return Candidate(
@@ -206,7 +212,7 @@ class ImportStage:
             seed=item.seed,
             model=NO_MODEL if encoding is None else encoding.model.name,
             revision=NO_REVISION if encoding is None else encoding.model.revision,
-            sampler=canonical_json(self._provenance(item, psnr)),
+            sampler=canonical_json(self._provenance(item, found)),
             num_frames=frames,
             height=height,
             width=width,
@@ -217,7 +223,7 @@ class ImportStage:
             created_at=utc_now(),
         )
 
-    def _provenance(self, item: ImportItem, psnr: float | None) -> dict[str, Any]:
+    def _provenance(self, item: ImportItem, found: dict[str, float | None]) -> dict[str, Any]:
         """Where a candidate comes from and what encoded its prompt, in the place of a sampler's settings."""
         origin: dict[str, Any] = {
             "source": show(item.where),
@@ -226,8 +232,7 @@ class ImportStage:
             "video": item.facts.as_dict(),
             "written_again": item.again,
         }
-        if psnr is not None:
-            origin["first_frame_psnr"] = round(psnr, 2)
+        origin |= {name: round(value, 4) for name, value in found.items() if value is not None}
         if self.encoding is None:
             return {"imported": origin}
         target = self.encoding.target

@@ -5,7 +5,7 @@ Shape legend: T frames, H height, W width, h w those of small frames, 3 colours 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from rewards.footage.changes import cut_and_fade
@@ -41,6 +41,10 @@ class Footage:
     overlay: float
     split_screen: float
     thumbnail: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The shares."""
+        return {name: value for name, value in asdict(self).items() if name != "thumbnail"}
 
 
 def measure_footage(frames_THW3: NDArray[np.uint8]) -> Footage:

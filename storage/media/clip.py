@@ -115,7 +115,12 @@ class Target:
 
 
 def clip_of(
-    path: Path, facts: VideoFacts, limits: VideoLimits, target: Target | None = None, keep: int | None = None
+    path: Path,
+    facts: VideoFacts,
+    limits: VideoLimits,
+    target: Target | None = None,
+    *,
+    keep: int | None = None,
 ) -> NDArray[np.uint8]:
     """Decode a whole video and make what is wanted of it: uint8 RGB [T,H,W,3].
 

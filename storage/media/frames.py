@@ -66,7 +66,8 @@ def converted_from(frame: VideoFrame) -> str | None:
 
 def rgb(frame: VideoFrame) -> NDArray[np.uint8]:
     """A frame as uint8 RGB [H,W,3], as it is stored: not yet turned, its pixels perhaps not square."""
-    options: dict[str, Any] = {}
+    # Threads are made anew for every frame: with them, 48 frames of 480 lines take 109 ms, without 9.
+    options: dict[str, Any] = {"threads": 1}
     if int(frame.colorspace) in _UNSAID_MATRIX and not frame.format.is_rgb:
         large = frame.width >= _LARGE_WIDTH or frame.height >= _LARGE_HEIGHT
         high_range = int(frame.color_trc) in _HIGH_RANGE

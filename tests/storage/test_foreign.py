@@ -62,7 +62,7 @@ def test_a_container_that_lies_is_found_out_while_decoding(
 ) -> None:
     said = replace(inspect_video(video, LIMITS), **facts)
     with pytest.raises(Refused, match=message) as error:
-        clip_of(video, said, replace(LIMITS, **limits), keep=8)
+        clip_of(video, said, replace(LIMITS, **limits))
     assert error.value.rule == rule
 
 
