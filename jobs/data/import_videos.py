@@ -14,6 +14,7 @@ from jobs.settings.options import (
     dry_run_option,
     finish,
     json_option,
+    listed,
     print_result,
     recordable,
     run_argument,
@@ -60,8 +61,9 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     """Bring videos that were made elsewhere into RUN as candidates.
 
     SOURCE is a folder of PROMPT/SEED.mp4 (prompt.txt in a folder says the prompt where its name does not, and
-    first_frame.png is the first frame), or a manifest (JSONL, CSV or Parquet) with the columns prompt, seed
-    and path, and optionally first_frame, scene_id, split and metadata.
+    first_frame.png is the first frame) or of videos with captions (NAME.mp4 and NAME.txt; videos.txt and
+    prompts.txt; metadata.jsonl with file_name and text), or a manifest (JSONL, CSV or Parquet) with the
+    columns prompt, seed and path, and optionally first_frame, scene_id, split and metadata.
 
     What is refused goes to rejects with its reason. The same command again takes in only what is missing;
     with --model it adds latents to what came without.
@@ -104,7 +106,7 @@ def _import_settings(chosen: dict[str, Any]) -> ImportSettings:
 
 
 def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_json: bool) -> None:
-    from pipeline.importing.import_videos import encoding_of
+    from pipeline.importing.import_videos import encoding_of, long_prompts_of
     from pipeline.importing.plan import forecast_import
 
     told = forecast_import(
@@ -118,7 +120,9 @@ def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_
     rules: dict[str, int] = {}
     for one in plan.rejects:
         rules[one.rule] = rules.get(one.rule, 0) + 1
+    long = long_prompts_of(plan, encoding_of(settings))
     values = {"prompts": plan.prompts, "refused": len(plan.rejects), "refused_by_rule": rules}
+    values |= {"long_prompts": [vars(one) for one in long]}
     why = "".join(f"\n  {one.rule}: {one.detail}" for one in plan.rejects)
-    text = f"{plan.prompts:,} prompts: {told}\n{len(plan.rejects):,} refused{why}"
+    text = f"{plan.prompts:,} prompts: {told}\n{len(plan.rejects):,} refused{why}{listed(long)}"
     print_result(told.as_dict() | values, as_json, text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from jobs.settings.options import (
     dry_run_option,
     finish,
     json_option,
+    listed,
     print_result,
     recordable,
     run_argument,
@@ -23,7 +23,6 @@ from jobs.settings.options import (
 from pipeline.sampling.settings import SampleSettings
 
 if TYPE_CHECKING:
-    from pipeline.sampling.prompt_length import LongPrompt
     from pipeline.sampling.settings import SampleSettings
 
 
@@ -61,7 +60,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         told = forecast_sample(there, settings, plan)
         long = plan.long_prompts(settings)
         values = {"prompts": plan.prompts, "long_prompts": [vars(one) for one in long]}
-        print_result(told.as_dict() | values, as_json, f"{plan.prompts:,} prompts: {told}{_listed(long)}")
+        print_result(told.as_dict() | values, as_json, f"{plan.prompts:,} prompts: {told}{listed(long)}")
         return
     opened = Run.create_or_open(run)
     summary = run_sample(
@@ -73,16 +72,6 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
     print_result(counts(summary), as_json, text)
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
-
-
-def _listed(long: Sequence[LongPrompt]) -> str:
-    """The prompts whose end the model does not see, a line each."""
-    lines = [f"\n  {one.tokens} tokens: {' '.join(one.text.split())}" for one in long]
-    return (
-        f"\n{len(long):,} prompts are longer than what the model reads of them:{''.join(lines)}"
-        if long
-        else ""
-    )
 
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:

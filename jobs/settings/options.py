@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ from jobs.settings.presets import Preset
 
 if TYPE_CHECKING:
     from pipeline.engine.runners import Summary
+    from pipeline.sampling.prompt_length import LongPrompt
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
@@ -54,6 +55,12 @@ def recordable(parameters: dict[str, Any]) -> dict[str, Any]:
 def print_result(values: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a command on stdout: one JSON object or words."""
     click.echo(json.dumps(values, sort_keys=True) if as_json else text)
+
+
+def listed(long: Sequence[LongPrompt]) -> str:
+    """The prompts whose end the model does not see, a line each; nothing where there are none."""
+    lines = "".join(f"\n  {one.tokens} tokens: {' '.join(one.text.split())}" for one in long)
+    return f"\n{len(long):,} prompts are longer than what the model reads of them:{lines}" if long else ""
 
 
 def counts(summary: Summary) -> dict[str, Any]:

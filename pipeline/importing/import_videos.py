@@ -13,6 +13,7 @@ from pipeline.importing.plan import ImportPlan, plan_import
 from pipeline.importing.settings import ImportSettings
 from pipeline.importing.stage import Encoding, ImportStage
 from pipeline.models import resolve_model
+from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_prompts
 from storage.errors import UserError
 from storage.media.clip import Target
 from storage.run import Run
@@ -49,7 +50,11 @@ def run_import(
         if settings.link:
             _require_one_file_system(run, settings.source)
         encoding = encoding_of(settings)
+        if settings.strict_prompts:
+            # Before anything is written.
+            _tell_long_prompts(_plan(run, settings, encoding, write=False), encoding, strict=True)
         plan = _plan(run, settings, encoding, write=True)
+        _tell_long_prompts(plan, encoding, strict=settings.strict_prompts)
         if before_work is not None:
             before_work(plan)
         if plan.rejects:
@@ -74,6 +79,19 @@ def run_import(
 def dry_run(run: Run | None, settings: ImportSettings) -> ImportPlan:
     """What `run_import` would do. Nothing is written or decoded."""
     return _plan(run, settings, encoding_of(settings), write=False)
+
+
+def long_prompts_of(plan: ImportPlan, encoding: Encoding | None) -> list[LongPrompt]:
+    """Of the prompts with missing videos, those of which the model that encodes them does not see the end."""
+    if encoding is None:
+        return []
+    return long_prompts(encoding.model, encoding.settings.max_sequence_length, plan.open_prompts)
+
+
+def _tell_long_prompts(plan: ImportPlan, encoding: Encoding | None, *, strict: bool) -> None:
+    if encoding is not None:
+        limit = encoding.settings.max_sequence_length
+        tell_long_prompts(encoding.model, limit, plan.open_prompts, strict=strict)
 
 
 def _require_one_file_system(run: Run, source: Path) -> None:

@@ -38,6 +38,11 @@ class ImportPlan:
     rejects: tuple[Reject, ...]
 
     @property
+    def open_prompts(self) -> list[Prompt]:
+        """The prompts of the videos to take in."""
+        return list({task.prompt.prompt_id: task.prompt for task in self.tasks}.values())
+
+    @property
     def missing(self) -> int:
         """The number of videos to take in."""
         return sum(len(task.items) for task in self.tasks)

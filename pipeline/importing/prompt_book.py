@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.importing.manifest import Entry
-from pipeline.sampling.prompts import PromptItem
+from pipeline.sampling.prompts import HeldTexts, PromptItem
 from storage.errors import UserError
 from storage.media.clip import Target
 from storage.media.external_video import Refused
@@ -37,6 +37,7 @@ class PromptBook:
         held = [] if self.run is None else self.run.rows("prompts").to_pylist()
         self.rows |= {row["prompt_id"]: Prompt(**row) for row in held}
         self._held = set(self.rows)
+        self._texts = HeldTexts((row.prompt_id, row.text) for row in self.rows.values())
         self._splits = {row.scene_id: row.split for row in self.rows.values()}
         self._images: dict[str, Path] = {}
         self._ids: dict[tuple[str, Path | None], str] = {}
@@ -76,6 +77,7 @@ class PromptBook:
             split=one.split,
             metadata=one.metadata,
         )
+        item = self._texts.as_held(item)
         row = item.record(f"media/images/{item.prompt_id}.png")
         if row.prompt_id in self.rows:
             return row.prompt_id

@@ -68,6 +68,10 @@ class ImportSettings(WorkerSettings):
             metavar="DB",
         ),
     )
+    strict_prompts: bool = field(
+        default=False,
+        metadata=_option("Refuse prompts with more text tokens than the model reads, instead of a warning."),
+    )
     sampler: SamplerSettings
     execution: Execution = field(default_factory=Execution)
     batch: int = field(
@@ -80,8 +84,13 @@ class ImportSettings(WorkerSettings):
             raise FieldError("min_first_frame_psnr", "0 or more", self.min_first_frame_psnr)
         if self.batch < 1:
             raise FieldError("batch", "at least 1", self.batch)
-        if self.model is None and (self.fit != "exact" or self.revision is not None):
-            given = "`revision`" if self.revision is not None else f"`fit` {self.fit}"
+        encoding = {
+            "`revision`": self.revision is not None,
+            f"`fit` {self.fit}": self.fit != "exact",
+            "strict_prompts": self.strict_prompts,
+        }
+        given = next((name for name, is_given in encoding.items() if is_given), None)
+        if self.model is None and given is not None:
             raise UserError(f"{given} is for videos that are encoded: give `model` NAME, or leave it out")
         if self.model is not None:
             self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")

@@ -66,7 +66,7 @@ def tell_long_prompts(model: ModelRef, limit: int, prompts: Collection[Prompt], 
             f"{told}, the longest {longest.tokens}: {longest.text[:60]!r}; shorten them (`dry_run` lists "
             "them), or leave strict_prompts out"
         )
-    log.warning("%s; what follows is not seen by the model (gpa sample --dry-run lists them)", told)
+    log.warning("%s; what follows is not seen by the model (--dry-run lists them)", told)
 
 
 def _at_most(text: str) -> int:

@@ -289,3 +289,31 @@ def test_runs_of_another_model_and_bad_options_are_refused(
             settings(source, **changes)
     with run.lock("import"), pytest.raises(UserError, match="runs import in"):
         run_import(run, settings(source, tiny_model))
+
+
+def test_prompts_in_another_writing_keep_their_ids(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.importing import manifest
+
+    (source / "a quiet hall 1").rename(source / "a quiet cafe\u0301")
+    with monkeypatch.context() as before:
+        # As texts were kept when the run was made.
+        before.setattr(manifest, "text_of", lambda text, name: text)
+        assert run_import(run, settings(source)).done == 4
+    again = run_import(run, settings(source))
+    assert (again.present, again.done) == (4, 0)
+    assert len(rows(run, "prompts")) == 2
+
+
+def test_prompts_whose_end_the_model_does_not_see_are_told_and_refused_when_strict(
+    run: Run, source: Path, tiny_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (source / "a quiet hall 1" / "prompt.txt").write_text("a quiet hall " * 3)
+    with pytest.raises(UserError, match="1 of 2 prompts have more than 8 tokens, the longest 9: 'a quiet"):
+        run_import(run, settings(source, tiny_model, strict_prompts=True))
+    assert not rows(run, "prompts")
+    assert run_import(run, settings(source, tiny_model)).done == 4
+    assert "1 of 2 prompts have more than 8 tokens; what follows is not seen" in caplog.text
+    with pytest.raises(UserError, match="strict_prompts is for videos that are encoded: give `model` NAME"):
+        settings(source, strict_prompts=True)
