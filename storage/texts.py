@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from storage.errors import UserError
-from storage.media.external_video import Refused, show
+from storage.media.external_files import Refused, show
 from storage.tables.ids import canonical_json
 
 MAX_TEXT = 20_000

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from pipeline.importing.manifest import seed_of_name
-from storage.media.external_video import Refused, confined, show
+from storage.media.external_files import Refused, confined, show
 from storage.texts import read_text, text_of
 
 PROMPT_FILE = "prompt.txt"

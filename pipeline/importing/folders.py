@@ -17,7 +17,7 @@ from pipeline.importing.captions import Captions
 from pipeline.importing.listings import Listing, listed_entries, listing_of
 from pipeline.importing.manifest import Entry, entry, reject
 from storage.errors import UserError
-from storage.media.external_video import Refused, confined, show
+from storage.media.external_files import Refused, confined, show
 from storage.tables.records import Reject
 
 # What a file is, is for its content to say; these are the names that are looked at.

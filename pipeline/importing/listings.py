@@ -18,7 +18,7 @@ from pipeline.importing.captions import LINE_FILES, VIDEO_LIST
 from pipeline.importing.manifest import Entry, entry, reject, seed_of_name
 from pipeline.importing.tables import Columns, table_rows
 from storage.errors import UserError
-from storage.media.external_video import Refused, confined
+from storage.media.external_files import Refused, confined
 from storage.tables.records import Reject
 from storage.texts import read_text
 

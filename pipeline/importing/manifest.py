@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from pipeline.importing.tables import FORMATS, Columns, table_rows
-from storage.media.external_video import Refused, confined, show
+from storage.media.external_files import Refused, confined, show
 from storage.tables.ids import SPLITS, Split, content_id
 from storage.tables.records import Reject
 from storage.texts import metadata_of, short, string_of, text_of

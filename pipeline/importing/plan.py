@@ -17,7 +17,7 @@ from pipeline.importing.stage import NO_MODEL, NO_REVISION, Encoding, ImportItem
 from pipeline.sampling.sample import require_same_conditions
 from pipeline.sampling.samplers import first_frame
 from storage.errors import UserError
-from storage.media.external_video import Refused, file_sha256, show
+from storage.media.external_files import Refused, file_sha256, show
 from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
 from storage.run import Run
 from storage.tables.ids import content_id

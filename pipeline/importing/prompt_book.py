@@ -13,7 +13,7 @@ from pipeline.importing.manifest import Entry
 from pipeline.sampling.prompts import HeldTexts, PromptItem
 from storage.errors import UserError
 from storage.media.clip import Target
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 from storage.media.foreign_video import VideoLimits
 from storage.media.pictures import read_image, write_image
 from storage.run import Run

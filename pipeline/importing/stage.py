@@ -23,7 +23,7 @@ from pipeline.sampling.settings import Execution, SamplerSettings
 from pipeline.sampling.stage import PromptEncoder
 from rewards.footage.footage import measure_footage
 from storage.media.clip import Target, clip_of, likeness
-from storage.media.external_video import Refused, copy_file, file_sha256, link_file, show
+from storage.media.external_files import Refused, copy_file, file_sha256, link_file, show
 from storage.media.foreign_video import VideoFacts, VideoLimits
 from storage.media.pictures import read_image
 from storage.media.tensors import write_tensors

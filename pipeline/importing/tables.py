@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import UserError
-from storage.media.external_video import Refused, show
+from storage.media.external_files import Refused, show
 from storage.texts import json_lines, require_utf8, short
 
 FORMATS = (".jsonl", ".csv", ".tsv", ".parquet")

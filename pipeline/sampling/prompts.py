@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.errors import UserError
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 from storage.media.pictures import read_image
 from storage.tables.ids import Split, canonical_json, content_id, split_of
 from storage.tables.records import Prompt

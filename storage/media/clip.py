@@ -17,7 +17,7 @@ from PIL import Image
 
 from storage.errors import FieldError
 from storage.media.containers import opened
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 from storage.media.foreign_video import Fit, VideoFacts, VideoLimits
 from storage.media.frames import rgb, shows_through, turned
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 
 # Decoders of moving pictures, as the library names them.
 # fmt: off

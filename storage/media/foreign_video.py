@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from storage.errors import FieldError
 from storage.media.containers import container_of, opened
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 
 Fit: TypeAlias = Literal["exact", "crop", "resize"]
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipeline.importing.import_videos import run_import
 from storage.errors import UserError
 from storage.media.clip import Target, clip_of
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
 from storage.media.pictures import write_image
 from storage.media.video import browser_video, read_video

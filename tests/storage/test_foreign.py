@@ -12,7 +12,7 @@ import pytest
 
 from storage.errors import UserError
 from storage.media.clip import clip_of
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 from storage.media.foreign_video import VideoLimits, inspect_video
 from storage.media.video import read_video, write_video
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import UserError
-from storage.media.external_video import Refused
+from storage.media.external_files import Refused
 from storage.texts import json_lines, one_writing, read_text, text_of
 
 CAPTIONS = ["a café at night", "Ångström über Zürich", "한국의 집", "Việt Nam", "a hall,\nwith a door"]
