@@ -20,7 +20,7 @@ def thumbnail(grey_THW: NDArray[np.uint8]) -> tuple[int, ...]:
     """The grey levels (0 to 255) of 4 grey frames, first and last among them, at 8x8 pixels: 256 numbers.
 
     A shorter clip has some of its frames more than once. The distance of two clips is the root mean square of
-    the differences, which `gpa pair` takes in SQL.
+    the differences over the standard deviation of one: `gpa pair` takes it in SQL.
     """
     import cv2
 

@@ -51,7 +51,8 @@ class PairRules:
     Only candidates of one height, width, number of frames and frame rate (in whole frames a second) compare:
     where a prompt has several, each is ranked by itself. `max_cut` to `max_split_screen` bound what is no
     single scene, as `rewards.footage` measures it, from above; `min_difference` bounds how far two videos are
-    from being copies of one, in grey levels. What was scored before these were measured passes them.
+    from being copies of one, as a share of the winner's contrast (both of thumbnails). What was scored before
+    these were measured passes them.
 
     The rules apply in the order of the fields. A new bound from below, on a candidate (of="candidate") or on
     a winner over its loser (of="pair"), is a field with a `rule` and the `measure` that it bounds.
@@ -173,9 +174,9 @@ class PairRules:
         ),
     )
     min_difference: float = field(
-        default=2.0,
+        default=0.06,
         metadata=_bound(
-            "Least difference of two videos in grey levels, or they are copies of one; 0 is no bound.",
+            "Least difference of two videos, as a share of their contrast, or they are copies of one.",
             later=True,
         ),
     )

@@ -142,7 +142,7 @@ COPIED = f"""
             AND l.reward_version = r.reward_version
         WHERE q.step IS NULL AND len(w.thumbnail) = len(l.thumbnail)
             AND list_distance(w.thumbnail::FLOAT[], l.thumbnail::FLOAT[]) / sqrt(len(w.thumbnail))
-                < r.min_difference) c
+                < r.min_difference * list_stddev_pop(w.thumbnail)) c
     WHERE proposed.winner = c.winner AND proposed.loser = c.loser
 """
 

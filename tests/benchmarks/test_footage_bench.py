@@ -29,4 +29,4 @@ def test_faults_are_found_and_clips_as_they_are_are_not(tmp_path: Path) -> None:
     assert set(FAULTS) <= set(curves["noise"])
     assert curves["world"]["cut"] == 1
     assert set(COPIES) <= set(copies["world"])
-    assert 0 <= copies["world"]["encoded again"] < 2.0
+    assert 0 <= copies["world"]["encoded again"] < 0.2

@@ -75,7 +75,18 @@ def test_from_prompts_to_an_adapter_that_changes_the_videos(
     sample += ["--height", kind.height, "--width", kind.width, "--max-sequence-length", 8, "--json"]
     assert gpa("sample", run, *sample)["done"] == 6
     assert gpa("score", run, "--reward", "random", "--workers", 0, "--json")["done"] == 6
-    loose = ["--min-gap", 0, "--max-motion-ratio", "inf", "--min-image-motion", 0, "--min-sharpness", 0]
+    loose = [
+        "--min-gap",
+        0,
+        "--max-motion-ratio",
+        "inf",
+        "--min-image-motion",
+        0,
+        "--min-sharpness",
+        0,
+        "--max-fade",
+        1,
+    ]
     pair = gpa("pair", run, "--reward", "random", *loose, "--min-coverage", 0, "--json")
     assert pair["pairs"] == 3
     train = ["--model", model, "--steps", 3, "--warmup", 0, "--lr", 0.05, "--batch-size", 2, "--rank", 4]

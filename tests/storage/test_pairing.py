@@ -97,7 +97,7 @@ rule_sets = st.builds(
     min_motion_ratio=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
     max_cut=st.sampled_from([0.3, 0.3, 0.2, 1.0]),
     max_overlay=st.sampled_from([0.01, 1.0, 1.0]),
-    min_difference=st.sampled_from([0.0, 2.0, 2.5]),
+    min_difference=st.sampled_from([0.0, 0.03, 0.06]),
     strategy=st.sampled_from(["best-worst", "all", "top-k"]),
     top_k=st.integers(1, 4),
     split=st.sampled_from([None, None, "train", "test"]),
@@ -164,7 +164,10 @@ def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
         ours, theirs = getattr(winner, measure), getattr(loser, measure)
         if bound > 0 and not (finite(ours) and finite(theirs) and ours >= bound * theirs):
             return rule
-    if None not in (winner.level, loser.level) and abs(winner.level - loser.level) < rules.min_difference:  # type: ignore[operator]
+    if (
+        None not in (winner.level, loser.level)
+        and abs(winner.level - loser.level) < 50 * rules.min_difference
+    ):  # type: ignore[operator]
         return "copies"
     return None
 
@@ -228,7 +231,7 @@ def stored(path: Path, everything: list[Item]) -> Run:
             rows[-1] |= {"value": item.value, "motion": item.motion, "reason": None}
             rows[-1] |= {"image_motion": item.image_motion, "sharpness": item.sharpness}
             rows[-1] |= {"coverage": item.coverage, "cut": item.cut, "overlay": item.overlay}
-            rows[-1] |= {"thumbnail": None if item.level is None else [item.level] * 4}
+            rows[-1] |= {"thumbnail": None if item.level is None else [item.level - 50, item.level + 50]}
             # Neither another version nor another reward of the same candidate may matter.
             rows.append(rows[-1] | {"reward_version": "v0", "value": -0.9 + 0.01 * number})
             rows.append(rows[-1] | {"reward": "epipolar", "reward_version": "v1"})

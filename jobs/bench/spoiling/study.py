@@ -136,11 +136,16 @@ def _copies(found: Found) -> FigureTable:
     rows: dict[str, list[Cell]] = {
         source: [
             max(
-                float(np.sqrt(np.mean(np.subtract(one.thumbnail, other.thumbnail) ** 2)))
+                _difference(one.thumbnail, other.thumbnail)
                 for one, other in zip(kinds[_OWN], kinds[copy], strict=True)
             )
             for copy in COPIES
         ]
         for source, kinds in found.items()
     }
-    return _table("Largest difference of a copy, in grey levels", found, list(COPIES), rows)
+    return _table("Largest difference of a copy, as a share of the contrast", found, list(COPIES), rows)
+
+
+def _difference(one: Sequence[int], other: Sequence[int]) -> float:
+    """As `gpa pair` takes it."""
+    return float(np.sqrt(np.mean(np.subtract(one, other) ** 2)) / np.std(one))
