@@ -27,7 +27,7 @@ class PairResult:
 
     `changed` when its shards are not the old ones. `rows` are those that would be written, when none were.
     `applied` counts what a person decided, when that was asked for; `unmeasured` the candidates whose footage
-    was not measured when they were scored.
+    was not measured when they were scored; `idle` the fields that bound what this reward does not measure.
     """
 
     funnel: list[FunnelStep]
@@ -38,6 +38,7 @@ class PairResult:
     changed: bool
     applied: Applied | None = None
     unmeasured: int = 0
+    idle: tuple[str, ...] = ()
     rows: pa.Table | None = None
 
 
@@ -87,6 +88,7 @@ def run_pair(
             changed=changed,
             applied=mined.applied,
             unmeasured=mined.unmeasured,
+            idle=mined.idle,
             rows=rows,
         )
 

@@ -88,6 +88,7 @@ def _print_json(result: PairResult, told: Forecast | None) -> None:
         "reward_version": result.rules.reward_version,
         "funnel": steps,
         "unmeasured": result.unmeasured,
+        "idle": list(result.idle),
     }
     if result.applied is not None:
         values["decisions"] = result.applied.as_dict()
@@ -111,6 +112,9 @@ def _print_table(result: PairResult, told: Forecast | None) -> None:
             f"{result.unmeasured:,} candidates pass the rules on cuts, fades, bars and copies: "
             "they were scored before these were measured"
         )
+    if result.idle:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in result.idle)
+        click.echo(f"no bound: {flags}, because no score of reward {result.rules.reward} has what they bound")
     if result.applied is not None:
         click.echo(_by_hand(result.applied))
     if told is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,7 +15,15 @@ import pyarrow as pa
 from storage.errors import UserError
 from storage.mining import statements as sql
 from storage.mining.decisions import Decisions
-from storage.mining.rules import CANDIDATE_RULES, DROPPED, PAIR_RULES, FunnelStep, PairRules
+from storage.mining.rules import (
+    CANDIDATE_RULES,
+    DROPPED,
+    OF_CANDIDATES,
+    OF_PAIRS,
+    PAIR_RULES,
+    FunnelStep,
+    PairRules,
+)
 from storage.mining.statements import STEP
 from storage.run import Run
 from storage.sql.views import Limits, fetch, session
@@ -130,8 +139,8 @@ class Mining:
 
     The funnel starts with ("sampled", 0, 0, candidates); the losses and what is left add up to that number.
     `largest_gap` is that of its pairs; None when there are none. `unmeasured` candidates were scored before
-    footage was measured, and its rules pass over them. `applied` counts what a person decided; None
-    when nobody was asked.
+    footage was measured, and its rules pass over them. `idle` are the fields of rules that bound nothing: no
+    score has what they bound. `applied` counts what a person decided; None when nobody was asked.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -142,6 +151,7 @@ class Mining:
     paired_prompts: int
     largest_gap: float | None
     unmeasured: int
+    idle: tuple[str, ...]
     applied: Applied | None
 
     def rows(self) -> pa.RecordBatchReader:
@@ -172,6 +182,7 @@ def mining(
         connection.execute(sql.RULES, dataclasses.asdict(rules))
         connection.execute(sql.NUMBERED)
         connection.execute(sql.FORMATS)
+        connection.execute(sql.FILLED)
         connection.execute(sql.JUDGED)
         _refuse_orphans(connection, run)
         connection.execute(sql.RANKED)
@@ -193,8 +204,19 @@ def mining(
             paired_prompts=paired_prompts,
             largest_gap=largest_gap,
             unmeasured=unmeasured,
+            idle=_idle(connection, rules),
             applied=applied,
         )
+
+
+def _idle(connection: duckdb.DuckDBPyConnection, rules: PairRules) -> tuple[str, ...]:
+    """The fields that bound a measure of which no score of this reward and version has a value."""
+    found = connection.sql("FROM filled")
+    filled = dict(zip(found.columns, found.fetchall()[0], strict=True))
+    asked = [(one.field, one.measure) for one in (*OF_CANDIDATES, *OF_PAIRS) if getattr(rules, one.field) > 0]
+    if math.isfinite(rules.max_motion_ratio):
+        asked.append(("max_motion_ratio", "motion"))
+    return tuple(field for field, measure in asked if not filled[f"has_{measure}"])
 
 
 def _cast(found: duckdb.DuckDBPyRelation, schema: pa.Schema) -> pa.RecordBatchReader:

@@ -30,13 +30,15 @@ _MEASURES = ", ".join(_ALL)
 _OF_PAIRS = ", ".join(dict.fromkeys(("motion", *(one.measure for one in OF_PAIRS))))
 _FINITE_MEASURES = ", ".join(f"CASE WHEN isfinite({name}) THEN {name} END AS {name}" for name in _ALL)
 _TOO_LITTLE = "\n".join(
-    f"WHEN r.{one.field} > 0 AND NOT coalesce(s.{one.measure} >= r.{one.field}, false) THEN {STEP[one.rule]}"
+    f"WHEN r.{one.field} > 0 AND m.has_{one.measure} "
+    f"AND NOT coalesce(s.{one.measure} >= r.{one.field}, false) THEN {STEP[one.rule]}"
     for one in OF_CANDIDATES
 )
 # A comparison with NULL is no fault: what is not known of footage passes.
 _TOO_MUCH = "\n".join(f"WHEN s.{one.measure} > r.{one.field} THEN {STEP[one.rule]}" for one in OF_FOOTAGE)
 _WINNER_HAS_LESS = "\n".join(
-    f"WHEN r.{one.field} > 0 AND NOT coalesce(w.{one.measure} >= r.{one.field} * l.{one.measure}, false) "
+    f"WHEN r.{one.field} > 0 AND m.has_{one.measure} "
+    f"AND NOT coalesce(w.{one.measure} >= r.{one.field} * l.{one.measure}, false) "
     f"THEN {STEP[one.rule]}"
     for one in OF_PAIRS
 )
@@ -49,6 +51,13 @@ _TYPES = {"float": "DOUBLE", "int": "BIGINT"}
 _COLUMNS = ", ".join(
     f"${one.name}::{_TYPES.get(str(one.type), 'VARCHAR')} AS {one.name}" for one in fields(PairRules)
 )
+
+# Whether any score has a measure: a reward that does not make it is not bounded by it.
+FILLED = f"""
+    CREATE TEMP TABLE filled AS
+    SELECT {", ".join(f"coalesce(bool_or(isfinite({name})), false) AS has_{name}" for name in _ALL)}
+    FROM scores s JOIN rules r ON s.reward = r.reward AND s.reward_version = r.reward_version
+"""
 
 RULES = f"CREATE TEMP TABLE rules AS SELECT {_COLUMNS}"
 
@@ -80,6 +89,7 @@ JUDGED = f"""
         END AS step
     FROM candidates c
     CROSS JOIN rules r
+    CROSS JOIN filled m
     JOIN formats f
         ON f.height = c.height AND f.width = c.width AND f.num_frames = c.num_frames AND f.rate = round(c.fps)
     LEFT JOIN numbered p ON p.prompt_id = c.prompt_id
@@ -119,7 +129,7 @@ PROPOSED = f"""
         CASE
             WHEN -w.value > r.max_error THEN {STEP["max-error"]}
             WHEN w.value - l.value <= 0 OR w.value - l.value < r.min_gap THEN {STEP["min-gap"]}
-            WHEN isfinite(r.max_motion_ratio) AND NOT coalesce(
+            WHEN isfinite(r.max_motion_ratio) AND m.has_motion AND NOT coalesce(
                 w.motion <= r.max_motion_ratio * l.motion AND l.motion <= r.max_motion_ratio * w.motion,
                 false) THEN {STEP["motion-ratio"]}
             {_WINNER_HAS_LESS}
@@ -128,6 +138,7 @@ PROPOSED = f"""
     JOIN (SELECT * FROM ranked WHERE may_lose) l
         ON l.prompt = w.prompt AND l.format = w.format AND l.place > w.place
     CROSS JOIN rules r
+    CROSS JOIN filled m
 """
 
 # Only of pairs that passed all else: thumbnails are long. Without one on both sides a pair passes.

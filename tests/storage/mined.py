@@ -22,6 +22,7 @@ class MinedPairs:
     rejects_table: pa.Table
     candidates: int
     prompts: int
+    idle: tuple[str, ...]
 
     @property
     def rejects(self) -> list[Reject]:
@@ -38,4 +39,5 @@ def mine_pairs(run: Run, rules: PairRules, decisions: Decisions | None = None) -
             rejects_table=found.rejects().read_all(),
             candidates=found.candidates,
             prompts=found.prompts,
+            idle=found.idle,
         )

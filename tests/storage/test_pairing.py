@@ -6,7 +6,7 @@ import hashlib
 import math
 import random
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +172,24 @@ def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
     return None
 
 
+def that_bind(everything: list[Item], rules: PairRules) -> PairRules:
+    """The rules without bounds on what no score has."""
+
+    def known(measure: str) -> bool:
+        return any(item.scored and finite(getattr(item, measure)) for item in everything)
+
+    off = {
+        name: 0.0
+        for measure in ("motion", "image_motion", "sharpness", "coverage")
+        for name in (f"min_{measure}", f"min_{measure}_ratio")
+        if hasattr(rules, name) and not known(measure)
+    }
+    return replace(rules, **off, **({} if known("motion") else {"max_motion_ratio": math.inf}))
+
+
 def brute_force(everything: list[Item], rules: PairRules) -> Account:
     account = Account()
+    rules = that_bind(everything, rules)
     by_prompt: dict[str, list[Item]] = defaultdict(list)
     for item in everything:
         if rules.split is None or split_of(f"scene-{item.prompt}") == rules.split:
@@ -424,12 +440,21 @@ def test_scores_from_before_a_column_are_read_with_nulls(tmp_path: Path) -> None
     pq.write_table(pq.read_table(path).drop_columns(list(ADDED["scores"])), path)
     assert run.rows("scores", ["sharpness"])["sharpness"].null_count == len(run.rows("scores"))
     assert mine_pairs(run, PairRules(**RULES)).rows.num_rows == 1
-    # What is not known cannot be vouched for.
-    lost = {
-        step.rule: step.candidates_lost
-        for step in mine_pairs(run, PairRules(**RULES, min_sharpness=0.1)).funnel
-    }
-    assert lost["soft"] == 2
+    # What no score has bounds nothing, and that is told.
+    assert mine_pairs(run, PairRules(**RULES)).idle == ()
+    bounds = {"min_sharpness": 0.1, "min_image_motion_ratio": 1.0, "min_motion": 0.1}
+    mined = mine_pairs(run, PairRules(**RULES, **bounds))
+    assert mined.rows.num_rows == 1
+    assert set(mined.idle) == {"min_sharpness", "min_image_motion_ratio"}
+
+
+def test_what_some_scores_have_the_others_cannot_be_vouched_for(tmp_path: Path) -> None:
+    values = (-0.1, -0.2, -0.3)
+    every = [Item("p0", False, True, value, 0.5, sharpness=None) for value in values[:2]]
+    run = stored(tmp_path, [*every, Item("p0", False, True, values[2], 0.5, sharpness=0.9)])
+    mined = mine_pairs(run, PairRules(**RULES, min_sharpness=0.1))
+    assert {step.rule: step.candidates_lost for step in mined.funnel}["soft"] == 2
+    assert mined.idle == ()
 
 
 def test_rows_of_racing_writers_count_once(tmp_path: Path) -> None:
