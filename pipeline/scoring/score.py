@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -71,6 +72,7 @@ def score_stage(run: Run, settings: ScoreSettings) -> ScoreStage:
     return ScoreStage(
         run_path=run.path.absolute(),
         settings=settings.reward,
+        any_footage=settings.any_footage,
         clips_per_forward=settings.clips_per_forward,
         resources=Resources(gpus=settings.gpus_per_worker),
     )
@@ -83,11 +85,27 @@ def plan_score(
 
     No network is built for it.
     """
+    if settings.reward.knows_the_world_alone and not settings.any_footage:
+        _require_clips_of_the_world(run)
     version, geometry = described or settings.reward.describe()
     candidates = _sampled(run, settings.limit)
     have = scored_ids(run, settings.reward.reward, version)
     tasks = tuple(task for rows in candidates for task in prompt_tasks(rows, settings.batch, have))
     return ScorePlan(reward_version=version, geometry=geometry, wanted=sum(map(len, candidates)), tasks=tasks)
+
+
+def _require_clips_of_the_world(run: Run) -> None:
+    """Raise UserError where a network that has seen nothing but the world's rooms would judge other videos."""
+    prompts = run.rows("prompts", ["prompt_id", "metadata"]).to_pylist()
+    of_world = {row["prompt_id"] for row in prompts if "world" in json.loads(row["metadata"] or "{}")}
+    named = run.rows("candidates", ["prompt_id"])["prompt_id"].to_pylist()
+    foreign = sum(prompt_id not in of_world for prompt_id in named)
+    if foreign:
+        raise UserError(
+            f"{foreign:,} of {len(named):,} videos of {run.path} are not of the embedded world, and its geometry "
+            "network knows no others: use `reward` epipolar, which needs no weights (`preset` videos), or "
+            "`geometry` vggt or depth-anything; `any_footage` scores them all the same"
+        )
 
 
 def _sampled(run: Run, limit: int | None) -> list[list[dict[str, Any]]]:

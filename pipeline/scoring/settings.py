@@ -95,6 +95,12 @@ class RewardSettings:
         except ValueError as error:
             raise RewardError(f"reward {self.reward!r}: {error}") from error
 
+    @property
+    def knows_the_world_alone(self) -> bool:
+        """Whether the values rest on the geometry network of the embedded world, as it comes with gpa."""
+        own = self.geometry == "world" and self.geometry_model is None
+        return own and REWARDS[self.reward].needs_geometry
+
     def rasteriser(self, device: str) -> Choice | None:
         """What draws the points on a device, and why; None for a reward that draws none."""
         from rewards.rasterise.rasterisers import AUTO, Choice, choose_rasteriser
@@ -166,6 +172,14 @@ class ScoreSettings(WorkerSettings):
             "metavar": "N",
             "group": "Which candidates",
             "common": True,
+        },
+    )
+    any_footage: bool = field(
+        default=False,
+        metadata={
+            "help": "Have the world's geometry score videos that are not of the world; it knows no others, "
+            "and the scores say so.",
+            "group": "Which candidates",
         },
     )
 

@@ -64,6 +64,7 @@ class ScoreStage:
 
     run_path: Path
     settings: RewardSettings
+    any_footage: bool = False
     clips_per_forward: int = 1
     resources: Resources = field(default_factory=Resources)
     name: str = "score"
@@ -131,13 +132,16 @@ class ScoreStage:
 
     def _row(self, candidate_id: str, result: RewardResult, footage: Footage, seconds: float) -> Score:
         geometry = self._reward.geometry
+        model = geometry.model if geometry else None
+        if self.any_footage and self.settings.knows_the_world_alone:
+            model = f"{model}, on videos that may not be its own"
         return Score(
             candidate_id=candidate_id,
             reward=self._reward.name,
             reward_version=self._reward.version,
             value=result.value,
             reason=result.reason,
-            geometry_model=geometry.model if geometry else None,
+            geometry_model=model,
             geometry_revision=geometry.revision if geometry else None,
             geometry_license=geometry.license if geometry else None,
             mse=result.mse,

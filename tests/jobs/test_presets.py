@@ -66,7 +66,7 @@ TRANSFORMERS: dict[str, dict[str, Any]] = {
     "cogvideox1.5-5b": _FIVE_B | _VERSION_1_5,
     "cogvideox1.5-5b-i2v": _FIVE_B | _VERSION_1_5 | {"in_channels": 32, "ofs_embed_dim": 512},
 }
-LARGE = [name for name in preset_names() if name != "world"]
+LARGE = [name for name in preset_names() if load_preset(name)["sample"]["model"] != "world"]
 BILLIONS = {"cogvideox-2b": 1.69, "cogvideox-5b": 5.57}
 
 
