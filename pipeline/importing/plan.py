@@ -107,12 +107,16 @@ class _Planner:
 
     def __post_init__(self) -> None:
         self.there: set[str] = set()
+        self.of_seed: dict[tuple[str, int], str] = {}
         self.have: set[str] = set()
         self.without_model: set[str] = set()
         if self.run is not None:
-            rows = self.run.rows("candidates", ["candidate_id", "status", "latent_uri", "model"]).to_pylist()
+            rows = self.run.rows(
+                "candidates", ["candidate_id", "prompt_id", "seed", "status", "latent_uri", "model"]
+            ).to_pylist()
             good = [row for row in rows if row["status"] == "ok"]
             self.there = {row["candidate_id"] for row in good}
+            self.of_seed = {(row["prompt_id"], row["seed"]): row["candidate_id"] for row in good}
             wants_latents = self.encoding is not None
             self.have = {row["candidate_id"] for row in good if row["latent_uri"] or not wants_latents}
             self.without_model = {row["candidate_id"] for row in good if row["model"] == NO_MODEL}
@@ -153,6 +157,13 @@ class _Planner:
         if name != as_shown and as_shown in self.without_model:
             raise Refused(
                 "size", "is in the run at its own size and rate, without latents: use a new run to change it"
+            )
+        other = self.of_seed.get((prompt.prompt_id, one.seed), name)
+        if other != name and name not in self.there:
+            raise Refused(
+                "duplicate-seed",
+                f"has seed {one.seed} of this prompt, which the run holds as another video, or cut otherwise "
+                f"({other}): number it differently, or use a new run",
             )
         self.seen[prompt.prompt_id, one.seed] = (one.where, sha256)
         if name in self.have:
@@ -238,9 +249,11 @@ def forecast_import(
     run: Run | None, plan: ImportPlan, encoding: Encoding | None, *, link: bool, workers: int, gpus: float
 ) -> Forecast:
     """Videos to take in; what is refused counts nowhere."""
-    each = 0.0 if link or not plan.missing else plan.bytes / plan.missing
+    items = [item for task in plan.tasks for item in task.items]
+    written = sum(item.path.stat().st_size for item in items if item.again or not link)
+    each = written / plan.missing if plan.missing else 0.0
     source = "no copies of the files: they are linked" if link else "the files themselves"
-    again = sum(item.again for task in plan.tasks for item in task.items)
+    again = sum(item.again for item in items)
     if again:
         source += f"; {again:,} are written again, at several times their size"
     sizes = None if encoding is None else model_sizes(encoding.model, encoding.settings)

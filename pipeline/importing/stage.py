@@ -137,10 +137,11 @@ class ImportStage:
         frames_THW3, psnr = take(prompt, item, video_path)
         if self.encoding is not None:
             self._encode(prompt, item.id, frames_THW3)
-        footage = measure_footage(frames_THW3)
-        return self._row(
-            prompt, item, {"first_frame_psnr": psnr, **footage.as_dict()}, time.perf_counter() - started
-        )
+        found = {"first_frame_psnr": psnr}
+        if item.again or self.encoding is not None:
+            # Of the others all pictures are made when they are scored, which measures it in any case.
+            found |= measure_footage(frames_THW3).as_dict()
+        return self._row(prompt, item, found, time.perf_counter() - started)
 
     def _as_it_is(
         self, prompt: Prompt, item: ImportItem, video_path: Path

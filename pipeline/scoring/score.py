@@ -95,16 +95,16 @@ def plan_score(
 
 
 def _require_clips_of_the_world(run: Run) -> None:
-    """Raise UserError where a network that has seen nothing but the world's rooms would judge other videos."""
+    """Raise UserError where a network that has seen nothing but the world's rooms would judge others."""
     prompts = run.rows("prompts", ["prompt_id", "metadata"]).to_pylist()
     of_world = {row["prompt_id"] for row in prompts if "world" in json.loads(row["metadata"] or "{}")}
     named = run.rows("candidates", ["prompt_id"])["prompt_id"].to_pylist()
     foreign = sum(prompt_id not in of_world for prompt_id in named)
     if foreign:
         raise UserError(
-            f"{foreign:,} of {len(named):,} videos of {run.path} are not of the embedded world, and its geometry "
-            "network knows no others: use `reward` epipolar, which needs no weights (`preset` videos), or "
-            "`geometry` vggt or depth-anything; `any_footage` scores them all the same"
+            f"{foreign:,} of {len(named):,} videos of {run.path} are not of the embedded world, and its "
+            "geometry network knows no others: use `reward` epipolar, which needs no weights (`preset` "
+            "videos), or `geometry` vggt or depth-anything; `any_footage` scores them all the same"
         )
 
 

@@ -6,10 +6,10 @@ One place for a video, its first frame and what is kept for browsers. Legend: T 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from storage.media.containers import opened
 from storage.media.external_files import Refused
 from storage.media.foreign_video import Fit, VideoFacts, VideoLimits
 from storage.media.frames import rgb, shows_through, turned
+from storage.media.packets import decoded, is_before
 
 # Rates that differ by less are one: a clip of 49 frames is then off by less than a frame.
 _SAME_RATE = 0.02
@@ -131,8 +132,9 @@ def clip_of(
     wanted = set(numbers)
     made: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    with opened(path, limits.max_pixels) as (container, stream):
-        for frame in container.decode(stream):
+    # What is wrong with a packet that is not shown is no matter, if it is told from those that are.
+    with opened(path, limits.max_pixels, threads=not facts.leads) as (container, stream):
+        for frame in _shown(container, stream, facts):
             if count >= facts.frames:
                 raise _not_as_said(f"more than {facts.frames} frames decode")
             if (frame.height, frame.width) != facts.stored:
@@ -144,16 +146,21 @@ def clip_of(
                 raise Refused(
                     "interlaced", f"frame {count + 1} is of two half pictures: write it again as full ones"
                 )
+            if shows_through(frame):
+                raise Refused("transparent", f"frame {count + 1} is transparent in parts: put it on a ground")
             if count in wanted:
-                if shows_through(frame):
-                    raise Refused(
-                        "transparent", f"frame {count + 1} is transparent in parts: put it on a ground"
-                    )
                 made[count] = _as_wanted(turned(rgb(frame), facts.orientation), facts, target)
             count += 1
     if count < facts.frames:
         raise Refused("unreadable", f"is truncated: {count} of {facts.frames} frames decode; get it again")
     return np.stack([made[number] for number in numbers])
+
+
+def _shown(container: Any, stream: Any, facts: VideoFacts) -> Iterator[Any]:
+    """The frames that are presentable, decoded."""
+    for packet in container.demux(stream):
+        leads = bool(facts.leads) and (packet.is_discard or is_before(packet, facts.start))
+        yield from (one for one in decoded(packet, leads) if not is_before(one, facts.start))
 
 
 def likeness(a_HW3: NDArray[np.uint8], b_HW3: NDArray[np.uint8]) -> float:

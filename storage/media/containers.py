@@ -49,7 +49,7 @@ _TS_PACKETS = {0: 188, 4: 192}
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int, **options: str) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, max_pixels: int, *, threads: bool = True, **options: str) -> Iterator[tuple[Any, Any]]:
     """The container and its moving picture, to be read once; whatever is wrong is raised as Refused."""
     import av
     from av.error import FFmpegError
@@ -65,7 +65,7 @@ def opened(path: Path, max_pixels: int, **options: str) -> Iterator[tuple[Any, A
             # What a decoder finds wrong is an error, where it would paint over it; threads that share a frame
             # keep what they find to themselves. `max_pixels` is its own bound, of whole blocks: a frame
             # far larger than announced is refused before it is made.
-            context.thread_type = "FRAME"
+            context.thread_type = "FRAME" if threads else "NONE"
             context.options = {"max_pixels": str(2 * max_pixels + 2**16), "err_detect": "explode"}
             yield container, stream
     except Refused:
@@ -116,4 +116,19 @@ def _moving_picture(container: Any) -> Any:
     streams = [one for one in container.streams.video if not one.disposition & still]
     if not streams:
         raise Refused("not-a-video", "has no video in it: leave it out")
-    return max(streams, key=lambda one: (one.frames != 1, bool(one.disposition & Disposition.default)))
+    moving = {one.index: one.frames != 1 for one in streams}
+    if len(streams) > 1 and not any(one.frames for one in streams):
+        counts = _packets_of(container.name, container.format.name)
+        moving = {one.index: counts.get(one.index, 0) > 1 for one in streams}
+    return max(streams, key=lambda one: (moving[one.index], bool(one.disposition & Disposition.default)))
+
+
+def _packets_of(name: str, kind: str) -> dict[int, int]:
+    """How many packets the video streams of a file have, where its header does not say."""
+    import av
+
+    counts: dict[int, int] = {}
+    with av.open(name, format=kind.split(",")[0], options={"protocol_whitelist": "file"}) as container:
+        for packet in container.demux(video=list(range(len(container.streams.video)))):
+            counts[packet.stream_index] = counts.get(packet.stream_index, 0) + bool(packet.size)
+    return counts

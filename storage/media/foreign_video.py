@@ -11,15 +11,19 @@ from typing import Any, Literal, TypeAlias
 from storage.errors import FieldError
 from storage.media.containers import container_of, opened
 from storage.media.external_files import Refused
+from storage.media.packets import read_through, require_end, times_of
 
 Fit: TypeAlias = Literal["exact", "crop", "resize"]
 
 # As broad as any film, and as narrow as that on its side; what is beyond is a broken header.
 _MOST_PIXEL_SHAPE = 4
-_MOST_HIDDEN = 4096
+# Below it there is nothing to match, and a latent has no pixel.
+_LEAST_SIDE = 16
 # Times are kept in ticks, and writers round: frames so near to even are even.
 _EVEN_SHARE = 0.1
 _RATE_SHARE = 0.01
+# Pictures that lean on others: predicted from one, from two.
+_LEANING = (2, 3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +54,10 @@ class VideoLimits:
 class VideoFacts:
     """A video as it is shown: frames, square pixels, frames a second, and how it comes to be that.
 
-    `times` are seconds from the first frame. `orientation` turns a stored frame of `stored` height and width,
-    whose pixels are `pixel_shape` times as wide as high. `even` says whether all frames last equally long.
-    `plain` is a file that every reader of the run takes for what it is shown as; others are written again.
+    `times` are seconds from the first frame, at tick `start` where that is known; `leads` are packets that
+    are not shown. `orientation` turns a stored frame of `stored` height and width, whose pixels are
+    `pixel_shape` times as wide as high. `even` says whether all frames last equally long. `plain` is a file
+    that every reader of the run takes for what it is shown as; others are written again.
     """
 
     frames: int
@@ -67,6 +72,8 @@ class VideoFacts:
     pixel_shape: Fraction = Fraction(1)
     colours: str | None = None
     times: tuple[float, ...] = ()
+    start: int | None = None
+    leads: int = 0
     even: bool = True
     plain: bool = True
 
@@ -104,7 +111,8 @@ def inspect_video(path: Path, limits: VideoLimits) -> VideoFacts:
         _require_pixels(stream.height, stream.width, limits)
         if stream.metadata.get("alpha_mode") == "1":  # a second picture, which the decoder passes over
             raise Refused("transparent", "is transparent in parts: put it on a ground")
-        times, hidden, frame = _read_through(container, stream, limits)
+        packets = read_through(container, stream, limits.max_frames)
+        times, hidden, frame = times_of(packets, stream), packets.hidden, packets.first
         name = container_of(path)
         # Others count chunks, or guess.
         announced = stream.frames if name == "mp4" else 0
@@ -112,6 +120,11 @@ def inspect_video(path: Path, limits: VideoLimits) -> VideoFacts:
             _require_whole(path, announced, limits)
         if frame is None or not times:
             raise Refused("unreadable", "holds no frame that decodes: get it again")
+        if not hidden and not frame.key_frame and int(frame.pict_type) in _LEANING:
+            raise Refused(
+                "unreadable", "begins between key frames, so that its start is missing: cut it at one"
+            )
+        require_end(path, container, stream, times, packets)
         if len(times) == 1:
             raise Refused("not-a-video", "has one frame: leave it out, or give it as a first frame")
         fps, even = _rate(times, stream)
@@ -129,11 +142,18 @@ def inspect_video(path: Path, limits: VideoLimits) -> VideoFacts:
             codec=stream.codec_context.name,
             stream=stream.index,
             times=tuple(times),
+            start=packets.start,
+            leads=hidden,
             even=even,
             plain=alone and hidden == 0 and announced in (0, len(times)),
         )
         facts = _as_shown(said, frame, _pixel_shape(stream))
         _require_pixels(facts.height, facts.width, limits)
+        if min(facts.height, facts.width) < _LEAST_SIDE:
+            raise Refused(
+                "too-small",
+                f"has {facts.width}x{facts.height} pixels, at least {_LEAST_SIDE} a side are needed",
+            )
         return facts
 
 
@@ -143,7 +163,9 @@ def _as_shown(said: VideoFacts, frame: Any, shape: Fraction) -> VideoFacts:
 
     how, why, colours = orientation(frame), why_unknown(frame), converted_from(frame)
     if how is None:
-        raise Refused("orientation", "is turned by an angle that is no quarter: write it again upright")
+        raise Refused(
+            "orientation", "is shown by a matrix that is no turn by quarters: write it again upright"
+        )
     if why is not None:
         raise Refused("colours", f"has colours that cannot be converted ({why}): write it again as BT.709")
     # Its lines stay as many as they are; their pixels become square.
@@ -168,39 +190,6 @@ def _require_whole(path: Path, announced: int, limits: VideoLimits) -> None:
         found = len(stream.index_entries)
     if found < announced:
         raise Refused("unreadable", f"is truncated: {found} of {announced} frames are there; get it again")
-
-
-def _read_through(container: Any, stream: Any, limits: VideoLimits) -> tuple[list[float], int, Any]:
-    """Seconds of the presentable frames from the first on, how many others there are, and the first frame.
-
-    Cuts by copying keep what decoding needs, and an edit list that says what is shown.
-    """
-    ticks: list[int | None] = []
-    hidden, first = 0, None
-    for packet in container.demux(stream):
-        if first is None:
-            # The last packet is empty: it has the decoder give what it still holds.
-            first = next(iter(packet.decode()), None)
-        # A packet of AVI may say that the former frame stays.
-        if packet.size <= 1:
-            continue
-        if packet.is_discard:
-            hidden += 1
-            if hidden > _MOST_HIDDEN:
-                raise Refused("unreadable", f"hides more than {_MOST_HIDDEN} frames: write it again as mp4")
-            continue
-        if packet.is_corrupt:
-            raise Refused("unreadable", f"is damaged (packet {len(ticks) + 1}): get it again")
-        ticks.append(packet.pts if packet.pts is not None else packet.dts)
-        if len(ticks) > limits.max_frames:
-            many = str(stream.frames) if stream.frames > limits.max_frames else f"over {limits.max_frames}"
-            raise Refused("too-long", _too_long(f"{many} frames", limits))
-    known = sorted(one for one in ticks if one is not None)
-    if len(known) < len(ticks) or len(set(known)) < len(known):
-        # No times, or times of nothing: the container's rate is all that is known.
-        rate = float(stream.average_rate or stream.guessed_rate or 0)
-        return [number / rate if rate else 0.0 for number in range(len(ticks))], hidden, first
-    return [float((tick - known[0]) * stream.time_base) for tick in known], hidden, first
 
 
 def _rate(times: list[float], stream: Any) -> tuple[float, bool]:
@@ -231,7 +220,10 @@ def _pixel_shape(stream: Any) -> Fraction:
 
 def _require_pixels(height: int, width: int, limits: VideoLimits) -> None:
     if not (height > 0 and width > 0):
-        raise Refused("unreadable", f"has frames of {width}x{height} pixels: get it again")
+        raise Refused(
+            "unreadable",
+            f"has frames of {width}x{height} pixels: get it again, or cut it where a key frame is",
+        )
     if height * width > limits.max_pixels:
         raise Refused(
             "too-large",

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 # ITU-T H.273: numbers of primaries, transfers and matrices. 2 is "unspecified", 0 and 3 are reserved.
 _UNSAID = frozenset({0, 2, 3})
+_MATRICES = frozenset({0, 1, 2, 3, 4, 5, 6, 7, 9})
 _UNSAID_MATRIX = frozenset({2, 3})  # 0 is RGB
 _ORDINARY_PRIMARIES = _UNSAID | {1, 5, 6, 7}
 _BT2020 = 9
@@ -51,6 +52,8 @@ def why_unknown(frame: VideoFrame) -> str | None:
         return f"its transfer function is number {transfer} of H.273, which is no video for screens"
     if primaries not in _ORDINARY_PRIMARIES | _WIDE_PRIMARIES.keys():
         return f"its primaries are number {primaries} of H.273"
+    if int(frame.colorspace) not in _MATRICES:
+        return f"its matrix is number {int(frame.colorspace)} of H.273"
     if _has(frame, "DOVI_METADATA", "DOVI_RPU_BUFFER") and transfer in _UNSAID:
         return "it is Dolby Vision without a picture for other screens (profile 5)"
     return None
@@ -132,6 +135,8 @@ def orientation(frame: VideoFrame) -> tuple[int, int, int, int] | None:
     if found is None:
         return 1, 0, 0, 1
     matrix = np.frombuffer(found, np.int32).reshape(3, 3)[:2, :2] / 2**16
+    if not matrix.any():  # players take it for none
+        return 1, 0, 0, 1
     unit = matrix / max(1e-9, float(np.abs(matrix).max()))
     a, b, c, d = (round(float(value)) for value in unit.ravel())
     if np.abs(unit.ravel() - (a, b, c, d)).max() > 1e-2 or abs(a * d - b * c) != 1:

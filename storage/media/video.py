@@ -7,12 +7,13 @@ H height, W width, 3 colours (RGB).
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import struct
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -182,9 +183,18 @@ def plays_in_browsers(path: Path) -> bool:
             context = container.streams.video[0].codec_context
             sizes = (context.width, context.height)
             plain = context.name == "h264" and context.pix_fmt == _BROWSER_PIXEL_FORMAT
+            # A page finds a frame by its share of the duration: that of the picture, in even steps.
+            if len(container.streams) > 1 or not _is_even(container):
+                return False
             return bool(plain and min(sizes) >= _TINY and max(sizes) <= _LARGE)
     except (FFmpegError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a video: import or sample it again") from error
+
+
+def _is_even(container: Any) -> bool:
+    ticks = sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
+    steps = [later - earlier for earlier, later in itertools.pairwise(ticks)]
+    return not steps or max(steps) - min(steps) <= max(1, min(steps) // 10)
 
 
 def browser_video(frames_THW3: NDArray[np.uint8], fps: float) -> bytes:

@@ -16,7 +16,7 @@ from PIL import Image
 
 CORNERS = ((200, 40, 40), (40, 170, 60), (50, 60, 200), (200, 190, 60))
 _BLOCK = 16
-# Its threads abort the process now and then on pictures of one or two blocks.
+# This encoder aborts the process now and then on pictures of one or two blocks: it gets larger ones.
 X265 = ("x265-params", "log-level=none:pools=none:frame-threads=1:ctu=16")
 
 

@@ -17,7 +17,7 @@ from storage.media.foreign_video import VideoLimits, inspect_video
 from storage.media.video import read_video
 from storage.run import Run
 from tests.importing import clips
-from tests.importing.foreign import CORNERS, X265, Made, corners_of, make, moment_of
+from tests.importing.foreign import CORNERS, Made, corners_of, make, moment_of
 
 _LIMITS = VideoLimits(max_pixels=512 * 512, max_frames=64, max_seconds=8)
 # Halved chroma, rounding, the encoder, and the copy of a run: eight of 255 steps.
@@ -31,15 +31,18 @@ _CODECS = st.sampled_from(
         ("libx264", "mp4", "yuv444p10le"),
         ("libx264", "mov", "yuv420p"),
         ("libx264", "matroska", "yuv420p"),
-        ("libx265", "mp4", "yuv420p10le"),
+        ("libsvtav1", "mp4", "yuv420p10le"),
         ("libvpx-vp9", "webm", "yuv420p"),
         ("libsvtav1", "mp4", "yuv420p"),
         ("ffv1", "matroska", "yuv444p"),
         ("prores_ks", "mov", "yuv422p10le"),
     ]
 )
-_OPTIONS = {"libx264": (("crf", "10"),), "libx265": (("crf", "10"), X265),
-            "libvpx-vp9": (("crf", "10"), ("b", "0")), "libsvtav1": (("crf", "10"),)}  # fmt: skip
+_OPTIONS = {
+    "libx264": (("crf", "10"),),
+    "libvpx-vp9": (("crf", "10"), ("b", "0")),
+    "libsvtav1": (("crf", "10"),),
+}  # fmt: skip
 
 _SHAPES = st.sampled_from([Fraction(1), Fraction(1), Fraction(2), Fraction(1, 2), Fraction(4, 3)])
 
@@ -65,7 +68,7 @@ def made_videos(draw: st.DrawFn) -> Made:
         turn=draw(st.sampled_from([0, 90, 180, 270])) if turns else 0,
         mirrored=turns and container != "matroska" and draw(st.booleans()),
         pixel_shape=draw(_SHAPES) if container in {"mp4", "mov"} else Fraction(1),
-        full_range=codec in {"libx264", "libx265"} and draw(st.booleans()),
+        full_range=codec == "libx264" and draw(st.booleans()),
         matrix=draw(st.sampled_from([1, 2, 6, 9])) if codec == "libx264" else 1,
         lead=draw(st.integers(0, 3)) if (codec, container) == ("libx264", "mp4") else 0,
     )

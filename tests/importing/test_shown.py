@@ -141,9 +141,14 @@ COMMON: dict[str, Made] = {
     "ts h264": Made(container="mpegts"),
     "flv h264": Made(container="flv"),
     "avi h264": Made(container="avi", **_RATE),
-    "mp4 hevc": Made(codec="libx265", options=_X265),
+    "mp4 hevc": Made(codec="libx265", options=_X265, height=144, width=176),
     "mkv hevc 10 bits": Made(
-        codec="libx265", options=_X265, container="matroska", pixel_format="yuv420p10le"
+        codec="libx265",
+        options=_X265,
+        container="matroska",
+        pixel_format="yuv420p10le",
+        height=144,
+        width=176,
     ),
     "mp4 av1": Made(codec="libsvtav1"),
     "webm av1": Made(codec="libsvtav1", container="webm"),
@@ -222,7 +227,7 @@ def test_wide_colours_and_high_range_become_ordinary(
     name: str,
 ) -> None:
     path = tmp_path / "a.mp4"
-    made = Made()
+    made = Made(height=144, width=176)
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx265", rate=8, options={"crf": "4", **dict(_X265)})
         stream.width, stream.height, stream.pix_fmt = made.width, made.height, "yuv444p10le"
@@ -230,7 +235,7 @@ def test_wide_colours_and_high_range_become_ordinary(
         context.color_trc, context.color_primaries, context.colorspace = transfer, primaries, matrix
         context.color_range = 1
         for time in made.times:
-            shown = picture(time / made.times[-1]) / 255.0
+            shown = picture(time / made.times[-1], made.height, made.width) / 255.0
             values = signal(np.clip(shown**2.4 @ to_wide.T, 0, 1))
             frame = _yuv444p10(values, matrix)
             frame.color_trc, frame.color_primaries, frame.colorspace = transfer, primaries, matrix

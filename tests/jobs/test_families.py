@@ -74,7 +74,7 @@ def test_from_prompts_to_an_adapter_that_changes_the_videos(
     sample += ["--candidates", 2, "--steps", 3, "--guidance", 3, "--num-frames", 9, "--workers", 0]
     sample += ["--height", kind.height, "--width", kind.width, "--max-sequence-length", 8, "--json"]
     assert gpa("sample", run, *sample)["done"] == 6
-    assert gpa("score", run, "--reward", "random", "--workers", 0, "--json")["done"] == 6
+    assert gpa("score", run, "--reward", "random", "--any-footage", "--workers", 0, "--json")["done"] == 6
     loose = [
         "--min-gap",
         0,

@@ -74,7 +74,7 @@ def test_imported_videos_train_an_adapter(name: str, tmp_path: Path) -> None:
     assert planned["bytes"] > sum(p.stat().st_size for p in source.parent.glob("*.mp4"))
     assert not run.exists()
     assert good(*words)["done"] == 4
-    assert good("score", run, "--reward", "random", "--workers", 0, "--json")["done"] == 4
+    assert good("score", run, "--reward", "random", "--any-footage", "--workers", 0, "--json")["done"] == 4
     assert good("pair", run, *LOOSE)["pairs"] == 2
     train = ["--model", model, "--steps", 2, "--warmup", 0, "--batch-size", 2, "--rank", 2, "--json"]
     assert Path(good("train-dpo", run, *train)["adapter"]).is_dir()
@@ -95,7 +95,7 @@ def test_without_a_model_there_is_an_index_and_a_word_on_what_training_needs(
 ) -> None:
     run, source = tmp_path / "run", manifest(tmp_path / "videos", 32, 32, image=True)
     assert good("import", run, source, "--link", "--workers", 0, "--json")["done"] == 4
-    assert good("score", run, "--reward", "random", "--workers", 0, "--json")["done"] == 4
+    assert good("score", run, "--reward", "random", "--any-footage", "--workers", 0, "--json")["done"] == 4
     refused = gpa("pair", run, *LOOSE)
     assert refused.exit_code == 1
     assert "has no latents (imported without a model?): run `gpa import` of its source" in refused.stderr
@@ -104,7 +104,7 @@ def test_without_a_model_there_is_an_index_and_a_word_on_what_training_needs(
     size = ["--height", 32, "--width", 32, "--num-frames", 9, "--max-sequence-length", 8]
     later = ["import", run, source, "--link", "--model", tiny_model, *size, "--workers", 0, "--json"]
     assert good(*later)["done"] == 4
-    assert good("score", run, "--reward", "random", "--workers", 0, "--json")["present"] == 4
+    assert good("score", run, "--reward", "random", "--any-footage", "--workers", 0, "--json")["present"] == 4
     assert good("pair", run, *LOOSE)["pairs"] == 2
 
 
