@@ -43,12 +43,14 @@ def require_end(path: Path, container: Any, stream: Any, times: list[float], pac
         )
     if kind in ("matroska", "flv"):
         said = _tagged_seconds(stream)
-        lasts = float(packets.lasts * stream.time_base)
+        ticks = [one for one in packets.ticks if one is not None]
+        # Both count from zero, wherever the picture begins.
+        end = float((max(ticks, default=0) + packets.lasts) * stream.time_base)
         if said is None and len(container.streams) == 1 and container.duration:
             said = container.duration / av.time_base
-        if said is not None and said > times[-1] + lasts + max(_SLACK_FRAMES * step, _SLACK_SHARE * said):
+        if said is not None and said > end + max(_SLACK_FRAMES * step, _SLACK_SHARE * said):
             raise Refused(
-                "unreadable", f"is truncated: it lasts {times[-1]:.3g} of {said:.3g} seconds; get it again"
+                "unreadable", f"is truncated: it ends at {end:.3g} of {said:.3g} seconds; get it again"
             )
 
 
