@@ -27,6 +27,8 @@ _BATCH = 256
 _DELIMITERS = (",", ";", "\t", "|")
 # What pandas calls the index that it writes as a column, and what a spreadsheet calls an empty one.
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__|")
+# CSV has text alone, so there a number with a point is what a column with gaps made of a whole one.
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))\.0+")
 _NOTHING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
 # What a row holds, or why it cannot be understood.
 Row = tuple[int, "dict[str, Any] | Refused"]
@@ -160,7 +162,10 @@ def _named(
         if "\0" in cell:
             return Refused("malformed", f"holds a NUL byte in {name}: write the file again as UTF-8 text")
     pairs = zip(header, cells, strict=True)
-    return {name: cell for name, cell in pairs if name in kept and cell}
+    values = {name: cell for name, cell in pairs if name in kept and cell}
+    if whole := _WHOLE.fullmatch(values.get("scene_id", "")):
+        values["scene_id"] = str(int(whole[1]))
+    return values
 
 
 def _parquet(path: Path, columns: Columns) -> Iterator[Row]:

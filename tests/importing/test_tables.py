@@ -128,6 +128,26 @@ def test_a_scene_that_has_a_number_is_called_by_it(place: Path, kind: pa.DataTyp
     assert [one.scene_id for one in listed(place / "list.parquet") if isinstance(one, Entry)] == ["3", None]
 
 
+@pytest.mark.parametrize(
+    ("scene", "called"), [("1", "1"), ("1.0", "1"), ("-0.0", "0"), ("1.50", "1.50"), ("v1.0", "v1.0")]
+)
+def test_a_scene_is_called_alike_in_every_kind_of_table(place: Path, scene: str, called: str) -> None:
+    def scenes(name: str, data: str | None = None) -> list[str | None]:
+        return [one.scene_id for one in listed(place / name, data) if isinstance(one, Entry)]
+
+    assert scenes("a.csv", f"prompt,seed,path,scene_id\na hall,0,0.mp4,{scene}\n") == [called]
+    row = {"prompt": "a hall", "seed": 0, "path": "0.mp4"}
+    if scene in {"1", "1.0", "-0.0"}:
+        number = json.loads(scene)
+        assert scenes("a.jsonl", json.dumps(row | {"scene_id": number})) == [called]
+        pq.write_table(pa.Table.from_pylist([row | {"scene_id": number}]), place / "a.parquet")
+        assert scenes("a.parquet") == [called]
+    # Where text and numbers are told apart, text is what it says.
+    assert scenes("b.jsonl", json.dumps(row | {"scene_id": scene})) == [scene]
+    pq.write_table(pa.Table.from_pylist([row | {"scene_id": scene}]), place / "b.parquet")
+    assert scenes("b.parquet") == [scene]
+
+
 CELLS: dict[str, tuple[str, str, str]] = {
     "a seed that is nothing": (
         "a hall,nan,1.mp4",
