@@ -77,6 +77,16 @@ def _write_header(run: Path, header: dict[str, Any]) -> None:
     write_bytes(run / RUN_FILE, text.encode("utf-8"))
 
 
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run, of whatever version and state; a run.yaml of others makes none."""
+    file = path / RUN_FILE
+    try:
+        # A pipe of this name would never end.
+        return file.is_file() and f"format: {_FORMAT}".encode() in file.read_bytes().splitlines()
+    except OSError:
+        return False
+
+
 def _would_be_run(path: Path) -> bool:
     """Whether a directory without a header may become a run: it is empty, or a run that lost its header."""
     entries = [entry for entry in path.iterdir() if not _is_leftover(entry)]

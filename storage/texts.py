@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,14 @@ _MAX_METADATA = 64 * 2**10
 _MAX_LINE = 2**20
 _BOM = b"\xef\xbb\xbf"
 _BLANK = b" \t\r\n"
+# Characters without ink: by their categories, and those that these do not tell: joiners,
+# fillers of Hangul and Khmer, an empty pattern of Braille, selectors of variants.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+_UNSEEN_KINDS = frozenset({"Cc", "Cf", "Zs", "Zl", "Zp"})
+# Bytes of the beginning of a file that tell UTF-16 without its mark.
+_HEAD = 16
 
 
 def one_writing(text: str) -> str:
@@ -40,7 +49,15 @@ def text_of(value: Any, name: str) -> str:
         raise Refused("bad-text", f"{name} has {len(text)} characters, at most {MAX_TEXT} are taken: cut it")
     if "\0" in text:
         raise Refused("bad-text", f"{name} holds a NUL byte: is it text? write it as UTF-8")
+    if not any(map(_is_seen, text)):
+        what = f"{name} is empty but for invisible characters, {short(text)}"
+        raise Refused("bad-text", f"{what}: say what the video shows")
     return text
+
+
+def _is_seen(character: str) -> bool:
+    """Whether a character leaves ink: no control or format character, no space, no filler."""
+    return unicodedata.category(character) not in _UNSEEN_KINDS and not _UNSEEN.match(character)
 
 
 def string_of(value: Any, name: str) -> str:
@@ -116,15 +133,19 @@ def read_text(path: Path, most: int = _MAX_LINE) -> str:
 
 
 def is_utf16(head: bytes) -> bool:
-    """Whether bytes begin as UTF-16 or UTF-32 does, with its mark or with an ASCII character."""
+    """Whether bytes begin as UTF-16 or UTF-32 does: with its mark, or with Latin letters for the most part.
+
+    These have a NUL at every second byte, on one side; a single NUL is a fault in a text of UTF-8.
+    """
     marked = head[:2] in (b"\xff\xfe", b"\xfe\xff") or head[:4] == b"\0\0\xfe\xff"
-    return marked or (len(head) > 1 and (head[0] == 0) != (head[1] == 0))
+    even, odd = (head[side:_HEAD:2].count(0) for side in (0, 1))
+    return marked or (even != odd and max(even, odd) > max(1, min(len(head), _HEAD) // 4))
 
 
 def require_utf8(path: Path) -> None:
     """Raise UserError for a file of UTF-16 text, OSError for one that cannot be opened."""
     with path.open("rb") as file:
-        head = file.read(4)
+        head = file.read(_HEAD)
     if is_utf16(head):
         raise UserError(f"{show(str(path))} is UTF-16 text: save it as UTF-8")
 

@@ -18,6 +18,7 @@ from pipeline.importing.listings import Listing, listed_entries, listing_of
 from pipeline.importing.manifest import Entry, entry, reject
 from storage.errors import UserError
 from storage.media.external_files import Refused, confined, show
+from storage.run import is_run
 from storage.tables.records import Reject
 
 # What a file is, is for its content to say; these are the names that are looked at.
@@ -31,8 +32,14 @@ _FIRST_FRAMES = ("first_frame.png", "first_frame.jpg", "first_frame.jpeg", "firs
 def folder_entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject]:
     """Every video under a folder in the order of the names, or why it is not taken in.
 
-    Hidden files, and files that are no videos by their names, are passed over.
+    Hidden files, files that are no videos by their names, and runs are passed over. Raises UserError where
+    the folder cannot be listed, or is a run itself.
     """
+    if is_run(source):
+        raise UserError(
+            f"{show(str(source))} is a run, whose videos have their prompts in its tables: "
+            "give a folder of videos"
+        )
     walk = _Walk(source, allow_outside)
     waiting: list[_Place] = [("", frozenset(), None)]
     while waiting:
@@ -41,6 +48,8 @@ def folder_entries(source: Path, allow_outside: bool) -> Iterator[Entry | Reject
             folder = confined(source, where or ".", allow_outside)
             if str(folder) in above:
                 raise Refused("link", "is a link to a folder that it lies in: remove it")
+            if is_run(folder):
+                continue
             names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
             own = listing_of(source, where, names, allow_outside)
         except Refused as error:

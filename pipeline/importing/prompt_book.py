@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,11 +39,17 @@ class PromptBook:
         self._held = set(self.rows)
         self._texts = HeldTexts((row.prompt_id, row.text) for row in self.rows.values())
         self._splits = {row.scene_id: row.split for row in self.rows.values()}
+        # Runs of before may call scene 1 of a CSV file "1.0": there it stays one scene.
+        whole = {scene.removesuffix(".0"): scene for scene in self._splits if scene.endswith(".0")}
+        self._scenes: dict[str | None, str] = {
+            now: then for now, then in whole.items() if now not in self._splits
+        }
         self._images: dict[str, Path] = {}
         self._ids: dict[tuple[str, Path | None], str] = {}
 
     def prompt(self, one: Entry) -> Prompt:
         """The row of an entry's prompt. Raises Refused for a first frame or a scene that cannot be."""
+        one = replace(one, scene_id=self._scenes.get(one.scene_id, one.scene_id))
         key = (one.text, one.first_frame)
         if key not in self._ids:
             self._ids[key] = self._admit(one)

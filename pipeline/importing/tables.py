@@ -27,6 +27,8 @@ _BATCH = 256
 _DELIMITERS = (",", ";", "\t", "|")
 # What pandas calls the index that it writes as a column, and what a spreadsheet calls an empty one.
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__|")
+# CSV has text alone, so there a number with a point is what a column with gaps made of a whole one.
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]{0,99}))\.0+")
 _NOTHING = frozenset({"nan", "NaN", "NAN", "None", "null", "NULL", "<NA>", "N/A", "#N/A"})
 # What a row holds, or why it cannot be understood.
 Row = tuple[int, "dict[str, Any] | Refused"]
@@ -124,7 +126,8 @@ def _csv(path: Path, columns: Columns) -> Iterator[Row]:
         delimiter = said[1] if said else max(_DELIMITERS, key=first.count)
         if not said:
             file.seek(0)
-        reader = csv.reader(file, delimiter=delimiter, skipinitialspace=True, strict=True)
+        lines = _Lines(file, delimiter)
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
         skipped = 1 if said else 0
         try:
             header = [name.strip() for name in next(reader, [])]
@@ -135,17 +138,44 @@ def _csv(path: Path, columns: Columns) -> Iterator[Row]:
         kept = set(columns.kept(path, header))
         while True:
             number = reader.line_num + 1 + skipped
+            lines.within = False
             try:
                 cells = [cell.strip() for cell in next(reader)]
             except StopIteration:
                 return
             except csv.Error as error:
-                message = f"is malformed CSV ({error}); what follows was not read: correct it"
-                yield number, Refused("malformed", message)
-                return
+                # The reader goes on behind the lines that it took for this row.
+                last = reader.line_num + skipped
+                lost = f"; lines {number} to {last} were not read" if last > number else ""
+                yield number, Refused("malformed", f"is malformed CSV ({error}){lost}: correct its quotes")
+                continue
             # A spreadsheet ends with rows of delimiters.
             if any(cells):
                 yield number, _named(header, cells, kept, delimiter)
+
+
+class _Lines:
+    """Lines for csv.reader without the white space around quoted cells, which it takes for text or a fault.
+
+    `within` says whether the next line begins in a quoted cell. The reader asks for another line of a row in
+    that case alone, so a line sets it and whoever asks for a row clears it.
+    """
+
+    def __init__(self, lines: Iterable[str], delimiter: str) -> None:
+        self.within = False
+        self._lines = iter(lines)
+        end, space = re.escape(delimiter), rf"[^\S\r\n{re.escape(delimiter)}]*"
+        # A cell that stays open is one too, so that what is within it is not taken for others.
+        self._quoted = re.compile(rf'(^|{end}){space}("(?:[^"]|"")*+(?:"|\Z)){space}(?={end}|[\r\n]|\Z)')
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = next(self._lines)
+        opened = '"' if self.within else ""
+        self.within = True
+        return self._quoted.sub(r"\1\2", opened + line)[len(opened) :]
 
 
 def _named(
@@ -160,7 +190,10 @@ def _named(
         if "\0" in cell:
             return Refused("malformed", f"holds a NUL byte in {name}: write the file again as UTF-8 text")
     pairs = zip(header, cells, strict=True)
-    return {name: cell for name, cell in pairs if name in kept and cell}
+    values = {name: cell for name, cell in pairs if name in kept and cell}
+    if whole := _WHOLE.fullmatch(values.get("scene_id", "")):
+        values["scene_id"] = str(int(whole[1]))
+    return values
 
 
 def _parquet(path: Path, columns: Columns) -> Iterator[Row]:

@@ -14,6 +14,7 @@ import torch
 from diffusers.utils import logging
 from PIL import Image
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.stage import heartbeat
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
@@ -205,13 +206,18 @@ class DiffusersSampler:
 
 @contextmanager
 def _told_before() -> Iterator[None]:
-    """No line of the library for each prompt that it cuts: the driver has told how many there are."""
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    """No line of the libraries on prompts that are cut: the driver has told how many there are.
+
+    diffusers has one for each, transformers one on errors that would come if they were not.
+    """
+    before = [(library, library.get_verbosity()) for library in (logging, transformers_logging)]
+    for library, _ in before:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        for library, verbosity in before:
+            library.set_verbosity(verbosity)
 
 
 def posterior_mode(encoded: Any) -> Tensor:

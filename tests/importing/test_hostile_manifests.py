@@ -71,6 +71,21 @@ CELLS: dict[str, tuple[bytes, str, str]] = {
     "long": (b"a hall, with a door,1,x.mp4\n", "malformed", "has 4 cells"),
     "not utf-8": (b"pr\xe8s,1,x.mp4\n", "not-utf-8", "prompt is not UTF-8"),
     "empty": (b",1,x.mp4\n", "missing-field", "has no prompt"),
+    "text behind a quote": (
+        b'"a hall" b,1,x.mp4\n',
+        "malformed",
+        "is malformed CSV (',' expected after '\"')",
+    ),
+    "an open quote that another closes": (
+        b'"a hall,1,x.mp4\na hall,2,y.mp4\n"a hall, wide",3,z.mp4\n',
+        "malformed",
+        "lines 2 to 4 were not read: correct its quotes",
+    ),
+    "a cell beyond all limits": (
+        b'"' + b"x" * 2**18 + b'",1,x.mp4\n',
+        "malformed",
+        "larger than field limit",
+    ),
 }
 
 
@@ -84,12 +99,12 @@ def test_a_bad_row_of_csv_costs_itself(run: Run, source: Path, what: str) -> Non
     assert reason in found[1]
 
 
-def test_an_open_quote_says_that_the_rest_was_not_read(run: Run, source: Path) -> None:
+def test_an_open_quote_says_what_was_not_read(run: Run, source: Path) -> None:
     path = source / "list.csv"
     path.write_bytes(b"prompt,seed,path\n" + GOOD + b'"a hall,1,x.mp4\na hall,2,y.mp4\n')
     rule, reason = outcome(run, path, "list.csv:3")
     assert rule == "malformed"
-    assert "what follows was not read: correct it" in reason
+    assert "lines 3 to 4 were not read: correct its quotes" in reason
 
 
 WHOLE: dict[str, tuple[str, bytes, str]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -304,6 +305,24 @@ def test_prompts_in_another_writing_keep_their_ids(
     again = run_import(run, settings(source))
     assert (again.present, again.done) == (4, 0)
     assert len(rows(run, "prompts")) == 2
+
+
+def test_scenes_that_were_called_with_a_point_stay_one_scene(
+    run: Run, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.importing import tables
+
+    lines = [f"a hall {number},{number},a quiet hall 0/{number}.mp4,1.0" for number in range(2)]
+    path = source / "list.csv"
+    path.write_text("\n".join(["prompt,seed,path,scene_id", lines[0]]))
+    with monkeypatch.context() as before:
+        # As scenes were called when the run was made.
+        before.setattr(tables, "_WHOLE", re.compile("(none)"))
+        assert run_import(run, settings(path)).done == 1
+    path.write_text("\n".join(["prompt,seed,path,scene_id", *lines]))
+    again = run_import(run, settings(path))
+    assert (again.present, again.done, again.failed) == (1, 1, 0)
+    assert {row["scene_id"] for row in rows(run, "prompts")} == {"1.0"}
 
 
 def test_prompts_whose_end_the_model_does_not_see_are_told_and_refused_when_strict(

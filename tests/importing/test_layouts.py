@@ -14,6 +14,7 @@ import pytest
 from pipeline.importing.folders import VIDEOS, folder_entries
 from pipeline.importing.import_videos import run_import
 from pipeline.importing.manifest import Entry, seed_of_name
+from storage.errors import UserError
 from storage.run import Run
 from storage.tables.records import Reject
 from tests.importing.clips import clip, rejected, rows, settings
@@ -237,6 +238,21 @@ def test_names_of_every_kind_of_video_are_looked_at(tmp_path: Path) -> None:
     layout(tmp_path, videos(*(f"a hall/{number}.{name.upper()}" for number, name in enumerate(wanted))))
     taken, refused = found(tmp_path)
     assert (len(taken), refused) == (len(wanted), {})
+
+
+def test_runs_in_a_source_are_passed_over_and_other_folders_are_not(tmp_path: Path) -> None:
+    source = layout(tmp_path, videos("a hall/1.mp4", "other/media/2.mp4") | {"other/run.yaml": "format: x\n"})
+    clip(source / "a hall" / "1.mp4", count=2)
+    clip(source / "other" / "media" / "2.mp4", seed=1, count=2)
+    run = Run.create_or_open(source / "runs" / "first")
+    assert run_import(run, settings(source)).done == 2
+    again = run_import(run, settings(source))
+    assert (again.present, again.failed, rejected(run)) == (2, 0, {})
+    # Whether a list above leaves them out or not.
+    layout(source, {"videos.txt": "a hall/1.mp4\nother/media/2.mp4", "prompts.txt": "a hall\nmedia"})
+    assert set(found(source)[1]) == set()
+    with pytest.raises(UserError, match="first is a run, whose videos have their prompts in its tables"):
+        found(run.path)
 
 
 def test_such_folders_are_imported(run: Run, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import decimal
 import io
@@ -15,8 +16,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.importing.manifest import Entry, manifest_entries
+from pipeline.importing.tables import _Lines
 from storage.errors import UserError
 from storage.tables.records import Reject
 
@@ -48,6 +52,10 @@ PLAIN = "prompt{0}seed{0}path\na hall, wide{0}0{0}0.mp4\na room{0}1{0}1.mp4\n"
 WRITTEN: dict[str, str | bytes] = {
     "plain": QUOTED,
     "spaces": 'prompt, seed, path\n"a hall, wide", 0, 0.mp4\na room , 1 , 1.mp4 \n',
+    "spaces around quotes": 'prompt , "seed" ,\tpath\n "a hall, wide" ,\t"0" , "0.mp4" \r\n'
+    '\t"a room"\t, 1 ,"1.mp4"\t',
+    "spaces around quotes and tabs": ' "prompt" \t seed\t"path" \n"a hall, wide" \t 0 \t"0.mp4"\n'
+    "a room\t1\t 1.mp4\n",
     "semicolons": PLAIN.format(";"),
     "tabs": PLAIN.format("\t"),
     "bars": PLAIN.format("|"),
@@ -71,6 +79,19 @@ def test_a_csv_file_of_any_writer_is_the_same_table(place: Path, what: str) -> N
     assert all(one.scene_id is None and one.metadata == {} for one in found if isinstance(one, Entry))
     if what == "tabs":
         assert good(listed(place / "list.tsv", WRITTEN[what])) == EXPECTED
+
+
+@given(
+    cells=st.lists(
+        st.tuples(st.text(alphabet=' a",\n\t', max_size=12), st.sampled_from(["", " ", "  \t"]).map(str)),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_white_space_around_quotes_changes_no_cell(cells: list[tuple[str, str]]) -> None:
+    quoted = [space + '"' + cell.replace('"', '""') + '"' + space for cell, space in cells]
+    lines = io.StringIO(",".join(quoted) + "\n", newline="")
+    assert list(csv.reader(_Lines(lines, ","), strict=True)) == [[cell for cell, _ in cells]]
 
 
 def test_lines_are_those_of_the_file_where_a_delimiter_is_said(place: Path) -> None:
@@ -126,6 +147,26 @@ def test_a_scene_that_has_a_number_is_called_by_it(place: Path, kind: pa.DataTyp
     columns = {name: pa.array(FRAME[name].tolist()) for name in FRAME} | {"scene_id": scenes}
     pq.write_table(pa.table(columns), place / "list.parquet")
     assert [one.scene_id for one in listed(place / "list.parquet") if isinstance(one, Entry)] == ["3", None]
+
+
+@pytest.mark.parametrize(
+    ("scene", "called"), [("1", "1"), ("1.0", "1"), ("-0.0", "0"), ("1.50", "1.50"), ("v1.0", "v1.0")]
+)
+def test_a_scene_is_called_alike_in_every_kind_of_table(place: Path, scene: str, called: str) -> None:
+    def scenes(name: str, data: str | None = None) -> list[str | None]:
+        return [one.scene_id for one in listed(place / name, data) if isinstance(one, Entry)]
+
+    assert scenes("a.csv", f"prompt,seed,path,scene_id\na hall,0,0.mp4,{scene}\n") == [called]
+    row = {"prompt": "a hall", "seed": 0, "path": "0.mp4"}
+    if scene in {"1", "1.0", "-0.0"}:
+        number = json.loads(scene)
+        assert scenes("a.jsonl", json.dumps(row | {"scene_id": number})) == [called]
+        pq.write_table(pa.Table.from_pylist([row | {"scene_id": number}]), place / "a.parquet")
+        assert scenes("a.parquet") == [called]
+    # Where text and numbers are told apart, text is what it says.
+    assert scenes("b.jsonl", json.dumps(row | {"scene_id": scene})) == [scene]
+    pq.write_table(pa.Table.from_pylist([row | {"scene_id": scene}]), place / "b.parquet")
+    assert scenes("b.parquet") == [scene]
 
 
 CELLS: dict[str, tuple[str, str, str]] = {

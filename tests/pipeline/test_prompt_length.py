@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -174,6 +175,32 @@ def test_long_prompts_are_told_once_and_refused_when_strict(
     # It changes no id, and there is nothing left to refuse.
     assert plan_sample(strict, run, write=False).tasks == ()
     assert run_sample(run, strict).present == 3
+
+
+def test_encoding_them_says_nothing_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = tiny.tokenizer()
+    # Behind it transformers warns of errors that do not come: the prompt is cut.
+    words.model_max_length = TOKENS
+    model = resolve_model(str(tiny.build(tmp_path / "model", text_only=True, tokens=words)))
+    sampler = make_sampler(model, SamplerSettings(**SAMPLER))
+    sampler.setup()
+    libraries = [logging.getLogger(name) for name in ("transformers", "diffusers")]
+    for library in libraries:
+        library.addHandler(caplog.handler)
+    try:
+        levels = [library.level for library in libraries]
+        sampler.encode(f"{LONG} room", None)
+        assert caplog.messages == []
+        assert [library.level for library in libraries] == levels
+        # As it would be told.
+        sampler.pipe.tokenizer.deprecation_warnings.clear()
+        sampler.pipe.encode_prompt(
+            f"{LONG} room", do_classifier_free_guidance=False, max_sequence_length=TOKENS
+        )
+    finally:
+        for library in libraries:
+            library.removeHandler(caplog.handler)
+    assert ["Token indices" in one or "truncated" in one for one in caplog.messages] == [True, True]
 
 
 def test_a_dry_run_lists_them(tiny_model: Path, two_long: Path, tmp_path: Path) -> None:

@@ -30,7 +30,22 @@ def test_what_is_in_one_writing_stays(text: str) -> None:
     assert one_writing(one_writing(text)) == one_writing(text)
 
 
-@pytest.mark.parametrize("text", ["a  hall", "a\thall", "a hall\n\nand a room", "x\u200by", "\ufb01nal", "²"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a  hall",
+        "a\thall",
+        "a hall\n\nand a room",
+        "\U0001fae8",
+        "x\u200by",
+        "\u200bx",
+        "?",
+        "❤\ufe0f",
+        "क\u094d\u200d",
+        "\ufb01nal",
+        "²",
+    ],
+)
 def test_what_a_tokenizer_may_tell_apart_stays(text: str) -> None:
     assert text_of(text, "prompt") == text
 
@@ -40,7 +55,12 @@ def test_what_a_tokenizer_may_tell_apart_stays(text: str) -> None:
     [
         ("", "bad-text", "prompt is empty"),
         (" \u00a0\n", "bad-text", "prompt is empty"),
+        ("\u200b\u200d", "bad-text", r"is empty but for invisible characters, '\\u200b\\u200d': say what"),
+        ("\u2060 \n\u00ad\ufe0f", "bad-text", "prompt is empty but for invisible characters"),
+        ("\u3164", "bad-text", "prompt is empty but for invisible characters"),
+        ("\U000e0041", "bad-text", "prompt is empty but for invisible characters"),
         ("a\0b", "bad-text", "prompt holds a NUL byte"),
+        ("\0", "bad-text", "prompt holds a NUL byte"),
         ("a\ud800", "not-utf-8", r"prompt is not UTF-8 text: 'a\\ud800'"),
         ("x" * 20_001, "bad-text", "has 20001 characters, at most 20000"),
         (7, "bad-field", "prompt must be text, got int"),
@@ -88,6 +108,8 @@ WIDE: list[Callable[[str], bytes]] = [
     lambda text: text.encode("utf-16-le"),
     lambda text: text.encode("utf-16-be"),
     lambda text: text.encode("utf-32"),
+    lambda text: text.encode("utf-32-le"),
+    lambda text: text.encode("utf-32-be"),
 ]
 
 
@@ -99,6 +121,22 @@ def test_utf_16_is_named(tmp_path: Path, encode: Callable[[str], bytes]) -> None
     (tmp_path / "a.txt").write_bytes(encode("a hall"))
     with pytest.raises(Refused, match=r"a\.txt is UTF-16 text: save it as UTF-8"):
         read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("text", ["“A hall”, at night", "no", "l'été à la mer", "été", "a hall 日本"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_mark_is_named_in_a_caption(tmp_path: Path, text: str, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    with pytest.raises(Refused, match="UTF-16"):
+        read_text(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("text", ["a\0b", "a\0", "\0a", "a\0bc", "\0\0\0\0", "a hall\0a room\0", "é\0\0"])
+def test_a_nul_in_a_caption_is_no_utf_16(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.txt").write_bytes(text.encode())
+    with pytest.raises(Refused, match=r"a\.txt holds a NUL byte") as refused:
+        text_of(read_text(tmp_path / "a.txt"), "a.txt")
+    assert refused.value.rule == "bad-text"
 
 
 def test_a_text_file_that_is_none(tmp_path: Path) -> None:
