@@ -11,21 +11,24 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import OutcomeCounter, Summary
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
 from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_told, sample_stage
 from pipeline.sampling.settings import SampleSettings
-from pipeline.sampling.stage import SampleStage
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
 from pipeline.scoring.settings import ScoreSettings
-from pipeline.scoring.stage import ScoreStage, ScoreTask
+from pipeline.scoring.tasks import ScoreTask
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
 from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
+
+if TYPE_CHECKING:
+    from pipeline.sampling.stage import SampleStage
+    from pipeline.scoring.stage import ScoreStage
 
 SAMPLE, SCORE = "sample", "score"
 _Stream = Generator[tuple[str, TaskOutcome], None, None]

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from rewards.errors import RewardError
-from rewards.measures import perceptual
-from rewards.measures.perceptual import BACKBONES, load_perceptual
+from rewards.measures.backbones import BACKBONES
+from rewards.measures.perceptual import load_perceptual
 
 
 def test_none_is_no_term_and_ssim_needs_nothing() -> None:
@@ -51,7 +51,7 @@ def test_lpips_runs_on_its_own_heads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "alex.pth"
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(perceptual.BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
+    monkeypatch.setitem(BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
     distance = load_perceptual("lpips-alex", weights=path)
     frames = torch.rand(3, 64, 64, 3)
     assert distance is not None
@@ -69,7 +69,7 @@ def test_lpips_is_the_published_formula(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "alex.pth"
     torch.save(alexnet.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(perceptual.BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
+    monkeypatch.setitem(BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
     distance = load_perceptual("lpips-alex", weights=path)
     heads = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).lins
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
