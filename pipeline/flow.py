@@ -150,10 +150,13 @@ def _count(stream: _Stream, counters: dict[str, OutcomeCounter], progress: Progr
 
 
 def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
+    if not plan.tasks and not arrivals.complete():
+        return
     stages = sample_stage(run, settings.sample, plan), score_stage(run, settings.score)
     if settings.sample.workers:
-        return _on_ray(settings, stages, plan, arrivals)
-    return _in_process(stages, plan, arrivals)
+        yield from _on_ray(settings, stages, plan, arrivals)
+    else:
+        yield from _in_process(stages, plan, arrivals)
 
 
 def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
@@ -161,9 +164,8 @@ def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arriva
     ready = arrivals.complete()
     if plan.tasks:
         sampling.setup()
-    if plan.tasks or ready:
-        scoring.setup()
-        settle_threads(scoring.resources.gpus)
+    scoring.setup()
+    settle_threads(scoring.resources.gpus)
     for found in ready:
         yield SCORE, attempt(scoring, found)
     for task in plan.tasks:
@@ -185,8 +187,6 @@ def _on_ray(
     from pipeline.engine.warm import warm_actors_for
 
     ready = arrivals.complete()
-    if not plan.tasks and not ready:
-        return
     sample, score = settings.sample, settings.score
     hungrier: Any = max((sample, score), key=lambda one: one.gpus_per_worker)
     with (

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from rewards.errors import RewardError
+from rewards.measures import backbones
 from rewards.measures.backbones import BACKBONES
 from rewards.measures.perceptual import load_perceptual
 
@@ -91,3 +93,16 @@ def test_lpips_is_the_published_formula(tmp_path: Path, monkeypatch: pytest.Monk
         )
     assert distance is not None
     assert float(distance(first[None], second[None])) == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_torch_the_cache_lies_where_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = BACKBONES["lpips-vgg"]
+    for home, cache in ((None, None), ("/a", None), (None, "/b"), ("~/c", "/b")):
+        for name, value in (("TORCH_HOME", home), ("XDG_CACHE_HOME", cache)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        said = backbones.cached(backbone)
+        with monkeypatch.context() as without:
+            without.delitem(sys.modules, "torch")
+            assert backbones.cached(backbone) == said
