@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+from difflib import get_close_matches
 from types import FrameType
 from typing import Any, Final
 
@@ -63,6 +64,17 @@ class _LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         return named_command(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of one that there is not, say which it may have meant."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = get_close_matches(args[0], COMMANDS) or get_close_matches(args[0], COMMANDS, 1, 0.5)
+            meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise click.UsageError(f"No such command {args[0]!r}.{meant}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands from the table, without importing them."""

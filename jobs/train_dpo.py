@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jobs.settings.presets import Preset
     from pipeline.forecast.forecast import Forecast
     from storage.run import Run
+    from trainer.saved import TrainResult
     from trainer.validation import OnSample
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -109,15 +110,15 @@ def command(
     """
     from jobs.progress import ConsoleProgress
     from pipeline.engine.warm import release_idle
-    from storage.hub.provenance import pair_provenance
     from storage.run import Run
-    from trainer.loop import train
-    from trainer.setup import estimate
+    from trainer.saved import finished
 
     where = built(Where, chosen)
     opened = Run.open(run)
     config = train_config(opened, chosen)
     if dry_run:
+        from trainer.setup import estimate
+
         foretold = estimate(config)
         told = _forecast(config, foretold.trainable)
         print_result(foretold.as_dict() | told.as_dict(), as_json, f"{foretold}\n{told}")
@@ -131,21 +132,28 @@ def command(
             recorded = recordable({**chosen, "preset": preset})
             del recorded["name"]
             opened.record(f"train-dpo {where.name}", recorded)
-        result = train(
-            config,
-            _reporter(progress, config.steps),
-            reference_progress=_reference_reporter(),
-            on_sample=_on_sample(opened, config, preset, where, first),
-            provenance=pair_provenance(opened, config.pairs_dir, config.split, config.max_pairs)
-            if first
-            else None,
-        )
+        result = finished(config) or _train(opened, config, preset, where, progress, first)
     progress.stop()
     if not first:
         return
     text = f"adapter after {result.steps} steps: {result.adapter_dir}"
     print_result(
         {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
+    )
+
+
+def _train(
+    run: Run, config: TrainConfig, preset: Preset, where: Where, progress: Any, first: bool
+) -> TrainResult:
+    from storage.hub.provenance import pair_provenance
+    from trainer.loop import train
+
+    return train(
+        config,
+        _reporter(progress, config.steps),
+        reference_progress=_reference_reporter(),
+        on_sample=_on_sample(run, config, preset, where, first),
+        provenance=pair_provenance(run, config.pairs_dir, config.split, config.max_pairs) if first else None,
     )
 
 

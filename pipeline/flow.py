@@ -11,21 +11,24 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import OutcomeCounter, Summary
 from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
 from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_told, sample_stage
 from pipeline.sampling.settings import SampleSettings
-from pipeline.sampling.stage import SampleStage
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
 from pipeline.scoring.settings import ScoreSettings
-from pipeline.scoring.stage import ScoreStage, ScoreTask
+from pipeline.scoring.tasks import ScoreTask
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
 from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
+
+if TYPE_CHECKING:
+    from pipeline.sampling.stage import SampleStage
+    from pipeline.scoring.stage import ScoreStage
 
 SAMPLE, SCORE = "sample", "score"
 _Stream = Generator[tuple[str, TaskOutcome], None, None]
@@ -147,10 +150,13 @@ def _count(stream: _Stream, counters: dict[str, OutcomeCounter], progress: Progr
 
 
 def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
+    if not plan.tasks and not arrivals.complete():
+        return
     stages = sample_stage(run, settings.sample, plan), score_stage(run, settings.score)
     if settings.sample.workers:
-        return _on_ray(settings, stages, plan, arrivals)
-    return _in_process(stages, plan, arrivals)
+        yield from _on_ray(settings, stages, plan, arrivals)
+    else:
+        yield from _in_process(stages, plan, arrivals)
 
 
 def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
@@ -158,9 +164,8 @@ def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arriva
     ready = arrivals.complete()
     if plan.tasks:
         sampling.setup()
-    if plan.tasks or ready:
-        scoring.setup()
-        settle_threads(scoring.resources.gpus)
+    scoring.setup()
+    settle_threads(scoring.resources.gpus)
     for found in ready:
         yield SCORE, attempt(scoring, found)
     for task in plan.tasks:
@@ -182,8 +187,6 @@ def _on_ray(
     from pipeline.engine.warm import warm_actors_for
 
     ready = arrivals.complete()
-    if not plan.tasks and not ready:
-        return
     sample, score = settings.sample, settings.score
     hungrier: Any = max((sample, score), key=lambda one: one.gpus_per_worker)
     with (

@@ -23,7 +23,8 @@ from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_dis
 from rewards.matching.matches import Matcher, Matches
 from rewards.matching.matching import load_matcher
 from rewards.options import EpipolarOptions
-from rewards.scoring import RewardResult, options_version, unusable, with_picture
+from rewards.scoring import RewardResult, unusable, with_picture
+from rewards.versions import options_version
 
 _FEW, _STILL, _NO_MATRIX = "too few matches", "no motion", "no fundamental matrix"
 

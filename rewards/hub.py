@@ -12,22 +12,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from huggingface_hub import try_to_load_from_cache
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Size, Tensor, nn
-
 from rewards.errors import RewardError
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+    from torch import Size, Tensor, nn
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-ModelT = TypeVar("ModelT", bound=nn.Module)
+ModelT = TypeVar("ModelT", bound="nn.Module")
 
 
 def cached_file(name: str, revision: str | None, file: str) -> Path | None:
     """A file of a Hub model if it is on this machine. Raises RewardError for what is no id of the Hub."""
+    from huggingface_hub import try_to_load_from_cache
+
     try:
         found = try_to_load_from_cache(name, file, revision=revision)
     except ValueError as error:  # such as a path that does not exist
@@ -75,6 +73,8 @@ def _show(shape: Size | None) -> str:
 
 def save_checkpoint(model: nn.Module, config: DataclassInstance, directory: str | Path) -> None:
     """Write config.json and model.safetensors of a small model into `directory`."""
+    from safetensors.torch import save_file
+
     folder = Path(directory)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG).write_text(json.dumps(asdict(config), indent=2) + "\n")
@@ -86,6 +86,9 @@ def load_checkpoint(directory: str | Path, what: str, build: Callable[[dict[str,
 
     Weights kept in half precision become what the model is in. Raises RewardError naming `what` is wrong.
     """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     folder = Path(directory)
     try:
         model = build(json.loads((folder / CONFIG).read_text()))

@@ -5,8 +5,6 @@ Shape legend: T frames of the clip, K frames that are used, H height, W width.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +15,6 @@ from torch import Tensor
 
 from rewards.geometry.reconstruction import (
     GeometryBackend,
-    GeometryInfo,
     Reconstruction,
     check_frames,
     reconstruct_many,
@@ -27,8 +24,8 @@ from rewards.measures.perceptual import load_perceptual
 from rewards.measures.quality import image_motion, sharpness
 from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
 from rewards.options import ReprojectionOptions, versioned
-from rewards.rasterise.rasterisers import AUTO, BUILT_IN
 from rewards.reprojection import ReprojectionResult, reprojection_error
+from rewards.versions import options_version
 
 _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
 
@@ -178,18 +175,3 @@ def unusable(frames_KHW3: Tensor) -> str | None:
     if flat:
         return f"frame {flat[0]} of those used is one flat colour"
     return None
-
-
-def options_version(
-    version: str, options: dict[str, object], geometry: GeometryBackend | GeometryInfo | None
-) -> str:
-    """The code's version and a hash of all that a value depends on, such as 1-3f2a9c04.
-
-    geometry is None for a reward that looks at the frames alone. The rasteriser `auto` counts as the built-in
-    one, because every one that it may choose draws the same pixels.
-    """
-    if options.get("rasteriser") == AUTO:
-        options = {**options, "rasteriser": BUILT_IN}
-    model = (geometry.name, geometry.model, geometry.revision) if geometry else ()
-    content = json.dumps([version, options, *model], sort_keys=True)
-    return f"{version}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"

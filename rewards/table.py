@@ -6,13 +6,14 @@ Rewards are imported when they are asked for; their options also for the help of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rewards.errors import RewardError
 from rewards.options import versioned
+from rewards.versions import SIFT, options_version
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -132,9 +133,10 @@ def reward_version(name: str, options: Any, geometry: GeometryInfo | None) -> st
 
     geometry describes the model; it is not looked at for a reward that needs none.
     """
-    from rewards.scoring import options_version
-
     spec = REWARDS[name]
+    if getattr(options, "matcher", None) == "sift" and not spec.needs_geometry:
+        # What its constructor says, which would import torch and the matcher.
+        return options_version(spec.version, asdict(options) | {"matcher_weights": SIFT}, None)
     if not spec.needs_geometry:
         return spec.constructor(geometry=None, options=options, version=spec.version).version
     return options_version(spec.version, versioned(options), geometry)

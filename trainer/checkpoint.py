@@ -8,12 +8,10 @@ checkpoints/step-00000040/lora.safetensors        the adapter's weights
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,9 +22,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from storage.atomic import sync_directory, write_bytes
-from storage.errors import UserError
-from trainer.config import BEFORE_IT_EXISTED
 from trainer.lora import like, whole
+from trainer.saved import FORMAT, TENSOR_FILES, newest_first, read_state, sha256
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -59,17 +56,9 @@ def _publish_directory(temporary: Path, final: Path) -> None:
     sync_directory(final.parent)
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 _logger = logging.getLogger(__name__)
 
-_FORMAT = 1
 _TEMPORARY = ".tmp-"
-_TENSOR_FILES = ("lora", "optimizer", "rng")
 _SEPARATOR = "|"
 
 
@@ -98,10 +87,10 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     tensors = {"lora": checkpoint.lora, "optimizer": checkpoint.optimizer, "rng": {"torch": checkpoint.rng}}
-    for name in _TENSOR_FILES:
+    for name in TENSOR_FILES:
         write_tensors(temporary / f"{name}.safetensors", tensors[name])
-    digests = {name: sha256(temporary / f"{name}.safetensors") for name in _TENSOR_FILES}
-    state = {"format": _FORMAT, "step": checkpoint.step, "config": checkpoint.config, "sha256": digests}
+    digests = {name: sha256(temporary / f"{name}.safetensors") for name in TENSOR_FILES}
+    state = {"format": FORMAT, "step": checkpoint.step, "config": checkpoint.config, "sha256": digests}
     write_json(temporary / "state.json", state)
     _publish_directory(temporary, final)
     _prune(directory, keep)
@@ -111,7 +100,7 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
 def load_latest(directory: Path) -> Checkpoint | None:
     """The newest whole checkpoint, or None; a damaged one is warned of and the one before it is used."""
     damaged = False
-    for path in _newest_first(directory):
+    for path in newest_first(directory):
         try:
             checkpoint = _load(path)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -126,20 +115,6 @@ def load_latest(directory: Path) -> Checkpoint | None:
             "no whole checkpoint is left in %s: training starts again from the first step", directory
         )
     return None
-
-
-def require_same_config(saved: dict[str, Any], current: dict[str, Any], out_dir: Path) -> None:
-    """Raise UserError naming the first field in which a resumed training differs from the saved one.
-
-    A field that the saved one does not have came later, and then was what changed nothing.
-    """
-    for name in sorted(saved.keys() | current.keys()):
-        before, now = saved.get(name, BEFORE_IT_EXISTED.get(name)), current.get(name)
-        if before != now:
-            raise UserError(
-                f"the training in {out_dir} was started with {name} {before!r}, now it is {now!r}: give the "
-                "same value to continue it, or another output name to start a new one"
-            )
 
 
 def optimizer_state(
@@ -178,24 +153,15 @@ def _saved(value: Tensor | int) -> Tensor:
 
 
 def _load(path: Path) -> Checkpoint:
-    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    if state["format"] != _FORMAT:
-        raise ValueError(f"it has format {state['format']}, this version reads {_FORMAT}")
-    for name in _TENSOR_FILES:
-        if sha256(path / f"{name}.safetensors") != state["sha256"][name]:
-            raise ValueError(f"{name}.safetensors is not what was written")
-    lora, optimizer, rng = (load_file(path / f"{name}.safetensors") for name in _TENSOR_FILES)
+    state = read_state(path)
+    lora, optimizer, rng = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
     return Checkpoint(
         step=state["step"], config=state["config"], lora=lora, optimizer=optimizer, rng=rng["torch"]
     )
 
 
-def _newest_first(directory: Path) -> Iterator[Path]:
-    yield from sorted(directory.glob("step-*"), reverse=True)
-
-
 def _prune(directory: Path, keep: int) -> None:
-    for path in list(_newest_first(directory))[keep:]:
+    for path in list(newest_first(directory))[keep:]:
         shutil.rmtree(path)
     # A killed process leaves its unfinished folder; only one process writes here at a time.
     for path in directory.glob(f"{_TEMPORARY}*"):

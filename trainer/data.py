@@ -173,7 +173,7 @@ def require_same_model(source: PairSource, model: str, revision: str) -> None:
 def pairs_fingerprint(source: PairSource) -> str:
     """What the set of pairs is, wherever it lies, so that a training is not resumed on another one."""
     if isinstance(source, PairDataset):
-        return content_id(source.table["pair_id"].to_pylist())
+        return source.fingerprint
     return content_id([source.read(index).pair_id for index in range(len(source))])
 
 

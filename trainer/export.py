@@ -18,10 +18,10 @@ from yaml import YAMLError
 
 from storage.atomic import write_bytes
 from storage.hub.provenance import Provenance
-from trainer.checkpoint import sha256, write_json, write_tensors
+from trainer.checkpoint import write_json, write_tensors
 from trainer.config import TrainConfig
+from trainer.saved import CARD_NAME, NOTE_NAME, WEIGHTS_NAME, sha256
 
-_CARD_NAME = "README.md"
 # Terms that ask for no more than attribution.
 _PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"})
 # Folders of the machine that trained say nothing to a reader, the base has a line of its own.
@@ -49,7 +49,7 @@ class CardFacts:
 
 def write_card(directory: Path, facts: CardFacts) -> Path:
     """Write README.md into an adapter folder: a model card of the Hub, with its metadata in front."""
-    path = directory / _CARD_NAME
+    path = directory / CARD_NAME
     sections = (_title(facts), _loading(facts), _data(facts), _labels(facts), _training(facts), _last(facts))
     text = "\n\n".join(sections)
     write_bytes(path, f"---\n{_metadata(facts).to_yaml()}\n---\n\n{text}\n".encode())
@@ -59,7 +59,7 @@ def write_card(directory: Path, facts: CardFacts) -> Path:
 def base_terms(model_dir: Path) -> dict[str, str]:
     """`license`, `license_name`, `license_link` as the base model's own card has them; may be empty."""
     try:
-        data = ModelCard.load(model_dir / _CARD_NAME, ignore_metadata_errors=True).data.to_dict()
+        data = ModelCard.load(model_dir / CARD_NAME, ignore_metadata_errors=True).data.to_dict()
     except (OSError, ValueError, YAMLError):
         return {}
     found = {name: data.get(name) for name in ("license", "license_name", "license_link")}
@@ -176,8 +176,6 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
 
 
-WEIGHTS_NAME = "pytorch_lora_weights.safetensors"
-NOTE_NAME = "adapter.json"
 # The key under which diffusers looks for the LoRA configuration in the header of the weights.
 _METADATA_KEY = "lora_adapter_metadata"
 

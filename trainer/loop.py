@@ -12,7 +12,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,6 @@ from trainer.checkpoint import (
     load_latest,
     load_optimizer_state,
     optimizer_state,
-    require_same_config,
     save_checkpoint,
     write_json,
 )
@@ -48,6 +46,7 @@ from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
 from trainer.processes import Interrupted, StopRequest, agreed, distribute, stop_requests
 from trainer.reference import compute_ahead, reference_key
+from trainer.saved import TrainResult, fixed_of, require_same_config
 from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range, write_plan
 from trainer.step import OptimizerStep, PairForward
 from trainer.validation import OnSample, look, make_checks, validation_pairs
@@ -57,15 +56,6 @@ _logger = logging.getLogger(__name__)
 Progress = Callable[[int, dict[str, float]], None]
 ReferenceProgress = Callable[[int, int], None]
 _SAMPLING = timedelta(hours=3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainResult:
-    """A finished training; `metrics` are means over its last 20 steps."""
-
-    adapter_dir: Path
-    steps: int
-    metrics: dict[str, float]
 
 
 def train(
@@ -119,11 +109,7 @@ class Trainer:
         self.parameters = lora_parameters(self.family.transformer)
         self.optimizer = make_optimizer(config, self.parameters.values())
         self.timesteps = timestep_range(config, self.family)
-        self.fixed = {
-            **config.fixed_fields(),
-            "pairs": pairs_fingerprint(pairs),
-            "processes": self.accelerator.num_processes,
-        }
+        self.fixed = fixed_of(config, pairs_fingerprint(pairs), self.accelerator.num_processes)
         self.update = OptimizerStep(
             config=config,
             accelerator=self.accelerator,

@@ -9,8 +9,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from trainer.config import TrainConfig
@@ -152,7 +150,11 @@ def bytes_written(config: TrainConfig, trainable: int) -> int:
 
 def cuda_devices(config: TrainConfig) -> int:
     """GPUs that the training would occupy: one for every process of a launcher."""
-    if config.device == "cpu" or not torch.cuda.is_available():
+    if config.device == "cpu":
+        return 0
+    import torch
+
+    if not torch.cuda.is_available():
         return 0
     return int(os.environ.get("WORLD_SIZE", "1"))
 

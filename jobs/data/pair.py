@@ -50,7 +50,6 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     The directory holds one selection: the same command changes nothing, other settings replace it.
     --decisions apply after all rules, and pairs that a person kept or swapped say so in the column human.
     """
-    from pipeline.forecast.commands import forecast_pair
     from pipeline.pairing import run_pair
     from storage.run import Run
 
@@ -64,11 +63,17 @@ def command(run: Path, dry_run: bool, as_json: bool, **chosen: Any) -> None:
         before_work=lambda: opened.record("pair", recordable(chosen)),
         limits=limits,
     )
-    told = forecast_pair(opened, result, index_only=settings.index_only) if dry_run else None
+    told = _foretold(opened, result, settings) if dry_run else None
     if as_json:
         _print_json(result, told)
     else:
         _print_table(result, told)
+
+
+def _foretold(run: Run, result: PairResult, settings: PairSettings) -> Forecast:
+    from pipeline.forecast.commands import forecast_pair  # with what evaluates, and much that takes long
+
+    return forecast_pair(run, result, index_only=settings.index_only)
 
 
 def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:

@@ -232,7 +232,7 @@ def _draws(name: str, device: str) -> bool:
 def perceptual(needs: Needs) -> Iterator[Finding]:
     """The backbones of LPIPS, whose files must be fetched."""
     from rewards.errors import RewardError
-    from rewards.measures.perceptual import require_backbone
+    from rewards.measures.backbones import require_backbone
 
     for name in _PERCEPTUAL:
         required = name in needs.perceptuals

@@ -5,6 +5,7 @@ Legend: T frames, H W pixels.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from storage.media.pictures import write_image
+from storage.atomic import write_bytes
+from storage.media.video import is_whole
 
+# The text of the PNG that says what it was made of.
+_CONTENT = "gpa-content"
 _FRAMES = 5
 _MINIMUM = 128
 _GAP = 4
@@ -32,10 +37,19 @@ class Strip:
     frames_THW3: NDArray[np.uint8]
 
 
-def write_contact_sheet(path: Path, groups: Sequence[tuple[str, Sequence[Strip]]]) -> None:
+def shows(path: Path, content: str) -> bool:
+    """Whether a sheet is there, whole, that was written of this `content`."""
+    if not is_whole(path):
+        return False
+    with Image.open(path) as sheet:
+        return sheet.info.get(_CONTENT) == content
+
+
+def write_contact_sheet(path: Path, groups: Sequence[tuple[str, Sequence[Strip]]], content: str = "") -> None:
     """Writes titled groups of strips below each other; five frames from first to last of every clip.
 
-    Raises ValueError for a sheet without clips and UserError when the disk refuses.
+    `content` names what the sheet is of, for `shows`. Raises ValueError for a sheet without clips and
+    UserError when the disk refuses.
     """
     if not any(strips for _, strips in groups):
         raise ValueError("a contact sheet needs at least one clip, got none")
@@ -46,7 +60,11 @@ def write_contact_sheet(path: Path, groups: Sequence[tuple[str, Sequence[Strip]]
     for part in parts:
         sheet.paste(part, (0, top))
         top += part.height
-    write_image(path, np.asarray(sheet))
+    said = PngInfo()
+    said.add_text(_CONTENT, content)
+    encoded = io.BytesIO()
+    sheet.save(encoded, format="PNG", pnginfo=said)
+    write_bytes(path, encoded.getvalue())
 
 
 def _group(title: str, strips: Sequence[Strip]) -> Image.Image:

@@ -7,16 +7,18 @@ comparison.py, what is written of it in evaluation.py.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.damage import mend_tables
 from pipeline.engine.stage import Progress, Silent
 from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_different
-from pipeline.evaluation.contact_sheet import Strip, write_contact_sheet
+from pipeline.evaluation.contact_sheet import Strip, shows, write_contact_sheet
 from pipeline.evaluation.judges.judge import JudgeChoice
 from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.evaluation.panel import Panel, header_of, run_judge, true_clips, truth_means
@@ -31,6 +33,7 @@ from storage.errors import FieldError, UserError
 from storage.judgements import EvaluatedClip, write_clips
 from storage.media.video import read_video
 from storage.run import RUN_FILE, Run
+from storage.tables.ids import content_id
 from storage.tables.records import Prompt
 
 _SHEET_PROMPTS = 6
@@ -128,8 +131,7 @@ def run_evaluate(
     for clip in (*clips, *truths):
         clip["measures"] = clip["scored"] | judged.get(clip["candidate_id"], {})
     _write_rows(inner, [*clips, *truths], settings, panel)
-    sheet = inner.path / "contact-sheet.png"
-    write_contact_sheet(sheet, _sheet_groups(inner, clips))
+    sheet = _write_sheet(inner, clips)
     measured = _measured(clips)
     tables, filtered = make_tables(measured, panel.measures, groups(settings.adapters), settings.min_motion)
     result = Evaluation(
@@ -215,23 +217,46 @@ def _measured(clips: _Clips) -> Measured:
     return measured
 
 
-def _sheet_groups(inner: Run, clips: _Clips) -> list[tuple[str, list[Strip]]]:
-    """The truth and the first seed of every model, for the first prompts."""
-    found: dict[str, tuple[str, list[Strip]]] = {}
-    seeds: dict[str, int] = {}
+def _write_sheet(inner: Run, clips: _Clips) -> Path:
+    """The contact sheet; drawn, for which true clips are rendered, when it is not of these very videos."""
+    chosen = _sheet_clips(clips)
+    shown = [
+        [group[0]["prompt"]["text"], [[_label(clip), _digest(inner, clip["video_uri"])] for clip in group]]
+        for group in chosen
+    ]
+    path, content = inner.path / "contact-sheet.png", content_id("contact sheet", shown)
+    if not shows(path, content):
+        write_contact_sheet(path, [_sheet_group(inner, group) for group in chosen], content)
+    return path
+
+
+def _sheet_clips(clips: _Clips) -> list[list[dict[str, Any]]]:
+    """Of the first prompts the clips of the first seed, one of every model."""
+    found: dict[str, list[dict[str, Any]]] = {}
     for clip in clips:
-        prompt_id = clip["prompt_id"]
-        if prompt_id not in found:
-            if len(found) == _SHEET_PROMPTS:
-                break
-            found[prompt_id] = (clip["prompt"]["text"], _truth_strips(clip))
-            seeds[prompt_id] = clip["seed"]
-        if clip["seed"] == seeds[prompt_id]:
-            error = clip["scored"]["error"]
-            label = f"{clip['model_name']}\nerror {math.nan if error is None else error:.4g}"
-            frames = read_video(inner.resolve(clip["video_uri"]))
-            found[prompt_id][1].append(Strip(label=label, frames_THW3=frames))
+        if clip["prompt_id"] not in found and len(found) == _SHEET_PROMPTS:
+            break
+        group = found.setdefault(clip["prompt_id"], [])
+        if not group or clip["seed"] == group[0]["seed"]:
+            group.append(clip)
     return list(found.values())
+
+
+def _sheet_group(inner: Run, group: _Clips) -> tuple[str, list[Strip]]:
+    strips = [
+        Strip(label=_label(clip), frames_THW3=read_video(inner.resolve(clip["video_uri"]))) for clip in group
+    ]
+    return group[0]["prompt"]["text"], _truth_strips(group[0]) + strips
+
+
+def _label(clip: Mapping[str, Any]) -> str:
+    error = clip["scored"]["error"]
+    return f"{clip['model_name']}\nerror {math.nan if error is None else error:.4g}"
+
+
+def _digest(inner: Run, video_uri: str) -> str:
+    with inner.resolve(video_uri).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _truth_strips(clip: Mapping[str, Any]) -> list[Strip]:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.models import PACKAGED, AdapterRef, ModelRef, resolve_adapter, resolve_model
 from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_prompts
-from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts, world_items
+from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts
 from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
-from pipeline.sampling.stage import SampleStage, SampleTask
+from pipeline.sampling.tasks import SampleTask
+from pipeline.sampling.world_prompts import prompts_of_world
 from storage.errors import UserError
 from storage.media.pictures import write_image
 from storage.media.video import is_whole
@@ -23,6 +25,9 @@ from storage.tables.ids import candidate_seed, content_id
 from storage.tables.records import Prompt
 from storage.tables.shards import write_shard
 from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
+
+if TYPE_CHECKING:
+    from pipeline.sampling.stage import SampleStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +123,8 @@ def run_sample(
         plan = plan_told(settings, run) if tell else plan_sample(settings, run)
         if before_work is not None:
             before_work()
+        if not plan.tasks:
+            return Summary(wanted=plan.wanted, present=plan.wanted)
         stage = sample_stage(run, settings, plan)
         runner = make_runner(settings)
         return execute(
@@ -147,6 +154,8 @@ def mend_sampled(run: Run, settings: SampleSettings) -> None:
 
 def sample_stage(run: Run, settings: SampleSettings, plan: SamplePlan) -> SampleStage:
     """The stage that does the tasks of a plan."""
+    from pipeline.sampling.stage import SampleStage  # with torch, which a run that lacks nothing does without
+
     return SampleStage(
         run_path=run.path.absolute(),
         model=plan.model,
@@ -180,7 +189,7 @@ def plan_sample(
     prompts = _Prompts(run=run, write=write)
     tasks: list[SampleTask] = []
     count = 0
-    for prompt in prompts.admit(_items(settings, model)):
+    for prompt in prompts.admit(_items(settings, model, run)):
         count += 1
         tasks += _missing(prompt, model, adapter, settings, have)
     prompts.flush()
@@ -223,13 +232,13 @@ def require_same_conditions(run: Run, sampler: SamplerSettings) -> None:
                 )
 
 
-def _items(settings: SampleSettings, model: ModelRef) -> Iterator[PromptItem]:
+def _items(settings: SampleSettings, model: ModelRef, run: Run | None) -> Iterator[PromptItem]:
     kind = first_frame(model)
     if settings.prompts is not None:
         items = read_prompts(settings.prompts, image_required=kind == "required", limit=settings.limit)
         return _alike(items, model) if kind == "optional" else items
     count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
-    return world_items(settings.split, count)
+    return prompts_of_world(run, settings.split, count)
 
 
 def _alike(items: Iterator[PromptItem], model: ModelRef) -> Iterator[PromptItem]:

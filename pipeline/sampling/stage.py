@@ -16,6 +16,7 @@ from pipeline.models import AdapterRef, ModelRef, pick_device
 from pipeline.sampling.sampler import Condition, Sample, Sampler
 from pipeline.sampling.samplers import make_sampler
 from pipeline.sampling.settings import Execution, SamplerSettings
+from pipeline.sampling.tasks import SampleTask
 from storage.media.pictures import read_image
 from storage.media.tensors import write_tensors
 from storage.media.video import is_whole, write_video
@@ -23,25 +24,6 @@ from storage.run import Run
 from storage.tables.ids import canonical_json
 from storage.tables.records import Candidate, Prompt, utc_now
 from storage.tables.shards import write_shard
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleTask:
-    """Candidates of one prompt that are sampled in one batch; `seeds` go with `ids` one to one."""
-
-    prompt: Prompt
-    ids: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-    @property
-    def key(self) -> str:
-        """The first candidate's id."""
-        return self.ids[0]
-
-    def split(self) -> tuple[SampleTask, ...]:
-        """A task for each candidate."""
-        one_each = zip(self.ids, self.seeds, strict=True)
-        return tuple(SampleTask(prompt=self.prompt, ids=(name,), seeds=(seed,)) for name, seed in one_each)
 
 
 class PromptEncoder:

@@ -7,18 +7,21 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.scoring.settings import ScoreSettings
-from pipeline.scoring.stage import ScoreStage, ScoreTask
+from pipeline.scoring.tasks import ScoreTask
 from rewards.geometry.reconstruction import GeometryInfo
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
 from storage.upkeep.repair import sweep_leftovers
+
+if TYPE_CHECKING:
+    from pipeline.scoring.stage import ScoreStage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,8 @@ def run_score(
         plan = plan_score(run, settings, described)
         if before_work is not None:
             before_work(plan)
+        if not plan.tasks:
+            return plan, Summary(wanted=plan.wanted, present=plan.wanted)
         stage = score_stage(run, settings)
         runner = make_runner(settings)
         summary = execute(
@@ -69,6 +74,8 @@ def score_lock(settings: ScoreSettings, version: str) -> str:
 
 def score_stage(run: Run, settings: ScoreSettings) -> ScoreStage:
     """The stage that scores by these settings."""
+    from pipeline.scoring.stage import ScoreStage  # with torch, which a run that lacks nothing does without
+
     return ScoreStage(
         run_path=run.path.absolute(),
         settings=settings.reward,

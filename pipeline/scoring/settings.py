@@ -133,7 +133,7 @@ class RewardSettings:
 
         Raises RewardError when weights are missing.
         """
-        from rewards.measures.perceptual import require_backbone
+        from rewards.measures.backbones import require_backbone
 
         options = self.reward_options()
         require_backbone(getattr(options, "perceptual", "none"), self.perceptual_weights)

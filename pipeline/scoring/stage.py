@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.engine.stage import ROW_FAILED, UNREADABLE, Failure, Resources, TaskOutcome, heartbeat
 from pipeline.models import pick_device
 from pipeline.scoring.settings import RewardSettings
+from pipeline.scoring.tasks import ScoreTask
 from rewards.footage.footage import Footage, measure_footage
 from rewards.scoring import RewardResult
 from storage.errors import UserError
@@ -24,24 +25,6 @@ from storage.media.video import read_video
 from storage.run import Run
 from storage.tables.records import Score
 from storage.tables.shards import write_shard
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreTask:
-    """Candidates to score; `video_uris` go with `ids` one to one."""
-
-    ids: tuple[str, ...]
-    video_uris: tuple[str, ...]
-
-    @property
-    def key(self) -> str:
-        """The first candidate's id."""
-        return self.ids[0]
-
-    def split(self) -> tuple[ScoreTask, ...]:
-        """A task for each candidate."""
-        one_each = zip(self.ids, self.video_uris, strict=True)
-        return tuple(ScoreTask(ids=(name,), video_uris=(uri,)) for name, uri in one_each)
 
 
 def _batched(items: Sequence[tuple[str, str]], size: int) -> Iterator[Sequence[tuple[str, str]]]:

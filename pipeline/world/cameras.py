@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Final
 
 from pipeline.world.scenes import Scene, stable_generator
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _FIELD_OF_VIEW: Final = 60.0
 FRAMES: Final = 9
@@ -62,6 +62,8 @@ def move_named(name: str) -> Move:
 
 def INTRINSICS(size: int) -> Tensor:
     """Pinhole intrinsics, float32 [3, 3] in pixels of a size x size image, 60 degrees of view."""
+    import torch
+
     focal = size / (2 * math.tan(math.radians(_FIELD_OF_VIEW) / 2))
     centre = (size - 1) / 2
     return torch.tensor([[focal, 0.0, centre], [0.0, focal, centre], [0.0, 0.0, 1.0]])
@@ -69,6 +71,8 @@ def INTRINSICS(size: int) -> Tensor:
 
 def _rotation(yaw_T: Tensor, pitch_T: Tensor) -> Tensor:
     """World-to-camera rotations [T, 3, 3]; positive yaw looks right, positive pitch looks down."""
+    import torch
+
     sin_y, cos_y, sin_p, cos_p = yaw_T.sin(), yaw_T.cos(), pitch_T.sin(), pitch_T.cos()
     zero = torch.zeros_like(yaw_T)
     right_T3 = torch.stack([cos_y, zero, -sin_y], -1)
@@ -83,6 +87,8 @@ def camera_path(scene: Scene, move_name: str, seed: int, frames: int = FRAMES) -
     `seed` draws the amplitude. Every path of a scene starts at the same camera. Raises ValueError for
     an unknown move.
     """
+    import torch
+
     move = move_named(move_name)
     amplitude = stable_generator("amplitude", scene.scene_id, move_name, seed).uniform(move.low, move.high)
     progress_T = torch.linspace(0, 1, frames, dtype=torch.float64) * (move.sign * amplitude)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import colorsys
 import hashlib
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def stable_seed(*parts: str | int) -> int:
@@ -177,6 +178,8 @@ def _face_textures(rng: np.random.Generator, boxes: int) -> tuple[np.ndarray, st
 
 def make_scene(scene_id: str) -> Scene:
     """The scene of that name; all randomness comes from the hash of `scene_id`."""
+    import torch
+
     rng = stable_generator("scene", scene_id)
     half_width, half_height = rng.uniform(1.7, 2.3), rng.uniform(1.15, 1.45)
     room_low = np.array([-half_width, -half_height, -1.2])

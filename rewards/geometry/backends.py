@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class _BackendSpec:
-    """Where a backend is: a module with `load_backend` and `describe`.
+    """Where a backend is: a module with `load_backend`, and `describe` there or in a lighter one.
 
     Modules are imported when they are asked for: each brings libraries of its own.
     """
 
     module: str
+    description: str | None = None
 
     def load(self, model: str | None, revision: str | None, device: str) -> GeometryBackend:
         """The backend with its weights."""
@@ -29,12 +30,14 @@ class _BackendSpec:
 
     def describe(self, model: str | None, revision: str | None) -> GeometryInfo:
         """What would be loaded."""
-        describer: Callable[..., GeometryInfo] = import_module(self.module).describe
+        describer: Callable[..., GeometryInfo] = import_module(self.description or self.module).describe
         return describer(model=model, revision=revision)
 
 
 BACKENDS: dict[str, _BackendSpec] = {
-    "world": _BackendSpec(module="rewards.geometry.world.backend"),
+    "world": _BackendSpec(
+        module="rewards.geometry.world.backend", description="rewards.geometry.world.weights"
+    ),
     "world-judge": _BackendSpec(module="rewards.geometry.world.judge"),
     "vggt": _BackendSpec(module="rewards.geometry.vggt.backend"),
     "depth-anything": _BackendSpec(module="rewards.geometry.depth_anything"),

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from rewards.errors import RewardError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,8 @@ class Reconstruction:
         _check(self, "intrinsics_T33", (frames, 3, 3))
         _check(self, "w2c_T34", (frames, 3, 4))
         if self.frames_THW3.numel():
+            import torch  # what describes a geometry model does without it
+
             low, high = (float(bound) for bound in torch.aminmax(self.frames_THW3))
             if not (low >= 0.0 and high <= 1.0):
                 raise ValueError(
@@ -70,7 +72,7 @@ def _check(reconstruction: Reconstruction, field: str, expected: tuple[int, ...]
     tensor: Tensor = getattr(reconstruction, field)
     if _shape(tensor) != expected:
         raise ValueError(f"{field} must have shape {expected} to match depth_THW, got {_shape(tensor)}")
-    if tensor.dtype != torch.float32:
+    if str(tensor.dtype) != "torch.float32":
         raise ValueError(f"{field} must be float32, got {tensor.dtype}; convert it with .float()")
     if tensor.device != reconstruction.depth_THW.device:
         raise ValueError(

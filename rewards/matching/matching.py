@@ -16,6 +16,7 @@ from torch import Tensor
 from rewards.errors import RewardError
 from rewards.matching.matches import Matcher, Matches, enlargement, grey_picture, in_pixels, require_opencv
 from rewards.options import MatcherName
+from rewards.versions import SIFT
 
 _MATCHERS = get_args(MatcherName)
 # OpenCV's default of .04 finds too few places in small, smooth frames. On clips of 64x64, frames half a clip
@@ -42,7 +43,7 @@ class _SiftMatcher:
     """
 
     name = "sift"
-    version = "1"
+    version = SIFT
 
     def __init__(self, *, ratio: float = 0.75, mutual: bool = True) -> None:
         self._cv2 = require_opencv()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_args
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rewards.errors import RewardError
+from rewards.measures.backbones import BACKBONES, Backbone, cached, require_file
 from rewards.measures.quality import ssim
 from rewards.options import PerceptualName
 
@@ -39,21 +39,6 @@ class SsimDistance:
     def __call__(self, images_THW3: Tensor, frames_THW3: Tensor) -> Tensor:
         """Distance per frame, T."""
         return 1.0 - ssim(images_THW3, frames_THW3)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Backbone:
-    """The ImageNet network below LPIPS: torchvision's file, and the start of its SHA-256."""
-
-    net: str
-    file: str
-    sha256: str
-
-
-BACKBONES = {
-    "lpips-vgg": _Backbone(net="vgg", file="vgg16-397923af.pth", sha256="397923af"),
-    "lpips-alex": _Backbone(net="alex", file="alexnet-owt-7be5be79.pth", sha256="7be5be79"),
-}
 
 
 class _LpipsDistance:
@@ -84,20 +69,10 @@ def load_perceptual(name: str, *, weights: Path | None = None, device: str = "cp
         return SsimDistance()
     if name not in BACKBONES:
         raise RewardError(f"perceptual term '{name}' does not exist; choose one of: {', '.join(_PERCEPTUAL)}")
-    return _LpipsDistance(name, weights or _cached(BACKBONES[name]), device)
+    return _LpipsDistance(name, weights or cached(BACKBONES[name]), device)
 
 
-def require_backbone(name: str, weights: Path | None = None) -> None:
-    """Raise RewardError when the term `name` needs a file that is not there; nothing is read of it."""
-    if name in BACKBONES:
-        _require_file(BACKBONES[name], weights or _cached(BACKBONES[name]))
-
-
-def _cached(backbone: _Backbone) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / backbone.file
-
-
-def _build_lpips(backbone: _Backbone, weights: Path) -> Any:
+def _build_lpips(backbone: Backbone, weights: Path) -> Any:
     state = _read_backbone(backbone, weights)
     try:
         import lpips
@@ -112,17 +87,9 @@ def _build_lpips(backbone: _Backbone, weights: Path) -> Any:
     return network.requires_grad_(False).eval()
 
 
-def _require_file(backbone: _Backbone, path: Path) -> None:
-    if not path.is_file():
-        raise RewardError(
-            f"LPIPS backbone {path} is missing; fetch it with: curl -L --create-dirs -o {path} "
-            f"https://download.pytorch.org/models/{backbone.file}, or use --perceptual ssim or none"
-        )
-
-
-def _read_backbone(backbone: _Backbone, path: Path) -> dict[str, Tensor]:
+def _read_backbone(backbone: Backbone, path: Path) -> dict[str, Tensor]:
     """Torchvision has no safetensors: the file must be the published one; only tensors are read from it."""
-    _require_file(backbone, path)
+    require_file(backbone, path)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if not found.startswith(backbone.sha256):
         raise RewardError(

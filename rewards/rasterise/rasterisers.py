@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Protocol
 
 from rewards.errors import RewardError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Rasteriser(Protocol):
@@ -66,7 +66,7 @@ _FASTER = {"cpu": Choice(name=BUILT_IN, reason="measured 5 to 12 times faster th
 
 def choose_rasteriser(device: str) -> Choice:
     """What `auto` is on a device: the one measured faster, or the built-in one where none was."""
-    kind = torch.device(device).type
+    kind = device.partition(":")[0]
     unmeasured = Choice(name=BUILT_IN, reason=f"built in; not measured against pytorch3d on {kind}")
     return _FASTER.get(kind, unmeasured)
 

@@ -1,4 +1,4 @@
-"""Reads one random pair of a directory of pair shards, and says what all of them agree on.
+"""Reads one random pair of a directory of pair shards.
 
 Shapes are those of the model's latents, read from the rows and never assumed here.
 """
@@ -8,22 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from torch import Tensor
 
-from storage.errors import UserError
-from storage.pairs.shard import REQUIRED_TENSORS, PairShard, unusable
-from storage.tables.reading import ReadLock
-from storage.tables.schemas import default_columns, open_shard, unreadable
-from storage.tables.shards import shard_files
+from storage.pairs.index import PairIndex
+from storage.pairs.shard import PairShard, unusable
 
 _OPEN_FILES = 64
-
-_Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,22 +60,12 @@ class PairDataset:
     """
 
     def __init__(self, directory: Path, split: str | None = None, limit: int | None = None) -> None:
-        self.directory = Path(directory)
-        self._lock = ReadLock(self.directory)
-        files = shard_files(self.directory)
-        if not files:
-            raise UserError(f"there are no pair shards in {directory}: run gpa pair first")
-        index = pa.concat_tables([_shard_index(path, number) for number, path in enumerate(files)])
-        if split is not None:
-            index = index.filter(pc.equal(index["split"], split))
-        if index.num_rows == 0:
-            raise UserError(f"there are no pairs of split {split!r} in {directory}: choose another split")
-        self._shards = [PairShard(path) for path in files]
+        self._index = PairIndex(directory, split, limit)
+        self.directory, self.table = self._index.directory, self._index.table
+        self.latent_shape, self.model = self._index.latent_shape, self._index.model
+        self.revision, self.fingerprint = self._index.revision, self._index.fingerprint
+        self._shards = [PairShard(path) for path in self._index.files]
         self._open: list[int] = []
-        self.table = _first_of_each(index).slice(0, limit)
-        self.latent_shape: _Shape = tuple(self._only("latent_shape", "latent shape"))
-        self.model: str = self._only("model", "model")
-        self.revision: str = self._only("revision", "revision")
 
     def __len__(self) -> int:
         """The number of distinct pairs."""
@@ -113,41 +95,3 @@ class PairDataset:
                 self._shards[self._open.pop(0)].close()
             self._open.append(number)
         return shard
-
-    def _only(self, column: str, what: str) -> Any:
-        values = {_hashable(value) for value in self.table[column].to_pylist()}
-        if len(values) > 1:
-            some = " and ".join(str(value) for value in sorted(values, key=str)[:2])
-            raise UserError(
-                f"the pairs in {self.directory} have more than one {what} ({some}): pair them apart"
-            )
-        return values.pop()
-
-
-def _shard_index(path: Path, number: int) -> pa.Table:
-    """Where the pairs of a shard are, and what they say of themselves, without reading a tensor."""
-    names = ["pair_id", "prompt_id", "scene_id", "split", "model", "revision"]
-    with open_shard(path, "pairs", [*default_columns("pairs"), *REQUIRED_TENSORS]) as shard:
-        try:
-            table = shard.read(columns=[*names, "winner_latents.shape"])
-        except (pa.ArrowException, OSError) as error:
-            raise unreadable(path) from error
-    shapes = pc.struct_field(table["winner_latents"], "shape")
-    count = table.num_rows
-    return (
-        table.select(names)
-        .append_column("latent_shape", shapes)
-        .append_column("file", pa.array(np.full(count, number, dtype=np.int64)))
-        .append_column("row", pa.array(np.arange(count, dtype=np.int64)))
-    )
-
-
-def _first_of_each(index: pa.Table) -> pa.Table:
-    """One row per pair_id, in its order: the first shard by name holds it."""
-    index = index.sort_by([("pair_id", "ascending"), ("file", "ascending"), ("row", "ascending")])
-    ids = np.asarray(index["pair_id"].to_pylist(), dtype=object)
-    return index.filter(pa.array(np.concatenate([[True], ids[1:] != ids[:-1]])))
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

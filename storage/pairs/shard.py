@@ -19,7 +19,7 @@ from torch import Tensor
 from storage.errors import UserError
 from storage.media.tensors import empty_tensor, require_finite, to_tensor
 from storage.tables.records import TensorBlob
-from storage.tables.schemas import PAIR_TENSORS, TABLES, open_shard, unreadable
+from storage.tables.schemas import PAIR_TENSORS, REQUIRED_TENSORS, TABLES, open_shard, unreadable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,6 @@ def _locate(
     return places
 
 
-REQUIRED_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds")
 _COLUMNS = list(TABLES["pairs"].names)
 
 

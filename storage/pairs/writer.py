@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from torch import Tensor
 
 from storage.atomic import atomic_writer, sweep_stale
 from storage.errors import UserError
-from storage.media.tensors import from_tensor, read_tensors
 from storage.run import Run
 from storage.tables.records import TensorBlob
 from storage.tables.schemas import TABLES, default_columns, open_shard, stamped
 from storage.tables.shards import keep_only, read_rows, shard_files, shard_key, write_shards
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A row group is what one read fetches, so a pair of a large model has one of its own; a shard is what a crash
 # while writing costs.
@@ -93,6 +94,8 @@ class _TensorSource:
         self._uris = dict(zip(*(held[name].to_pylist() for name in held.column_names), strict=True))
 
     def of(self, row: dict[str, Any]) -> dict[str, TensorBlob | None]:
+        from storage.media.tensors import from_tensor, read_tensors  # with torch: pairs may all be there
+
         # First, because a candidate without latents says why, and its prompt may have no condition either.
         winner, loser = self._latents(row["winner_id"]), self._latents(row["loser_id"])
         condition_path = self._run.resolve(self._run.condition_uri(row["prompt_id"]))
@@ -121,6 +124,8 @@ class _TensorSource:
                 f"candidate {candidate_id} has no latents (imported without a model?): run `gpa import` of "
                 "its source with --model NAME, or pair with index_only"
             )
+        from storage.media.tensors import read_tensors
+
         path = self._run.resolve(uri)
         return _named(path, read_tensors(path), _LATENTS_NAME)
 

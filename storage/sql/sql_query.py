@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,8 @@ import pyarrow as pa
 
 from storage.errors import UserError
 from storage.run import Run
+from storage.sql.evaluations import OF_EVALUATIONS, VIEWS, described
 from storage.sql.views import Limits, session
-from storage.tables.schemas import TABLES
 
 _BATCH_ROWS = 2048
 _RULE = "give one statement of SELECT, FROM, WITH, VALUES, DESCRIBE, SUMMARIZE, SHOW, PIVOT .. IN or EXPLAIN"
@@ -32,6 +33,14 @@ _OF_THE_STATEMENT = (
 )
 
 
+class StatementError(UserError):
+    """A statement that cannot be answered; `views` are those whose names it may have meant, with columns."""
+
+    def __init__(self, message: str, views: Sequence[str]) -> None:
+        super().__init__(message)
+        self.views = tuple(map(described, views))
+
+
 @dataclass(frozen=True)
 class Answer:
     """The names of the columns, and rows as they come."""
@@ -42,16 +51,19 @@ class Answer:
 
 @contextmanager
 def asked(run: Run, sql: str, limits: Limits | None = None) -> Iterator[Answer]:
-    """Run one statement over the views prompts, candidates, scores, pairs and rejects, one row per key.
+    """Run one statement over the tables of a run and of its evaluations (`VIEWS`), one row per key.
 
     It can read no file but the shards of these tables, write nothing, and change no setting. Raises UserError
     with the position for a statement that is wrong, not one, or more than a question.
     """
     _require_question(sql)
     # Making a view looks at the keys of its table once: those that are not named are left out.
-    tables = [table for table in TABLES if table in sql.lower()] or list(TABLES)
+    named = _named(sql) or VIEWS
+    tables, evaluated = (
+        [view for view in named if (view in OF_EVALUATIONS) is of_them] for of_them in (False, True)
+    )
     try:
-        with session(run, *tables, limits=limits) as connection:
+        with session(run, *tables, evaluated=evaluated, limits=limits) as connection:
             connection.execute("SET errors_as_json = true")
             connection.execute("SET lock_configuration = true")
             connection.execute("BEGIN TRANSACTION READ ONLY")
@@ -62,6 +74,11 @@ def asked(run: Run, sql: str, limits: Limits | None = None) -> Iterator[Answer]:
                 raise _explained(error, sql) from error
     except duckdb.Error as error:
         raise _explained(error, sql) from error
+
+
+def _named(sql: str) -> list[str]:
+    """The views whose names stand in a statement."""
+    return [view for view in VIEWS if re.search(rf"(?<!\w){view}(?!\w)", sql, re.IGNORECASE)]
 
 
 def _bound(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.DuckDBPyRelation:
@@ -115,7 +132,7 @@ def _after_explain(sql: str) -> str:
     return data[starts[explained] :].decode()
 
 
-def _explained(error: duckdb.Error, sql: str, skipped: int = 0) -> UserError:
+def _explained(error: duckdb.Error, sql: str, skipped: int = 0) -> StatementError:
     """One line: what is wrong, at which line and column."""
     text = str(error)
     try:
@@ -131,8 +148,15 @@ def _explained(error: duckdb.Error, sql: str, skipped: int = 0) -> UserError:
         where = f" at line {line}, column {column}"
     if isinstance(error, duckdb.OutOfMemoryException):
         hint = ["give it more memory, or ask for less"]
-    remedy = "; ".join(hint) or f"the tables are {', '.join(TABLES)}; DESCRIBE shows their columns"
-    return UserError(f"SQL error{where}: {message} ({remedy})")
+    remedy = "; ".join(hint) or f"the views are {', '.join(VIEWS)}; DESCRIBE NAME shows the columns of one"
+    return StatementError(f"SQL error{where}: {message} ({remedy})", _there_are(message, sql))
+
+
+def _there_are(message: str, sql: str) -> list[str]:
+    """The views among which a name that does not exist was looked for; none when it is another fault."""
+    if message.startswith("Table with name"):
+        return list(VIEWS)
+    return _named(sql) if re.search(r"^Referenced column|does not have a column", message) else []
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:

@@ -17,26 +17,26 @@ import pyarrow as pa
 
 from storage.errors import UserError
 from storage.run import Run
+from storage.sql.evaluations import Part, parts_of, statements
 from storage.tables.reading import reading
 from storage.tables.schemas import ADDED, KEYS, PAIR_TENSORS, TABLES, default_columns, open_shard
 from storage.tables.shards import read_rows, shard_files
 from storage.tables.versions import OlderShard
 
 _OPENERS = 8
-# The shards themselves are views of this schema; those that a query sees are in the default one.
-_SCHEMA = "shards"
 
-_HASHES = "SELECT hash({keys}) AS key_hash FROM {schema}.{table}"
-_REPEATED = "CREATE TABLE {schema}.{table}_repeated AS SELECT key_hash FROM hashes"
-_ALL = "CREATE VIEW {table} AS SELECT * EXCLUDE (filename, file_row_number) FROM {schema}.{table}"
+# The shards themselves are views of a schema of their own; what a query sees is in the default one.
+_HASHES = "SELECT hash({keys}) AS key_hash FROM {shards}.{table}"
+_REPEATED = "CREATE TABLE {shards}.{table}_repeated AS SELECT key_hash FROM hashes"
+_ALL = "CREATE VIEW {schema}.{table} AS SELECT * EXCLUDE (filename, file_row_number) FROM {shards}.{table}"
 # Of the rows that racing processes wrote under one key, the one a reader sees (as in shards.read_rows).
 _ONE_PER_KEY = """
-    CREATE VIEW {table} AS
+    CREATE VIEW {schema}.{table} AS
     SELECT * EXCLUDE (filename, file_row_number)
-    FROM {schema}.{table} ANTI JOIN {schema}.{table}_repeated ON key_hash = hash({keys})
+    FROM {shards}.{table} ANTI JOIN {shards}.{table}_repeated ON key_hash = hash({keys})
     UNION ALL
     SELECT * EXCLUDE (filename, file_row_number) FROM (
-        SELECT * FROM {schema}.{table} SEMI JOIN {schema}.{table}_repeated ON key_hash = hash({keys})
+        SELECT * FROM {shards}.{table} SEMI JOIN {shards}.{table}_repeated ON key_hash = hash({keys})
         QUALIFY row_number() OVER (PARTITION BY {keys} ORDER BY {preference} filename, file_row_number) = 1)
 """
 
@@ -67,12 +67,14 @@ def connect(
     tables: Sequence[str] = tuple(TABLES),
     limits: Limits | None = None,
     *,
+    evaluated: Sequence[str] = (),
     repeats: bool = False,
 ) -> duckdb.DuckDBPyConnection:
     """A connection with a view per table, one row per key; it reaches no file but the shards of the tables.
 
-    With `repeats` the views have every row that was written, and making them does not look at the keys.
-    Raises UserError naming a shard that is truncated, foreign or of another schema version.
+    `evaluated` are views of the run's evaluations beside them (evaluations.py). With `repeats` the views of
+    tables have every row that was written, and making them does not look at the keys. Raises
+    UserError naming a shard that is truncated, foreign or of another schema version.
     """
     connection = duckdb.connect(
         config={
@@ -87,8 +89,10 @@ def connect(
         }
     )
     (limits or Limits()).apply(connection)
-    connection.execute(f"CREATE SCHEMA {_SCHEMA}")
-    allowed = [str(path) for table in tables for path in _create_view(connection, run, table, repeats)]
+    parts = parts_of(run, tables, evaluated)
+    allowed = [str(path) for part in parts for path in _create_view(connection, part, repeats)]
+    for statement in statements(evaluated, parts):
+        connection.execute(statement)
     connection.execute("SET allowed_paths = $files", {"files": allowed})
     connection.execute("SET enable_external_access = false")
     return connection
@@ -96,17 +100,22 @@ def connect(
 
 @contextmanager
 def session(
-    run: Run, *tables: str, limits: Limits | None = None, repeats: bool = False
+    run: Run,
+    *tables: str,
+    evaluated: Sequence[str] = (),
+    limits: Limits | None = None,
+    repeats: bool = False,
 ) -> Iterator[duckdb.DuckDBPyConnection]:
     """A connection for a few statements; an error of DuckDB becomes one that names the damaged shard.
 
     Raises UserError, too, when another command replaced shards while the statements ran.
     """
     with ExitStack() as held:
-        for table in tables:
-            held.enter_context(reading(run.shard_dir(table)))
-        listed = [path for table in tables for path in shard_files(run.shard_dir(table))]
-        connection = connect(run, tables, limits, repeats=repeats)
+        parts = parts_of(run, tables, evaluated)
+        for part in parts:
+            held.enter_context(reading(part.run.shard_dir(part.table)))
+        listed = [path for part in parts for path in shard_files(part.run.shard_dir(part.table))]
+        connection = connect(run, tables, limits, evaluated=evaluated, repeats=repeats)
         held.callback(connection.close)
         try:
             yield connection
@@ -116,8 +125,8 @@ def session(
                     f"another command replaced files of {run.path} while they were read: run this one again"
                 ) from error
             # Footers were sound when the views were made, so a page may be damaged: reading names the file.
-            for table in tables:
-                read_rows(run.shard_dir(table), table)
+            for part in parts:
+                read_rows(part.run.shard_dir(part.table), part.table)
             raise
 
 
@@ -128,13 +137,17 @@ def fetch(
     return list(connection.execute(statement, values or {}).fetchall())
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, run: Run, table: str, repeats: bool) -> list[Path]:
+def _create_view(connection: duckdb.DuckDBPyConnection, part: Part, repeats: bool) -> list[Path]:
     """Make the view of a table; the shards it reads."""
-    files = [path.absolute() for path in shard_files(run.shard_dir(table))]
-    # Only names from schemas.py are put into the text of a statement, never a value.
-    names = {"table": table, "schema": _SCHEMA, "keys": ", ".join(KEYS[table])}
+    table = part.table
+    files = [path.absolute() for path in shard_files(part.run.shard_dir(table))]
+    # Only names of tables, columns and parts are put into the text of a statement, never a value.
+    names = {"table": table, "schema": part.schema, "keys": ", ".join(KEYS[table])}
+    names["shards"] = "shards" if part.schema == "main" else f"shards_{part.schema}"
     names["preference"] = "status = 'ok' DESC, latent_uri IS NULL," if table == "candidates" else ""
-    connection.execute(f"SET schema = '{_SCHEMA}'")
+    for schema in (names["schema"], names["shards"]):
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+    connection.execute(f"SET schema = '{names['shards']}'")
     _create_shard_view(connection, table, files)
     connection.execute("SET schema = 'main'")
     repeated = pa.nulls(0, pa.uint64()) if repeats else _repeated(connection, names)

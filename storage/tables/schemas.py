@@ -98,6 +98,7 @@ TABLES: dict[str, pa.Schema] = {
 }
 
 PAIR_TENSORS = tuple(one.name for one in TABLES["pairs"] if one.type == _TENSOR_TYPE)
+REQUIRED_TENSORS = ("winner_latents", "loser_latents", "prompt_embeds")
 # Columns that came after the first shards of their table: a shard without them is read with nulls there.
 ADDED = _of_records("added")
 # What makes a row itself. Two rows with equal keys are the same row written twice.

@@ -110,6 +110,18 @@ def test_wrong_usage_exits_with_two(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("smaple", "No such command 'smaple'. Did you mean 'sample'?"),
+        ("trian", "No such command 'trian'. Did you mean 'train-dpo'?"),
+        ("xyz", "No such command 'xyz'."),
+    ],
+)
+def test_an_unknown_command_says_which_it_may_have_meant(word: str, says: str) -> None:
+    assert gpa(word).stderr.splitlines()[-1] == f"Error: {says}"
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (["score", "{tmp}/none"], "there is no run at"),

@@ -16,7 +16,7 @@ from rewards.errors import RewardError
 from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_distance
 from rewards.matching.matches import Matches
 from rewards.options import EpipolarOptions
-from rewards.table import REWARDS, load_reward
+from rewards.table import REWARDS, load_reward, reward_version
 
 
 def reward(**options: Any) -> EpipolarReward:
@@ -117,3 +117,9 @@ def test_what_cannot_be_measured_has_a_reason() -> None:
 def test_options_refuse(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EpipolarOptions(**change)
+
+
+def test_its_version_is_told_without_a_matcher() -> None:
+    for options in (EpipolarOptions(), EpipolarOptions(frames=5, mutual=False)):
+        built = load_reward("epipolar", options=options)
+        assert reward_version("epipolar", options, None) == built.version

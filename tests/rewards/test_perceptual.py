@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 from rewards.errors import RewardError
-from rewards.measures import perceptual
-from rewards.measures.perceptual import BACKBONES, load_perceptual
+from rewards.measures import backbones
+from rewards.measures.backbones import BACKBONES
+from rewards.measures.perceptual import load_perceptual
 
 
 def test_none_is_no_term_and_ssim_needs_nothing() -> None:
@@ -51,7 +53,7 @@ def test_lpips_runs_on_its_own_heads(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = tmp_path / "alex.pth"
     torch.save(torchvision.models.alexnet(weights=None).state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(perceptual.BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
+    monkeypatch.setitem(BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
     distance = load_perceptual("lpips-alex", weights=path)
     frames = torch.rand(3, 64, 64, 3)
     assert distance is not None
@@ -69,7 +71,7 @@ def test_lpips_is_the_published_formula(tmp_path: Path, monkeypatch: pytest.Monk
     path = tmp_path / "alex.pth"
     torch.save(alexnet.state_dict(), path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
-    monkeypatch.setitem(perceptual.BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
+    monkeypatch.setitem(BACKBONES, "lpips-alex", replace(BACKBONES["lpips-alex"], sha256=digest))
     distance = load_perceptual("lpips-alex", weights=path)
     heads = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).lins
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
@@ -91,3 +93,16 @@ def test_lpips_is_the_published_formula(tmp_path: Path, monkeypatch: pytest.Monk
         )
     assert distance is not None
     assert float(distance(first[None], second[None])) == pytest.approx(expected, rel=1e-4)
+
+
+def test_without_torch_the_cache_lies_where_torch_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = BACKBONES["lpips-vgg"]
+    for home, cache in ((None, None), ("/a", None), (None, "/b"), ("~/c", "/b")):
+        for name, value in (("TORCH_HOME", home), ("XDG_CACHE_HOME", cache)):
+            monkeypatch.delenv(name, raising=False)
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        said = backbones.cached(backbone)
+        with monkeypatch.context() as without:
+            without.delitem(sys.modules, "torch")
+            assert backbones.cached(backbone) == said

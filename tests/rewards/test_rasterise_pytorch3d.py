@@ -26,7 +26,7 @@ from rewards.rasterise import zbuffer as rasterise
 from rewards.rasterise.pytorch3d import find_build
 from rewards.rasterise.rasterisers import Choice, choose_rasteriser, find_rasteriser
 from rewards.reprojection import reprojection_error
-from rewards.scoring import options_version
+from rewards.versions import options_version
 
 SIDE = rasterise_pytorch3d._SIDE
 SIZES = [(10, 14), (1, 1), (8, 8), (17, 5)]

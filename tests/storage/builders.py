@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from storage.judgements import Judgement
 from storage.run import Run
 from storage.tables.ids import split_of
 from storage.tables.records import Candidate, Prompt, Score
@@ -54,6 +55,18 @@ def score(candidate_id: str = "c0", value: float | None = -0.1, **changes: Any) 
         "reason": None if value is not None else "no depth",
     }
     return Score(**(given | changes))
+
+
+def judgement(**changes: Any) -> Judgement:
+    given: dict[str, Any] = {
+        "candidate_id": "c0",
+        "judge": "eye",
+        "judge_version": "1",
+        "judge_license": "MIT",
+        "names": ["fault"],
+        "values": [0.5],
+    }
+    return Judgement(**(given | changes))
 
 
 def run_with_pairs(path: Path, prompts: int = 3, per_prompt: int = 2) -> Run:

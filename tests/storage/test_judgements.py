@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from storage.judgements import (
     EvaluatedClip,
-    Judgement,
     read_clips,
     read_judgements,
     write_clips,
@@ -22,6 +21,7 @@ from storage.run import Run
 from storage.sql.views import fetch, session
 from storage.tables.records import CLIP_MEASURES
 from storage.tables.shards import shard_files
+from tests.storage.builders import judgement
 
 WORDS = st.text("abcdefgh_", min_size=1, max_size=6)
 VALUES = st.dictionaries(
@@ -29,18 +29,6 @@ VALUES = st.dictionaries(
     st.none() | st.floats(allow_nan=False, allow_infinity=False),
     max_size=6,
 )
-
-
-def judgement(**changes: Any) -> Judgement:
-    given_: dict[str, Any] = {
-        "candidate_id": "c0",
-        "judge": "eye",
-        "judge_version": "1",
-        "judge_license": "MIT",
-        "names": ["fault"],
-        "values": [0.5],
-    }
-    return Judgement(**(given_ | changes))
 
 
 @pytest.mark.parametrize(

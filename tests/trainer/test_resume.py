@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.loop import TrainResult, train
+from trainer.loop import train
 from trainer.processes import Interrupted
+from trainer.saved import TrainResult
 
 TIMING = {"seconds", "pairs_per_second"}
 

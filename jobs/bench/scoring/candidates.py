@@ -20,7 +20,8 @@ from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
 from rewards.geometry.backends import load_backend
 from rewards.geometry.reconstruction import GeometryBackend, Reconstruction
-from rewards.measures.perceptual import BACKBONES, Perceptual, load_perceptual
+from rewards.measures.backbones import BACKBONES
+from rewards.measures.perceptual import Perceptual, load_perceptual
 from rewards.rasterise.zbuffer import backproject
 from storage.media.video import write_video
 

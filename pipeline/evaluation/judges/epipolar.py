@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.judges.judge import JudgedClip, Measure
-from rewards.epipolar import EpipolarReward
 from rewards.options import EpipolarOptions
 from rewards.table import reward_version
+
+if TYPE_CHECKING:
+    from rewards.epipolar import EpipolarReward
 
 
 class EpipolarJudge:
@@ -26,6 +29,8 @@ class EpipolarJudge:
 
     def setup(self, device: str) -> None:
         """Make the matcher."""
+        from rewards.epipolar import EpipolarReward
+
         self._reward = EpipolarReward(options=self._options, version=self.version, device=device)
 
     def measure(self, clip: JudgedClip) -> dict[str, float]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from rewards.errors import RewardError
 from rewards.geometry.backends import describe_backend, load_backend
 from rewards.geometry.reconstruction import GeometryInfo
-from rewards.measures.perceptual import BACKBONES, require_backbone
+from rewards.measures.backbones import BACKBONES, require_backbone
 from rewards.options import PerceptualName, ReprojectionOptions
-from rewards.scoring import ReprojectionReward
 from rewards.table import reward_version
+
+if TYPE_CHECKING:
+    from rewards.scoring import ReprojectionReward
 
 _CODE = "1"
 _PSNR = Measure(
@@ -53,6 +56,8 @@ class GeometryJudge:
 
     def setup(self, device: str) -> None:
         """Load the geometry model and the perceptual net."""
+        from rewards.scoring import ReprojectionReward
+
         backend = load_backend(self._backend, model=self._model, revision=None, device=device)
         self._reward = ReprojectionReward(
             geometry=backend, options=self._options, version=self.version, device=device

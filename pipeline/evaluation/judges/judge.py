@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rewards.geometry.backends import BACKENDS
 from storage.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,8 @@ class ClipJudge(Protocol):
     version names all that values depend on (weights, options, code), and is known without loading weights;
     license is that of the weights. measures are in the order of the table, their names unlike those of other
     judges. A judge is built where the command runs, travels to the workers by pickle, and loads its weights
-    there, in `setup`: its constructor is cheap, and raises RewardError when weights are missing.
+    there, in `setup`: its constructor is cheap, without torch, and raises RewardError when weights are
+    missing.
     """
 
     name: str
@@ -135,4 +136,6 @@ def require_choices(choices: Sequence[JudgeChoice]) -> None:
 
 def as_floats(frames_THW3: Any) -> Tensor:
     """Frames in [0, 1] of uint8 frames."""
+    import torch
+
     return torch.from_numpy(frames_THW3).float() / 255

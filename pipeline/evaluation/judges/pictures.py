@@ -5,12 +5,12 @@ Legend: T frames, H W pixels.
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.judges.judge import JudgedClip, Measure
-from rewards.matching.matches import dense_matches
-from rewards.measures.quality import image_motion, roughness, saturation, sharpness
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class PictureJudge:
@@ -34,6 +34,8 @@ class PictureJudge:
 
     def measure(self, clip: JudgedClip) -> dict[str, float]:
         """The measures of a clip of any kind."""
+        from rewards.measures.quality import image_motion, roughness, saturation, sharpness
+
         frames_THW3 = clip.frames_THW3
         return {
             "displacement": displacement(frames_THW3),
@@ -49,6 +51,10 @@ def displacement(frames_THW3: Tensor) -> float:
 
     In pixels; NaN where nothing can be matched. Unlike the path of an estimated camera it counts no jitter.
     """
+    import torch
+
+    from rewards.matching.matches import dense_matches
+
     ways = []
     for later_HW3 in frames_THW3[1:]:
         here_N2, there_N2 = dense_matches(frames_THW3[0], later_HW3)

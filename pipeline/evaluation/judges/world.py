@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.judges.judge import JudgedClip, Measure
 from pipeline.models import WORLD
 from pipeline.world.cameras import MOVES
 from pipeline.world.clips import WorldPrompt, render_prompt
-from pipeline.world.referee import Referee
 from rewards.errors import RewardError
 from rewards.hub import content_revision
-from rewards.measures.quality import psnr
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipeline.world.referee import Referee
 
 # Each embedded base model has faults of its own, and a referee that knows them.
 _CHECKPOINTS = Path(__file__).resolve().parents[2] / "world" / "checkpoints"
@@ -63,10 +65,14 @@ class WorldJudge:
 
     def setup(self, device: str) -> None:
         """Load the referee; it is small and stays on the CPU."""
+        from pipeline.world.referee import Referee
+
         self._referee = Referee.from_pretrained(self._folder)
 
     def measure(self, clip: JudgedClip) -> dict[str, float]:
         """The verdict on a clip of the world, and how far it is from the truth."""
+        from rewards.measures.quality import psnr
+
         prompt = world_prompt(clip.text, clip.metadata)
         if prompt is None:
             return {}

@@ -5,25 +5,23 @@ Legend: T frames, H, W pixels.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.geometry.reconstruction import GeometryInfo, Reconstruction, check_frames
+from rewards.geometry.reconstruction import Reconstruction, check_frames
 from rewards.geometry.world.network import WorldGeometry, pose_to_intrinsics, pose_to_w2c
-from rewards.hub import WEIGHTS, recorded_name
+from rewards.geometry.world.weights import LICENSE, NAME, describe, folder_of
 
 
 class WorldGeometryBackend:
     """`WorldGeometry` behind the geometry protocol; `revision` is a hash of the weights."""
 
-    name = "world"
-    license = "Apache-2.0"
+    name = NAME
+    license = LICENSE
 
     def __init__(self, model: WorldGeometry, *, model_name: str, revision: str, device: str = "cpu") -> None:
         self.network = model.to(device).eval()
@@ -71,32 +69,6 @@ def load_backend(*, model: str | None, revision: str | None, device: str) -> Wor
 
     Raises RewardError when the weights are not there or `revision` is given and is not theirs.
     """
-    network = WorldGeometry.from_pretrained(_folder(model))
+    network = WorldGeometry.from_pretrained(folder_of(model))
     info = describe(model=model, revision=revision)
     return WorldGeometryBackend(network, model_name=info.model, revision=info.revision, device=device)
-
-
-def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
-    """The weights that `load_backend` would load; raises RewardError as it does for missing or other ones."""
-    folder = _folder(model)
-    if not (folder / WEIGHTS).is_file():
-        raise RewardError(
-            f"geometry weights in {folder} are missing ({WEIGHTS}); run `gpa pretrain-world` or reinstall"
-        )
-    found = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()[:12]
-    if revision is not None and revision != found:
-        raise RewardError(
-            f"geometry weights in {folder} are revision {found}, not {revision}; "
-            "drop the revision or fetch that one"
-        )
-    return GeometryInfo(
-        name=WorldGeometryBackend.name,
-        model=recorded_name(folder) if model else "world",
-        revision=found,
-        license=WorldGeometryBackend.license,
-    )
-
-
-def _folder(model: str | None) -> Path:
-    shipped = Path(__file__).resolve().parents[3] / "pipeline" / "world" / "checkpoints" / "geometry"
-    return Path(model) if model else shipped

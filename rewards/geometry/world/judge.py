@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rewards.geometry.reconstruction import GeometryInfo
-from rewards.geometry.world import backend as world_backend
-from rewards.geometry.world.backend import WorldGeometryBackend
+from rewards.geometry.world import weights
+
+if TYPE_CHECKING:
+    from rewards.geometry.world.backend import WorldGeometryBackend
 
 NAME = "world-judge"
 _SHIPPED = Path(__file__).resolve().parents[3] / "pipeline" / "world" / "checkpoints" / "geometry-judge"
@@ -22,6 +25,8 @@ def load_backend(*, model: str | None, revision: str | None, device: str) -> Wor
 
     Raises RewardError as `rewards.geometry.world.backend.load_backend` does.
     """
+    from rewards.geometry.world import backend as world_backend
+
     backend = world_backend.load_backend(model=model or str(_SHIPPED), revision=revision, device=device)
     backend.name = NAME
     return backend
@@ -29,4 +34,4 @@ def load_backend(*, model: str | None, revision: str | None, device: str) -> Wor
 
 def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
     """The weights that `load_backend` would load; raises RewardError as it does for missing or other ones."""
-    return replace(world_backend.describe(model=model or str(_SHIPPED), revision=revision), name=NAME)
+    return replace(weights.describe(model=model or str(_SHIPPED), revision=revision), name=NAME)
