@@ -188,6 +188,24 @@ def test_a_missing_backbone_is_named_before_any_work(run: Run, tiny_geometry: Pa
         plan_score(run, dataclasses.replace(lpips, reward=nowhere))
 
 
+def test_the_worlds_geometry_knows_the_worlds_clips_alone(run: Run, tiny_geometry: Path) -> None:
+    own = ScoreSettings(reward=RewardSettings(reward="reprojection", options={"frames": 3}), workers=0)
+    with pytest.raises(UserError, match=r"6 of 6 videos of .* are not of the embedded world.*`any_footage`"):
+        run_score(run, own)
+    assert not scores(run)
+    # Of one prompt they are now; another prompt's are not.
+    of_world = prompt("p0", metadata='{"world": {"scene_id": "s", "move": "pan", "seed": 0}}')
+    write_shard(run.shard_dir("prompts"), "prompts", [of_world])
+    with pytest.raises(UserError, match=r"2 of 6 videos of"):
+        plan_score(run, own)
+    run_score(run, dataclasses.replace(own, any_footage=True, limit=1))
+    models = {row["geometry_model"] for row in scores(run).values()}
+    assert all(name.endswith(", on videos that may not be its own") for name in models)
+    # A network of one's own is taken at its word, and epipolar geometry needs none.
+    plan_score(run, settings(tiny_geometry))
+    plan_score(run, ScoreSettings(reward=RewardSettings(reward="epipolar"), workers=0))
+
+
 def test_a_reward_without_geometry_scores_without_one(run: Run) -> None:
     wanted = ScoreSettings(reward=RewardSettings(reward="epipolar", geometry="vggt", options={"frames": 3}))
     plan, summary = run_score(run, wanted)
