@@ -19,6 +19,7 @@ def begin_sampling(run: Path, chosen: Mapping[str, Any], *, beside: int = 0) -> 
     is wrong with the model or the prompts is left to the plan to say. Raises UserError for options of
     workers.
     """
+    from pipeline.components import require_components
     from pipeline.models import PACKAGED, resolve_model
     from pipeline.sampling.samplers import sampler_module
     from storage.errors import UserError
@@ -28,7 +29,9 @@ def begin_sampling(run: Path, chosen: Mapping[str, Any], *, beside: int = 0) -> 
     if not here or _holds(run, "candidates") or (prompts is not None and not Path(prompts).is_file()):
         return
     try:
-        module = sampler_module(resolve_model(model, chosen["revision"]))
+        found = resolve_model(model, chosen["revision"])
+        require_components(found)
+        module = sampler_module(found)
     except UserError:
         return
     _begin(chosen, module, beside)

@@ -145,8 +145,13 @@ def command(
 def _train(
     run: Run, config: TrainConfig, preset: Preset, where: Where, progress: Any, first: bool
 ) -> TrainResult:
+    from pipeline.telling import tell, tell_import
     from storage.hub.provenance import pair_provenance
+
+    tell_import("torch", "diffusers", "peft")
     from trainer.loop import train
+
+    tell("loading weights")
 
     return train(
         config,

@@ -21,6 +21,7 @@ from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
 from pipeline.scoring.settings import ScoreSettings
 from pipeline.scoring.tasks import ScoreTask
+from pipeline.telling import tell, tell_import
 from storage.errors import UserError
 from storage.run import Run
 from storage.sql.views import scored_ids
@@ -152,6 +153,7 @@ def _count(stream: _Stream, counters: dict[str, OutcomeCounter], progress: Progr
 def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
     if not plan.tasks and not arrivals.complete():
         return
+    tell_import("torch")
     stages = sample_stage(run, settings.sample, plan), score_stage(run, settings.score)
     if settings.sample.workers:
         yield from _on_ray(settings, stages, plan, arrivals)
@@ -162,6 +164,7 @@ def _stream(run: Run, settings: FlowSettings, plan: SamplePlan, arrivals: _Arriv
 def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arrivals: _Arrivals) -> _Stream:
     sampling, scoring = stages
     ready = arrivals.complete()
+    tell("loading weights")
     if plan.tasks:
         sampling.setup()
     scoring.setup()
@@ -194,6 +197,7 @@ def _on_ray(
         deferred_sigterm() as termination,
     ):
         sampling = Pool(warm_actors, stages[0], sample)
+        tell("loading weights in the workers")
         scoring = Pool(warm_actors, stages[1], replace(score, min_workers=0))
         sampling.feed(plan.tasks)
         sampling.close()

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -35,8 +36,15 @@ def cached_file(name: str, revision: str | None, file: str) -> Path | None:
 
 def content_revision(path: Path) -> str:
     """The revision of a local file of weights: the start of its SHA-256."""
+    # Several checks of one command ask for it, and weights are gigabytes.
+    about = path.stat()
+    return _digest(path, about.st_size, about.st_mtime_ns)[:32]
+
+
+@lru_cache(maxsize=16)
+def _digest(path: Path, _size: int, _changed: int) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:32]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def recorded_name(folder: Path) -> str:

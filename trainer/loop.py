@@ -47,7 +47,14 @@ from trainer.metrics import MetricsLog, recent_means
 from trainer.processes import Interrupted, StopRequest, agreed, distribute, stop_requests
 from trainer.reference import compute_ahead, reference_key
 from trainer.saved import TrainResult, fixed_of, require_same_config
-from trainer.setup import cpu_threads, load_adapted, make_optimizer, timestep_range, write_plan
+from trainer.setup import (
+    cpu_threads,
+    load_adapted,
+    make_optimizer,
+    require_optimizer,
+    timestep_range,
+    write_plan,
+)
 from trainer.step import OptimizerStep, PairForward
 from trainer.validation import OnSample, look, make_checks, validation_pairs
 
@@ -98,6 +105,7 @@ class Trainer:
         on_sample: OnSample | None = None,
     ) -> None:
         self.config = config
+        require_optimizer(config)
         # Videos of a large model take minutes, in which the other processes wait.
         patience = [InitProcessGroupKwargs(timeout=_SAMPLING)] if config.sample_every else []
         self.accelerator = Accelerator(

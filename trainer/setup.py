@@ -198,19 +198,28 @@ def load_adapted(config: TrainConfig, loader: PairLoader, device: torch.device) 
     return family, plan
 
 
+def require_optimizer(config: TrainConfig) -> None:
+    """Raise UserError, before weights are loaded, when the optimiser needs what is not installed."""
+    if config.optimizer != "adamw":
+        _eight_bit()
+
+
 def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW, or its 8-bit form. Raises UserError when bitsandbytes is missing."""
     options: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(parameters, **options)
+    made: torch.optim.Optimizer = _eight_bit().AdamW8bit(parameters, **options)
+    return made
+
+
+def _eight_bit() -> Any:
     try:
-        optim = import_module("bitsandbytes.optim")
+        return import_module("bitsandbytes.optim")
     except ImportError as error:
         raise UserError(
             f"optimizer adamw8bit needs bitsandbytes ({error}): pip install bitsandbytes, or take adamw"
         ) from error
-    made: torch.optim.Optimizer = optim.AdamW8bit(parameters, **options)
-    return made
 
 
 def timestep_range(config: TrainConfig, family: Family) -> tuple[int, int]:

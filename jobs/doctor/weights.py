@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from jobs.doctor.finding import GIB, Finding, Needs
+from pipeline.components import missing_files
 from pipeline.models import PACKAGED
 from rewards.errors import RewardError
 
 _INDEX = "model_index.json"
-# Components of a diffusers pipeline that have no weights, by a word in their name.
-_WEIGHTLESS = ("scheduler", "tokenizer", "processor", "extractor")
 _COGVIDEOX = "CogVideoX licence (commercial use after registration)"
 
 
@@ -100,37 +97,9 @@ def _cached_snapshot(name: str, revision: str | None = None) -> Path | None:
         return None
 
 
-def _missing_files(folder: Path) -> list[str]:
-    """What a diffusers folder lacks of what its indices name; a link to nothing counts as missing."""
-    index = _read(folder / _INDEX)
-    if index is None:
-        return [_INDEX]
-    missing: list[str] = []
-    for component, entry in index.items():
-        if not isinstance(entry, list) or not all(entry):
-            continue
-        if not any(word in component for word in _WEIGHTLESS):
-            missing += [f"{component}/{file}" for file in _missing_weights(folder / component)]
-        elif not any(path.is_file() for path in (folder / component).glob("*.json")):
-            missing.append(f"{component}/")
-    return missing
-
-
-def _missing_weights(folder: Path) -> list[str]:
-    for path in sorted(folder.glob("*.safetensors.index.json")):
-        index = _read(path)
-        files = sorted(set(index["weight_map"].values())) if index and "weight_map" in index else [path.name]
-        lost = [file for file in files if not (folder / file).is_file()]
-        if not lost and (folder / "config.json").is_file():
-            return []
-        return lost or ["config.json"]
-    whole = any(path.is_file() for path in folder.glob("*.safetensors"))
-    return [] if whole and (folder / "config.json").is_file() else ["*.safetensors"]
-
-
 def _packaged(name: str) -> Finding:
     folder = PACKAGED[name]
-    lost = _missing_files(folder)
+    lost = missing_files(folder)
     if not lost:
         detail = f"{_bytes(folder) / 2**20:.0f} MiB in the repository, Apache-2.0"
         return Finding(name=f"model {name}", state="ok", detail=detail)
@@ -147,7 +116,7 @@ def _from_hub(name: str, required: bool) -> Finding:
     known = PUBLISHED.get(name)
     about = f"{known}" if known else "size and licence: see its page of the Hub"
     folder = _cached_snapshot(name)
-    lost = [] if folder is None else _missing_files(folder)
+    lost = [] if folder is None else missing_files(folder)
     if folder is not None and not lost:
         licence = f", {known.license}" if known else ""
         detail = f"{_bytes(folder) / GIB:.1f} GiB at {folder}{licence}"
@@ -170,11 +139,3 @@ def _listed(files: list[str]) -> str:
 def _bytes(folder: Path) -> int:
     paths = (Path(root) / file for root, _, files in os.walk(folder) for file in files)
     return sum(path.stat().st_size for path in paths if path.is_file())
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -89,8 +91,13 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run it; errors of settings are put in the words of the command line."""
+        from pipeline.telling import told_to
+
+        # As with the bar of progress: what nobody watches is not told.
+        watched = sys.stderr.isatty() and not ctx.params.get("as_json")
         try:
-            return super().invoke(ctx)
+            with told_to(_show) if watched else nullcontext():
+                return super().invoke(ctx)
         except (UserError, RewardError) as error:
             error.args = (self.with_flags(str(error.args[0])), *error.args[1:])
             raise
@@ -105,6 +112,10 @@ class Command(click.Command):
             return flags[name] if sure and name in flags else found[0]
 
         return _FIELD.sub(said, message)
+
+
+def _show(what: str) -> None:
+    click.echo(f"{what} ...", err=True)
 
 
 def _help_all(ctx: click.Context, _option: click.Parameter, given: bool) -> None:

@@ -17,6 +17,7 @@ from pipeline.engine.ray_pool import Pool
 from pipeline.engine.stage import Stage, Task, TaskOutcome
 from pipeline.engine.warm import warm_actors_for
 from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.telling import tell
 
 
 class Termination:
@@ -81,6 +82,7 @@ class RayRunner:
             return
         places = min(self.settings.workers, len(waiting))
         with warm_actors_for(self.settings, places) as warm_actors, deferred_sigterm() as termination:
+            tell("loading weights in the workers")
             pool = Pool(warm_actors, stage, self.settings)
             pool.feed(waiting)
             pool.close()

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from pipeline.engine.stage import DISK, ERROR, Progress, Stage, Task, TaskOutcome, attempt, settle_threads
 from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.telling import tell
 from storage.errors import UserError
 from storage.run import Run
 from storage.tables.records import Reject
@@ -44,6 +45,7 @@ class InProcessRunner:
 
     def run(self, stage: Stage[Any], tasks: Iterable[Task]) -> Generator[TaskOutcome, None, None]:
         """Set the stage up once and do the tasks in order."""
+        tell("loading weights")
         stage.setup()
         settle_threads(stage.resources.gpus)
         for task in tasks:

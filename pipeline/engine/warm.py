@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pipeline.telling import tell
+
 if TYPE_CHECKING:
     from pipeline.engine.warm_actors import WarmActors
     from pipeline.engine.worker_settings import WorkerSettings
@@ -92,6 +94,7 @@ def head_start(settings: WorkerSettings, places: int, modules: Sequence[str]) ->
     """
     idle = _kept.warm_actors is None and _kept.starting is None
     if _kept.blocks and idle and settings.workers and settings.ray_address is None:
+        tell("starting Ray")
         _kept.starting = _Start(settings, places, modules)
 
 
@@ -110,6 +113,8 @@ def warm_actors_for(settings: WorkerSettings, places: int) -> Iterator[WarmActor
     """
     from pipeline.engine.ray_session import open_warm_actors
 
+    if _kept.warm_actors is None and _kept.starting is None:
+        tell("starting Ray" if settings.ray_address is None else "connecting to Ray")
     warm_actors = _kept.take()
     if warm_actors is not None and not warm_actors.fits(settings, places):
         warm_actors.close()

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_dif
 from pipeline.evaluation.contact_sheet import Strip, shows, write_contact_sheet
 from pipeline.evaluation.judges.judge import JudgeChoice
 from pipeline.evaluation.judges.world import true_clip, world_prompt
-from pipeline.evaluation.panel import Panel, header_of, run_judge, true_clips, truth_means
+from pipeline.evaluation.panel import Panel, header_of, require_judge, run_judge, true_clips, truth_means
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
 from pipeline.models import resolve_adapter, resolve_model
+from pipeline.requirements import require_all
 from pipeline.sampling.prompt_length import tell_long_prompts
 from pipeline.sampling.sample import plan_sample, run_sample
 from pipeline.sampling.settings import SampleSettings
@@ -65,6 +67,14 @@ class EvaluateSettings:
         return {BASE: self.sample.with_adapter(None)} | {
             one.label: self.sample.with_adapter(one.path, one.weight) for one in self.adapters
         }
+
+    def require_weights(self) -> None:
+        """Raise, before anything is sampled, an error that names all weights that are missing."""
+        require_all(
+            lambda: resolve_model(self.sample.model, self.sample.revision),
+            self.score.reward.describe,
+            *(partial(require_judge, choice) for choice in self.judges),
+        )
 
     def panel(self, prompts: Sequence[Prompt]) -> Panel:
         """Who judges clips of these prompts."""
@@ -110,6 +120,7 @@ def run_evaluate(
     Raises UserError for bad input, and when sampling or scoring left nothing to compare, RewardError for a
     judge whose weights are missing.
     """
+    settings.require_weights()
     path = run.path / "eval" / settings.name
     there = Run.open(path) if (path / RUN_FILE).exists() else None
     if there is not None:

@@ -117,6 +117,14 @@ class Panel:
         return {judge.name: judge.version for judge in self.judges}
 
 
+def require_judge(choice: JudgeChoice) -> None:
+    """Raise RewardError when the weights of a judge are missing."""
+    if choice.is_geometry:
+        _geometry(choice, 2)
+    elif choice.name != NO_JUDGE:
+        JUDGES[choice.name].make(choice.model)
+
+
 def _geometry(choice: JudgeChoice, frames: int) -> GeometryJudge:
     try:
         return GeometryJudge(choice.name, choice.model, frames)

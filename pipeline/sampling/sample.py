@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.components import require_components
 from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
@@ -17,6 +18,7 @@ from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
 from pipeline.sampling.tasks import SampleTask
 from pipeline.sampling.world_prompts import prompts_of_world
+from pipeline.telling import tell_import
 from storage.errors import UserError
 from storage.media.pictures import write_image
 from storage.media.video import is_whole
@@ -125,6 +127,8 @@ def run_sample(
             before_work()
         if not plan.tasks:
             return Summary(wanted=plan.wanted, present=plan.wanted)
+        require_components(plan.model)
+        tell_import("torch")
         stage = sample_stage(run, settings, plan)
         runner = make_runner(settings)
         return execute(

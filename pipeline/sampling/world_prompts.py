@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.sampling.prompts import PromptItem, world_items
+from pipeline.telling import tell_import
 from pipeline.world.clips import SPLITS, is_sentence, world_keys
 from storage.errors import UserError
 from storage.media.pictures import read_image
@@ -27,8 +28,11 @@ def prompts_of_world(run: Run | None, split: str, count: int) -> Iterator[Prompt
         metadata = {"world": {"scene_id": scene_id, "move": move, "seed": seed}}
         row = held.get(canonical_json(metadata))
         item = None if run is None or row is None else _held(run, row, move, metadata)
+        if item is None:
+            tell_import("torch")
         yield item or next(world_items(split, 1, position))
     if not held:
+        tell_import("torch")
         yield from world_items(split, count)
 
 

@@ -14,6 +14,7 @@ from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.scoring.settings import ScoreSettings
 from pipeline.scoring.tasks import ScoreTask
+from pipeline.telling import tell_import
 from rewards.geometry.reconstruction import GeometryInfo
 from storage.errors import UserError
 from storage.run import Run
@@ -59,6 +60,7 @@ def run_score(
             before_work(plan)
         if not plan.tasks:
             return plan, Summary(wanted=plan.wanted, present=plan.wanted)
+        tell_import("torch")
         stage = score_stage(run, settings)
         runner = make_runner(settings)
         summary = execute(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.engine.worker_settings import WorkerSettings
+from pipeline.requirements import require_all
 from rewards.errors import RewardError
 from rewards.geometry.backends import BACKENDS, describe_backend, load_backend
 from rewards.table import REWARDS, Reward, load_reward, reward_version
@@ -131,17 +132,21 @@ class RewardSettings:
     def describe(self) -> tuple[str, GeometryInfo | None]:
         """The version that scores will carry, and the geometry model behind it, without loading a network.
 
-        Raises RewardError when weights are missing.
+        Raises RewardError when weights are missing, UserError naming all when several are.
         """
         from rewards.measures.backbones import require_backbone
 
         options = self.reward_options()
-        require_backbone(getattr(options, "perceptual", "none"), self.perceptual_weights)
-        geometry = None
-        if REWARDS[self.reward].needs_geometry:
-            geometry = describe_backend(
-                self.geometry, model=self.geometry_model, revision=self.geometry_revision
-            )
+        found: list[GeometryInfo] = []
+
+        def describe_geometry() -> None:
+            if REWARDS[self.reward].needs_geometry:
+                model, revision = self.geometry_model, self.geometry_revision
+                found.append(describe_backend(self.geometry, model=model, revision=revision))
+
+        perceptual = getattr(options, "perceptual", "none")
+        require_all(lambda: require_backbone(perceptual, self.perceptual_weights), describe_geometry)
+        geometry = found[0] if found else None
         return reward_version(self.reward, options, geometry), geometry
 
 
