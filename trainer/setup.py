@@ -146,8 +146,8 @@ class Estimate:
         ahead = f"\nahead: {self.reference_flops:.3g} FLOP for the reference" if self.reference_flops else ""
         return (
             f"{self.pairs} pairs, {self.steps} steps, {self.epochs:.3g} epochs\n"
-            f"{self.parameters:,} parameters, {self.trainable:,} trained "
-            f"({self.trainable / self.parameters:.2%}), {self.tokens:,} tokens a sample\n"
+            f"{self.parameters:,} parameters of the model, {self.trainable:,} of the adapter, which is "
+            f"trained; {self.tokens:,} tokens a sample\n"
             f"step: {self.flops_per_step:.3g} FLOP, {self.peak_bytes / gib:.2f} GiB at the peak, of it "
             f"{self.weights_bytes / gib:.2f} weights ({self.free_bytes / gib:.2f} free here)\n"
             f"{how}, gradient checkpointing {again}{ahead}"

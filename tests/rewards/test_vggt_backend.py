@@ -107,7 +107,7 @@ def test_a_published_config_is_read(folder: Path) -> None:
 
 
 def test_weights_that_are_not_here_name_the_command_and_the_licence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewards.hub.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(
         RewardError, match=r"licence: CC-BY-NC-4\.0\); fetch them with: hf download facebook/VGGT-1B"
     ):
@@ -147,7 +147,7 @@ def test_truncated_weights_are_named(folder: Path) -> None:
 
 
 def test_the_gated_variant_says_how_to_get_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewards.hub.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     with pytest.raises(RewardError, match=r"Commercial .*gated.* accept its terms .*`hf auth login`, then"):
         describe_backend("vggt", model="facebook/VGGT-1B-Commercial", revision=None)
 
