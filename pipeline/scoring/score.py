@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
+from pipeline.models import WORLD
 from pipeline.scoring.settings import ScoreSettings
 from pipeline.scoring.tasks import ScoreTask
 from pipeline.telling import tell_import
@@ -107,8 +108,9 @@ def _require_clips_of_the_world(run: Run) -> None:
     """Raise UserError where a network that has seen nothing but the world's rooms would judge others."""
     prompts = run.rows("prompts", ["prompt_id", "metadata"]).to_pylist()
     of_world = {row["prompt_id"] for row in prompts if "world" in json.loads(row["metadata"] or "{}")}
-    named = run.rows("candidates", ["prompt_id"])["prompt_id"].to_pylist()
-    foreign = sum(prompt_id not in of_world for prompt_id in named)
+    named = run.rows("candidates", ["prompt_id", "model"]).to_pylist()
+    # Its model draws the world whatever it is asked for.
+    foreign = sum(row["model"] != WORLD and row["prompt_id"] not in of_world for row in named)
     if foreign:
         raise UserError(
             f"{foreign:,} of {len(named):,} videos of {run.path} are not of the embedded world, and its "

@@ -15,6 +15,7 @@ from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.media.video import write_video
 from storage.run import Run
+from storage.tables.records import Candidate
 from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt
 
@@ -189,7 +190,12 @@ def test_a_missing_backbone_is_named_before_any_work(run: Run, tiny_geometry: Pa
 
 
 def test_the_worlds_geometry_knows_the_worlds_clips_alone(run: Run, tiny_geometry: Path) -> None:
+    rows = [Candidate(**row | {"model": "film"}) for row in run.rows("candidates").to_pylist()]
     own = ScoreSettings(reward=RewardSettings(reward="reprojection", options={"frames": 3}), workers=0)
+    plan_score(run, own)  # of the world's own model
+    for path in run.shard_dir("candidates").glob("*.parquet"):
+        path.unlink()
+    write_shard(run.shard_dir("candidates"), "candidates", rows)
     with pytest.raises(UserError, match=r"6 of 6 videos of .* are not of the embedded world.*`any_footage`"):
         run_score(run, own)
     assert not scores(run)
