@@ -132,8 +132,7 @@ def clip_of(
     wanted = set(numbers)
     made: dict[int, NDArray[np.uint8]] = {}
     count = 0
-    # What is wrong with a packet that is not shown is no matter, if it is told from those that are.
-    with opened(path, limits.max_pixels, threads=not facts.leads) as (container, stream):
+    with opened(path, limits.max_pixels) as (container, stream):
         for frame in _shown(container, stream, facts):
             if count >= facts.frames:
                 raise _not_as_said(f"more than {facts.frames} frames decode")

@@ -49,7 +49,7 @@ _TS_PACKETS = {0: 188, 4: 192}
 
 
 @contextmanager
-def opened(path: Path, max_pixels: int, *, threads: bool = True, **options: str) -> Iterator[tuple[Any, Any]]:
+def opened(path: Path, max_pixels: int, **options: str) -> Iterator[tuple[Any, Any]]:
     """The container and its moving picture, to be read once; whatever is wrong is raised as Refused."""
     import av
     from av.error import FFmpegError
@@ -62,10 +62,11 @@ def opened(path: Path, max_pixels: int, *, threads: bool = True, **options: str)
             if context is None or context.name not in _CODECS:
                 name = "an unknown codec" if context is None else context.name
                 raise Refused("codec", f"is coded as {name}: convert it, to h264 for one")
-            # What a decoder finds wrong is an error, where it would paint over it; threads that share a frame
-            # keep what they find to themselves. `max_pixels` is its own bound, of whole blocks: a frame
-            # far larger than announced is refused before it is made.
-            context.thread_type = "FRAME" if threads else "NONE"
+            # What a decoder finds wrong is an error, where it would paint over it, and is told of its packet:
+            # threads that share a frame keep it to themselves, those that share a video tell it late (and are
+            # no faster on two cores). `max_pixels` is its own bound, of whole blocks: a frame far larger than
+            # announced is refused before it is made.
+            context.thread_type = "NONE"
             context.options = {"max_pixels": str(2 * max_pixels + 2**16), "err_detect": "explode"}
             yield container, stream
     except Refused:

@@ -107,8 +107,7 @@ class VideoFacts:
 
 def inspect_video(path: Path, limits: VideoLimits) -> VideoFacts:
     """What a video is, from its packets and its first frame. Raises Refused for what is not taken in."""
-    # By one thread, so that what is wrong with a packet is told of that packet.
-    with opened(path, limits.max_pixels, threads=False) as (container, stream):
+    with opened(path, limits.max_pixels) as (container, stream):
         _require_pixels(stream.height, stream.width, limits)
         if stream.metadata.get("alpha_mode") == "1":  # a second picture, which the decoder passes over
             raise Refused("transparent", "is transparent in parts: put it on a ground")
