@@ -124,7 +124,7 @@ def inspect_video(path: Path, limits: VideoLimits) -> VideoFacts:
             raise Refused(
                 "unreadable", "begins between key frames, so that its start is missing: cut it at one"
             )
-        require_end(path, container, stream, times, packets)
+        require_end(path, name, container, stream, times, packets)
         if len(times) == 1:
             raise Refused("not-a-video", "has one frame: leave it out, or give it as a first frame")
         fps, even = _rate(times, stream)

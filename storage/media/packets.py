@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from storage.media.containers import container_of
 from storage.media.external_files import Refused
 
 _MOST_HIDDEN = 4096
@@ -28,11 +27,12 @@ class Packets:
     first: Any = None
 
 
-def require_end(path: Path, container: Any, stream: Any, times: list[float], packets: Packets) -> None:
+def require_end(
+    path: Path, kind: str, container: Any, stream: Any, times: list[float], packets: Packets
+) -> None:
     """Refuse a file that ends before its header says, where its format says so of the picture."""
     import av
 
-    kind = container_of(path)
     step = times[-1] / (len(times) - 1) if len(times) > 1 else 0.0
     if kind == "gif" and path.read_bytes().rstrip(b"\0")[-1:] != b";":
         raise Refused("unreadable", "is truncated: a GIF ends in a semicolon; get it again")

@@ -55,8 +55,6 @@ def test_what_an_edit_list_hides_is_not_taken_in(run: Run, tmp_path: Path) -> No
 def test_the_moving_picture_is_taken_and_no_cover(
     run: Run, tmp_path: Path, cover: Any, container: str
 ) -> None:
-    if (cover, container) == ("attached", "mov"):
-        pytest.skip("this container has no attached pictures")
     made = Made(cover=cover, container=container)
     make(tmp_path / "v" / "a hall" / "1.mp4", made)
     row, frames = taken_in(run, tmp_path / "v")
