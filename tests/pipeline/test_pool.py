@@ -79,13 +79,16 @@ def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return left
 
 
-def test_workers_that_ray_cancels_by_mistake_are_asked_for_again(
-    pool: Pool, cancelled: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_ray_cancels_by_mistake_are_asked_for_again(pool: Pool, cancelled: list[int]) -> None:
     cancelled[0] = 5
     assert work(pool, "a", "b") == ["a", "b"]
     assert cancelled == [0]
+
+
+def test_a_ray_that_cancels_every_worker_is_given_up(
+    pool: Pool, cancelled: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(ray_pool, "_MAX_CANCELLED_SECONDS", 0.0)
     cancelled[0] = 10**6
     with pytest.raises(UserError, match=r"Ray has cancelled every worker of toy"):
-        work(pool, *"cdefgh")
+        work(pool, "a", "b")

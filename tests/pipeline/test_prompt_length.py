@@ -200,7 +200,9 @@ def test_encoding_them_says_nothing_more(tmp_path: Path, caplog: pytest.LogCaptu
     finally:
         for library in libraries:
             library.removeHandler(caplog.handler)
-    assert ["Token indices" in one or "truncated" in one for one in caplog.messages] == [True, True]
+    # One that propagates comes twice: through the root's handler as well.
+    assert {one.split()[0] for one in caplog.messages} == {"Token", "The"}
+    assert any("truncated" in one for one in caplog.messages)
 
 
 def test_a_dry_run_lists_them(tiny_model: Path, two_long: Path, tmp_path: Path) -> None:

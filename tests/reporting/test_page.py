@@ -26,6 +26,8 @@ def shown_frame(picture: Image.Image, channel: int) -> int:
 
 def both_frames(opened: Opened) -> tuple[int, int]:
     """The frames that winner and loser show in one picture of the page."""
+    # A busy compositor may show what was drawn on one canvas a frame before the other's.
+    opened.page.evaluate("() => new Promise((r) => requestAnimationFrame(() => requestAnimationFrame(r)))")
     whole = Image.open(io.BytesIO(opened.page.screenshot()))
     frames = []
     for kind, channel in (("winner", WINNER), ("loser", LOSER)):
