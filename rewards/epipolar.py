@@ -11,25 +11,25 @@ Shape legend: T frames of the clip, K frames that are used, N matches.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rewards.geometry.reconstruction import GeometryBackend, check_frames, select_frames
+from rewards.frame_reward import FrameReward
 from rewards.matching.epipolar_geometry import estimate_fundamental, sampson_distance
 from rewards.matching.matches import Matcher, Matches
 from rewards.matching.matching import load_matcher
 from rewards.options import EpipolarOptions
-from rewards.scoring import RewardResult, unusable, with_picture
+from rewards.scoring import RewardResult
 from rewards.versions import options_version
 
 _FEW, _STILL, _NO_MATRIX = "too few matches", "no motion", "no fundamental matrix"
 
 
-class EpipolarReward:
+class EpipolarReward(FrameReward):
     """value = -(mean Sampson distance in pixels over the pairs of frames that can be measured).
 
     Other sizes of video give other pixels: values compare between clips of one size. Raises RewardError when
@@ -37,18 +37,10 @@ class EpipolarReward:
     """
 
     name = "epipolar"
-    geometry: GeometryBackend | None = None
+    options: EpipolarOptions
 
-    def __init__(
-        self,
-        *,
-        geometry: GeometryBackend | None = None,
-        options: EpipolarOptions,
-        version: str,
-        perceptual_weights: Path | None = None,
-        device: str = "cpu",
-    ) -> None:
-        self.options = options
+    def __init__(self, *, options: EpipolarOptions, version: str, device: str = "cpu", **others: Any) -> None:
+        super().__init__(options=options, version=version, device=device, **others)
         self._matcher = load_matcher(
             options.matcher,
             ratio=options.ratio,
@@ -60,27 +52,13 @@ class EpipolarReward:
         named = {**asdict(options), "matcher_weights": self._matcher.version}
         self.version = options_version(version, named, None)
 
-    def score(self, frames_THW3: Tensor) -> RewardResult:
-        """Score float frames in [0,1]."""
-        check_frames(frames_THW3)
-        index = select_frames(frames_THW3.shape[0], self.options.frames)
-        frames_KHW3 = frames_THW3[index].float().cpu()
-        reason = unusable(frames_KHW3)
-        result = (
-            RewardResult(value=None, reason=reason)
-            if reason
-            else _epipolar_result(frames_KHW3, self.options, self._matcher)
-        )
-        return with_picture(result, frames_KHW3, index)
-
-    def score_many(self, clips: Sequence[Tensor]) -> list[RewardResult]:
-        """Score several clips, one after the other."""
-        return [self.score(clip) for clip in clips]
+    def judge(self, frames_KHW3: Tensor) -> RewardResult:
+        """The value of frames, or the reason why there is none; sampson and measured_pairs beside it."""
+        return _epipolar_result(frames_KHW3, self.options, self._matcher)
 
 
 @torch.no_grad()
 def _epipolar_result(frames_KHW3: Tensor, options: EpipolarOptions, matcher: Matcher) -> RewardResult:
-    """The value of frames, or the reason why there is none; sampson and measured_pairs beside it."""
     described = [matcher.describe(frame) for frame in frames_KHW3]
     chosen = frame_pairs(len(described), options.pairs)
     short_side = min(frames_KHW3.shape[1:3])

@@ -1,4 +1,4 @@
-"""The rewards by name. Adding one is a file with a class like `ReprojectionReward` and a line here.
+"""The rewards by name. A new one is a class like `ReprojectionReward` in a file, and a line here or a package.
 
 Rewards are imported when they are asked for; their options also for the help of the command line.
 """
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from rewards.errors import RewardError
+from rewards.extensions import Table
 from rewards.options import versioned
 from rewards.versions import SIFT, options_version
 
@@ -84,14 +85,17 @@ class RewardSpec:
 
 def _named(place: str) -> Any:
     module, _, name = place.partition(":")
-    return getattr(import_module(module), name)
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RewardError(f"{place} cannot be loaded ({error}): correct or install what it names") from error
 
 
 def _spec(version: str, reward: str, options: str, *, needs_geometry: bool = True) -> RewardSpec:
     return RewardSpec(version=version, reward=reward, options_class=options, needs_geometry=needs_geometry)
 
 
-REWARDS: dict[str, RewardSpec] = {
+_OWN: dict[str, RewardSpec] = {
     "reprojection": _spec("1", "rewards.scoring:ReprojectionReward", "rewards.options:ReprojectionOptions"),
     "combined": _spec("1", "rewards.combined:CombinedReward", "rewards.options:CombinedOptions"),
     "epipolar": _spec(
@@ -99,6 +103,15 @@ REWARDS: dict[str, RewardSpec] = {
     ),
     "random": _spec("1", "rewards.control:RandomReward", "rewards.options:ReprojectionOptions"),
 }
+REWARDS = Table("gpa.rewards", RewardSpec, _OWN)
+
+
+def find_reward(name: str) -> RewardSpec:
+    """The spec of a reward. Raises RewardError when there is no such reward."""
+    spec = REWARDS.get(name)
+    if spec is None:
+        raise RewardError(f"reward {name!r} does not exist; choose one of: {', '.join(REWARDS)}")
+    return spec
 
 
 def load_reward(
@@ -114,9 +127,7 @@ def load_reward(
     Raises RewardError when the name is unknown, a perceptual backbone is missing, or there is no geometry
     backend for a reward that needs one.
     """
-    spec = REWARDS.get(name)
-    if spec is None:
-        raise RewardError(f"reward '{name}' does not exist; choose one of: {', '.join(REWARDS)}")
+    spec = find_reward(name)
     if spec.needs_geometry and geometry is None:
         raise RewardError(f"reward '{name}' needs a geometry backend; load one with load_backend")
     return spec.constructor(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from jobs.settings.options import (
     run_argument,
 )
 from pipeline.scoring.settings import ScoreSettings
+from rewards.errors import RewardError
 from rewards.table import REWARDS
 
 if TYPE_CHECKING:
@@ -30,10 +32,27 @@ if TYPE_CHECKING:
     from rewards.rasterise.rasterisers import Choice
     from storage.run import Run
 
-# The options of all rewards: a reward brings its own by its line in the table.
-RewardOptions = union_of(
-    {name: spec.options for name, spec in REWARDS.items()}, apart_from=names_of(ScoreSettings)
-)
+
+_logger = logging.getLogger(__name__)
+
+
+def _options_of_rewards() -> type:
+    """The options of all rewards: each brings its own; a package that contradicts others is left out."""
+    of_packages = REWARDS.of_packages()
+    classes: dict[str, type] = {}
+    union: type = union_of({})
+    for name, spec in REWARDS.loadable():
+        try:
+            union = union_of(classes | {name: spec.options}, apart_from=names_of(ScoreSettings))
+            classes[name] = spec.options
+        except (RewardError, TypeError) as error:
+            if name not in of_packages:
+                raise
+            _logger.warning("reward %r has no options here (%s): mend or uninstall its package", name, error)
+    return union
+
+
+RewardOptions = _options_of_rewards()
 
 
 @click.command("score", cls=PresetCommand)

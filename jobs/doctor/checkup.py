@@ -25,6 +25,7 @@ def examine(where: Path, needs: Needs, named: Needs, run: Path | None = None) ->
         ("python", "software.python", (), True),
         ("packages", "software.packages", (), True),
         ("optional packages", "software.optional", (needs,), False),
+        ("extensions", "software.extensions", (), False),
         ("GPU", "machine.gpus", (needs,), gpu),
         ("memory", "machine.memory", (), True),
         ("CPU cores", "machine.cores", (), False),

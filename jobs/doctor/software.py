@@ -15,6 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from jobs.doctor.finding import Finding, Needs
+from rewards.extensions import GROUPS, declared, package_of
 from storage.tables.versions import DISTRIBUTION, git_revision, gpa_version
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -53,6 +54,16 @@ def python() -> Iterator[Finding]:
         yield Finding(name="python", state="problem", detail=version, remedy=remedy, required=True)
     where = git_revision() or "installed"
     yield Finding(name="gpa", state="ok", detail=f"{gpa_version() or 'unknown version'} ({where})")
+
+
+def extensions() -> Iterator[Finding]:
+    """What installed packages add to gpa; nothing of them is imported."""
+    added: dict[str, list[str]] = {}
+    for group, what in GROUPS.items():
+        for entry in declared(group):
+            added.setdefault(package_of(entry), []).append(f"{what} {entry.name}")
+    for package, lines in added.items():
+        yield Finding(name="extension", state="ok", detail=f"{package}: {', '.join(lines)}")
 
 
 def packages() -> Iterator[Finding]:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, TypeVar
 import click
 
 from jobs.settings.from_dataclass import OTHER, Setting
-from jobs.settings.presets import DEFAULT, Preset, find_preset, load_recipe, of_run, preset_names, preset_of
+from jobs.settings.presets import DEFAULT, PRESETS, Preset, find_preset, load_recipe, of_run, preset_of
 from rewards.errors import RewardError
 from storage.errors import UserError
 
@@ -184,7 +184,7 @@ class PresetCommand(Command):
 def preset_option(function: FunctionT) -> FunctionT:
     """The option that names the preset; PresetCommand has read it by then."""
     return a_preset(
-        f"Defaults for a model: a YAML file, or one of {', '.join(preset_names())}. "
+        f"Defaults for a model: a YAML file, or one of {', '.join(PRESETS)}. "
         f"[default: the run's, else {DEFAULT}]"
     )(function)
 

@@ -1,8 +1,9 @@
 """Presets fill the options of the commands, recipes change them; the command line overrides both.
 
 Both are layers of YAML: sections by command, options by name, and `extends`, the layer below. A preset is one
-that comes with gpa or a file; a recipe overrides options of the sections score, pair and train-dpo of any
-preset. Beside them a recipe has `about` and `presets` (the same sections for single presets, which are
+that comes with gpa, a file, or one of an installed package, whose entry point of group gpa.presets names the
+module beside which NAME.yaml lies; a recipe overrides options of the sections score, pair and train-dpo of
+any preset. Beside them a recipe has `about` and `presets` (the same sections for single presets, which are
 applied last). A run remembers the preset that it was made with.
 """
 
@@ -14,12 +15,15 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Final, TypeAlias
 
 import click
 import yaml
 
+from rewards.extensions import Table
 from storage.errors import UserError
 
 Sections: TypeAlias = dict[str, dict[str, Any]]
@@ -30,7 +34,10 @@ PRESET_SECTIONS: Final = ("sample", *SECTIONS, "evaluate")
 BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
 # Options that say where, and how a result is shown: nothing that a preset or a recipe could decide.
 NOT_SETTINGS: Final = frozenset({"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"})
-_PRESETS = Path(__file__).parent / "presets"
+# Those with an underscore are layers of others, and no presets.
+_LAYERS: Final = {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.yaml"))}
+_OWN: Final = {name: path for name, path in _LAYERS.items() if not name.startswith("_")}
+PRESETS: Final = Table[Path | ModuleType]("gpa.presets", ModuleType, _OWN)
 _RECIPES = Path(__file__).parent / "recipes"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
 _RECIPE_KEYS = frozenset({"about", "extends", "presets", *SECTIONS})
@@ -42,7 +49,7 @@ class Preset:
     """The options of every command for one model: `name` is as the user gave it, a file's is its path.
 
     `lineage` are the names by which recipes know it: its own, and for a file those it extends. `own` is
-    whether a file of the user's, or what a run remembers of one, made it.
+    whether a file of the user's or of a package, or what a run remembers of one, made it.
     """
 
     name: str
@@ -68,7 +75,7 @@ class Preset:
 
 def preset_names() -> list[str]:
     """The presets that come with gpa."""
-    return sorted(path.stem for path in _PRESETS.glob("[!_]*.yaml"))
+    return list(_OWN)
 
 
 def load_preset(named: str) -> Sections:
@@ -78,13 +85,12 @@ def load_preset(named: str) -> Sections:
 
 def find_preset(named: str) -> Preset:
     """A preset that comes with gpa by its name, or one of a file. Raises UserError for what is none."""
-    if named in preset_names():
+    if named in PRESETS and isinstance(PRESETS[named], Path):
         return Preset(name=named, sections=_resolved(named), lineage=(named,))
-    if Path(named).suffix not in (".yaml", ".yml"):
-        near = _nearest(named, preset_names())
+    if named not in PRESETS and not _names_a_file(named):
+        near = _nearest(named, PRESETS)
         raise UserError(
-            f"preset {named!r} does not exist; {near}choose one of: {', '.join(preset_names())}; or give a "
-            "YAML file"
+            f"preset {named!r} does not exist; {near}choose one of: {', '.join(PRESETS)}; or give a YAML file"
         )
     names = [name for name, _ in _chain(named, _preset_entry, "preset")]
     ships = [position for position, name in enumerate(names) if name in preset_names()]
@@ -140,29 +146,39 @@ def _resolved(named: str) -> Sections:
 
 @cache
 def _shipped_preset(name: str) -> dict[str, Any]:
-    return dict(yaml.safe_load((_PRESETS / f"{name}.yaml").read_text(encoding="utf-8")))
+    return dict(yaml.safe_load(_LAYERS[name].read_text(encoding="utf-8")))
 
 
 def _preset_entry(name: str) -> Mapping[str, Any] | None:
     """A layer of a preset; what a file extends may be another, relative to it."""
-    if (_PRESETS / f"{name}.yaml").is_file():
+    if name in _LAYERS:
         return _shipped_preset(name)
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
+    if name not in PRESETS and not _names_a_file(name):
         return None
+    path = _file_of(name)
     entry = _read(path, "a preset", "sections")
     _check_keys(str(path), entry, _PRESET_KEYS)
     below = str(entry.get("extends"))
-    if below not in preset_names() and Path(below).suffix not in (".yaml", ".yml"):
+    if below not in PRESETS and not _names_a_file(below):
         raise UserError(
             f"{path}: extends must be the preset or YAML file that this one changes, got {below!r}: "
-            f"{_nearest(below, preset_names())}there are {', '.join(preset_names())}"
+            f"{_nearest(below, PRESETS)}there are {', '.join(PRESETS)}"
         )
     sections = [section for section in PRESET_SECTIONS if section in entry]
     entry |= {section: _checked(f"{path}:", section, entry[section]) for section in sections}
-    if below not in preset_names():
+    if below not in PRESETS:
         entry["extends"] = os.path.normpath(path.parent / below)
     return entry
+
+
+def _names_a_file(named: str) -> bool:
+    return Path(named).suffix in (".yaml", ".yml")
+
+
+def _file_of(named: str) -> Path:
+    """Where a preset is written. Raises RewardError when it is one of a package that spoils it."""
+    found = PRESETS[named] if named in PRESETS else Path(named)
+    return found if isinstance(found, Path) else Path(str(files(found))) / f"{named}.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The samplers by pipeline class name. A new model family is one file here and one line in the table."""
+"""The samplers by pipeline class name. A new one is a file, and a line in the table or in a package."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from pipeline.models import AdapterRef, ModelRef, model_index
 from pipeline.sampling.sampler import Condition, Sample, Sampler
 from pipeline.sampling.settings import Execution, SamplerSettings
+from rewards.extensions import Table
 from storage.errors import UserError
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Sample",
     "Sampler",
     "SamplerSettings",
+    "SamplerSpec",
     "first_frame",
     "make_sampler",
     "sampler_module",
@@ -29,7 +31,7 @@ _PER_TOKEN = "expand_timesteps"
 
 
 @dataclass(frozen=True)
-class _SamplerSpec:
+class SamplerSpec:
     """Where a sampler is: imported by the worker that uses it, so that a driver starts without diffusers."""
 
     module: str
@@ -37,15 +39,16 @@ class _SamplerSpec:
     first_frame: FirstFrame
 
 
-SAMPLERS: dict[str, _SamplerSpec] = {
-    "CogVideoXImageToVideoPipeline": _SamplerSpec(
+_OWN: dict[str, SamplerSpec] = {
+    "CogVideoXImageToVideoPipeline": SamplerSpec(
         "pipeline.sampling.cogvideox", "CogVideoXImageToVideo", "required"
     ),
-    "CogVideoXPipeline": _SamplerSpec("pipeline.sampling.cogvideox", "CogVideoXTextToVideo", "unused"),
-    "WanImageToVideoPipeline": _SamplerSpec("pipeline.sampling.wan", "WanImageToVideo", "required"),
-    "WanPipeline": _SamplerSpec("pipeline.sampling.wan", "WanTextToVideo", "unused"),
-    f"WanPipeline {_PER_TOKEN}": _SamplerSpec("pipeline.sampling.wan", "WanTextOrImageToVideo", "optional"),
+    "CogVideoXPipeline": SamplerSpec("pipeline.sampling.cogvideox", "CogVideoXTextToVideo", "unused"),
+    "WanImageToVideoPipeline": SamplerSpec("pipeline.sampling.wan", "WanImageToVideo", "required"),
+    "WanPipeline": SamplerSpec("pipeline.sampling.wan", "WanTextToVideo", "unused"),
+    f"WanPipeline {_PER_TOKEN}": SamplerSpec("pipeline.sampling.wan", "WanTextOrImageToVideo", "optional"),
 }
+SAMPLERS = Table("gpa.samplers", SamplerSpec, _OWN)
 
 
 def first_frame(model: ModelRef) -> FirstFrame:
@@ -76,7 +79,7 @@ def make_sampler(
     return sampler
 
 
-def _spec(model: ModelRef) -> _SamplerSpec:
+def _spec(model: ModelRef) -> SamplerSpec:
     found = SAMPLERS.get(model.family)
     if found is None:
         known = ", ".join(sorted(name for name in SAMPLERS if " " not in name))

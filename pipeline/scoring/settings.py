@@ -11,7 +11,7 @@ from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.requirements import require_all
 from rewards.errors import RewardError
 from rewards.geometry.backends import BACKENDS, describe_backend, load_backend
-from rewards.table import REWARDS, Reward, load_reward, reward_version
+from rewards.table import REWARDS, Reward, find_reward, load_reward, reward_version
 from storage.errors import FieldError
 
 if TYPE_CHECKING:
@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 
 def option_names(reward: str) -> set[str]:
     """The options that a reward has. Raises RewardError when there is no such reward."""
-    spec = REWARDS.get(reward)
-    if spec is None:
-        raise RewardError(f"reward {reward!r} does not exist; choose one of: {', '.join(REWARDS)}")
-    return {one.name for one in dataclasses.fields(spec.options)}
+    return {one.name for one in dataclasses.fields(find_reward(reward).options)}
 
 
 @dataclass(frozen=True, kw_only=True)

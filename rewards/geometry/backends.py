@@ -1,4 +1,4 @@
-"""The geometry backends by name. Adding one is a file with a loader and a describer, and a line here."""
+"""The geometry backends by name. A new one is a file that loads and describes, and a line here or a package."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from rewards.errors import RewardError
+from rewards.extensions import Table
 
 if TYPE_CHECKING:
     from rewards.geometry.reconstruction import GeometryBackend, GeometryInfo
 
 
 @dataclass(frozen=True, kw_only=True)
-class _BackendSpec:
+class BackendSpec:
     """Where a backend is: a module with `load_backend`, and `describe` there or in a lighter one.
 
     Modules are imported when they are asked for: each brings libraries of its own.
@@ -34,14 +35,15 @@ class _BackendSpec:
         return describer(model=model, revision=revision)
 
 
-BACKENDS: dict[str, _BackendSpec] = {
-    "world": _BackendSpec(
+_OWN: dict[str, BackendSpec] = {
+    "world": BackendSpec(
         module="rewards.geometry.world.backend", description="rewards.geometry.world.weights"
     ),
-    "world-judge": _BackendSpec(module="rewards.geometry.world.judge"),
-    "vggt": _BackendSpec(module="rewards.geometry.vggt.backend"),
-    "depth-anything": _BackendSpec(module="rewards.geometry.depth_anything"),
+    "world-judge": BackendSpec(module="rewards.geometry.world.judge"),
+    "vggt": BackendSpec(module="rewards.geometry.vggt.backend"),
+    "depth-anything": BackendSpec(module="rewards.geometry.depth_anything"),
 }
+BACKENDS = Table("gpa.geometry", BackendSpec, _OWN)
 
 
 def load_backend(name: str, *, model: str | None, revision: str | None, device: str) -> GeometryBackend:
@@ -58,7 +60,7 @@ def describe_backend(name: str, *, model: str | None, revision: str | None) -> G
     return _spec(name).describe(model, revision)
 
 
-def _spec(name: str) -> _BackendSpec:
+def _spec(name: str) -> BackendSpec:
     spec = BACKENDS.get(name)
     if spec is None:
         raise RewardError(f"geometry backend '{name}' does not exist; choose one of: {', '.join(BACKENDS)}")

@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 
 from jobs.main import cli
 from pipeline.evaluation.adapters import TRUTH, NamedAdapter
-from pipeline.evaluation.judges.judge import JUDGES, JudgeSpec
+from pipeline.evaluation.judges import judge
+from pipeline.evaluation.judges.judge import JudgeSpec
 from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.models import resolve_adapter, resolve_model
 from rewards.measures.quality import sharpness
@@ -263,7 +264,7 @@ def test_prompts_of_no_world_have_no_truth(tmp_path: Path, adapters: list[Path])
 def test_a_judge_of_another_kind_has_a_row_and_needs_no_column(
     evaluated: tuple[Run, Run], words: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(JUDGES, "taste", JudgeSpec(module="tests.pipeline.toy_judge"))
+    monkeypatch.setitem(judge._OWN, "taste", JudgeSpec(module="tests.pipeline.toy_judge"))
     run, inner = evaluated
     done = gpa("evaluate", run.path, *words, "--judge", "world", "--judge", "taste", "--json")
     assert done.exit_code == 0, done.output

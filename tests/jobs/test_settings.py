@@ -22,6 +22,7 @@ from jobs.settings.options import recordable
 from jobs.train_dpo import Where
 from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.settings import ScoreSettings
+from rewards import table
 from rewards.table import REWARDS, RewardSpec
 from storage.errors import FieldError, UserError
 from storage.mining.rules import OF_CANDIDATES, OF_PAIRS, REMEDIES, PairRules, PairSettings
@@ -159,7 +160,7 @@ def gloss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[click.Com
         options_class="gloss_reward:GlossOptions",
         needs_geometry=False,
     )
-    monkeypatch.setitem(REWARDS, "gloss", spec)
+    monkeypatch.setitem(table._OWN, "gloss", spec)
     yield reload(jobs.data.score).command
     monkeypatch.undo()
     reload(jobs.data.score)

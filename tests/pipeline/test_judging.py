@@ -172,7 +172,7 @@ def test_the_model_of_a_judge_is_all_behind_the_first_sign() -> None:
 def test_a_judge_of_another_kind_sits_beside_the_geometry_of_the_preset(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setitem(judging.JUDGES, "taste", judging.JudgeSpec(module="tests.pipeline.toy_judge"))
+    monkeypatch.setitem(judging._OWN, "taste", judging.JudgeSpec(module="tests.pipeline.toy_judge"))
     assert [one.name for one in chosen_judges(["taste"], ["world"])] == ["world", "taste"]
     assert [one.name for one in chosen_judges(["taste", "none"], ["world"])] == ["taste", "none"]
     panel = Panel.of(chosen_judges(["taste=salt"], ["world"]), model="world", frames=9, world=False)

@@ -1,22 +1,25 @@
-"""Model families the trainer knows: one file and one line in the table each."""
+"""Model families the trainer knows: one file each, and one line in the table or in a package."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from rewards.extensions import Table
 from storage.errors import UserError
 from trainer.families.base import Condition, Family, FamilyLoader, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
 from trainer.families.wan import WanFamily
 
 # Transformer class, as model_index.json names it -> what knows how to train it.
-FAMILIES: dict[str, FamilyLoader] = {
+_OWN: dict[str, FamilyLoader] = {
     "CogVideoXTransformer3DModel": CogVideoXFamily.load,
     "WanTransformer3DModel": WanFamily.load,
 }
+FAMILIES: Table[FamilyLoader] = Table("gpa.families", Callable, _OWN)
 
 
 def load_family(model_dir: Path, dtype: torch.dtype, *, weights: bool = True) -> Family:
@@ -33,7 +36,7 @@ def load_family(model_dir: Path, dtype: torch.dtype, *, weights: bool = True) ->
             "holds model_index.json, transformer/ and scheduler/"
         ) from error
     name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-    if name not in FAMILIES:
+    if not isinstance(name, str) or name not in FAMILIES:
         raise UserError(
             f"the model in {model_dir} has a transformer of class {name}, which cannot be trained: "
             f"choose a model with one of {', '.join(sorted(FAMILIES))}"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rewards.extensions import Table
 from rewards.geometry.backends import BACKENDS
 from storage.errors import UserError
 
@@ -84,7 +85,8 @@ class JudgeSpec:
 
 
 # What `gpa evaluate --judge NAME[=MODEL]` can name beside the geometry backends.
-JUDGES: dict[str, JudgeSpec] = {"videoreward": JudgeSpec(module="pipeline.evaluation.judges.videoreward")}
+_OWN = {"videoreward": JudgeSpec(module="pipeline.evaluation.judges.videoreward")}
+JUDGES = Table("gpa.judges", JudgeSpec, _OWN)
 
 
 NO_JUDGE = "none"
