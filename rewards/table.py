@@ -1,4 +1,4 @@
-"""The rewards by name. A new one is a class like `ReprojectionReward` in a file, and a line here or a package.
+"""Rewards by name. A new one is a class like `ReprojectionReward` in a file, and a line here or a package.
 
 Rewards are imported when they are asked for; their options also for the help of the command line.
 """

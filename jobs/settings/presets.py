@@ -35,8 +35,8 @@ BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
 # Options that say where, and how a result is shown: nothing that a preset or a recipe could decide.
 NOT_SETTINGS: Final = frozenset({"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"})
 # Those with an underscore are layers of others, and no presets.
-_LAYERS: Final = {path.stem: path for path in sorted((Path(__file__).parent / "presets").glob("*.yaml"))}
-_OWN: Final = {name: path for name, path in _LAYERS.items() if not name.startswith("_")}
+_LAYERS: Final = {path.stem: path for path in (Path(__file__).parent / "presets").glob("*.yaml")}
+_OWN: Final = {name: _LAYERS[name] for name in sorted(_LAYERS) if not name.startswith("_")}
 PRESETS: Final = Table[Path | ModuleType]("gpa.presets", ModuleType, _OWN)
 _RECIPES = Path(__file__).parent / "recipes"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")

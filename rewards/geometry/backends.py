@@ -1,4 +1,4 @@
-"""The geometry backends by name. A new one is a file that loads and describes, and a line here or a package."""
+"""Geometry backends by name. A new one is a file that loads and describes, and a line here or a package."""
 
 from __future__ import annotations
 
