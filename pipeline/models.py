@@ -91,25 +91,35 @@ def model_index(model: ModelRef) -> dict[str, Any]:
 
 def resolve_adapter(path: Path, model: ModelRef) -> AdapterRef:
     """Find a LoRA folder and check that it is whole and was trained on this very model. Raises UserError."""
-    weights = path / _ADAPTER_WEIGHTS
-    if not weights.is_file():
-        raise UserError(
-            f"adapter {path} has no {_ADAPTER_WEIGHTS}: give the folder that `gpa train-dpo` wrote"
-        )
-    about = _read_json(path / "adapter.json", f"adapter {path}")
+    about = _adapter_note(path)
     base = (about.get("base_model"), about.get("base_revision"))
     if base != (model.name, model.revision):
         raise UserError(
             f"adapter {path} was trained on {base[0]} at {base[1]}, not on {model.name} at {model.revision}: "
             "use it with its own base model (`model`, `revision`)"
         )
-    with weights.open("rb") as file:
+    return AdapterRef(path=path.absolute(), id=adapter_id(path))
+
+
+def adapter_id(path: Path) -> str:
+    """What rows call the adapter of a LoRA folder. Raises UserError when the folder is not whole."""
+    note = _adapter_note(path)
+    with (path / _ADAPTER_WEIGHTS).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if about.get("sha256") != digest:
+    if note.get("sha256") != digest:
         raise UserError(
             f"adapter {path}: {_ADAPTER_WEIGHTS} is not the file that was exported: train it again"
         )
-    return AdapterRef(path=path.absolute(), id=content_id(digest))
+    return content_id(digest)
+
+
+def _adapter_note(path: Path) -> dict[str, Any]:
+    """What was written beside the weights of a LoRA folder. Raises UserError when one of both is missing."""
+    if not (path / _ADAPTER_WEIGHTS).is_file():
+        raise UserError(
+            f"adapter {path} has no {_ADAPTER_WEIGHTS}: give the folder that `gpa train-dpo` wrote"
+        )
+    return _read_json(path / "adapter.json", f"adapter {path}")
 
 
 def load_pipeline(

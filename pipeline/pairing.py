@@ -27,7 +27,8 @@ class PairResult:
 
     `changed` when its shards are not the old ones. `rows` are those that would be written, when none were.
     `applied` counts what a person decided, when that was asked for; `unmeasured` the candidates whose footage
-    was not measured when they were scored; `idle` the fields that bound what this reward does not measure.
+    was not measured when they were scored; `idle` the fields that bound what this reward does not measure;
+    `adapters` how many made the candidates that are ranked, the base counted as one.
     """
 
     funnel: list[FunnelStep]
@@ -39,6 +40,7 @@ class PairResult:
     applied: Applied | None = None
     unmeasured: int = 0
     idle: tuple[str, ...] = ()
+    adapters: int = 1
     rows: pa.Table | None = None
 
 
@@ -89,6 +91,7 @@ def run_pair(
             applied=mined.applied,
             unmeasured=mined.unmeasured,
             idle=mined.idle,
+            adapters=mined.adapters,
             rows=rows,
         )
 
@@ -135,7 +138,9 @@ def _is_of_pairing(path: Path) -> bool:
 def _why_none(run: Run, rules: PairRules, mined: Mining) -> str:
     if not mined.candidates:
         which = "candidates" if rules.split is None else f"candidates of split {rules.split}"
-        return f"no pair: {run.path} holds no {which}; run `gpa sample` or choose another `split`"
+        of = "" if rules.adapter is None else f" of adapter {rules.adapter}"
+        other = "`split`" if rules.adapter is None else "`adapter`"
+        return f"no pair: {run.path} holds no {which}{of}; run `gpa sample` or choose another {other}"
     losses = [step for step in mined.funnel if step.prompts_lost]
     worst = max(losses, key=lambda step: step.prompts_lost)
     said = ", ".join(f"{step.prompts_lost} to {step.rule}" for step in losses)

@@ -10,7 +10,7 @@ import click
 from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.from_dataclass import Setting, built, options_of
 from jobs.settings.options import dry_run_option, json_option, option, recordable, run_argument
-from storage.mining.rules import PairSettings
+from storage.mining.rules import BASE, PairSettings
 
 if TYPE_CHECKING:
     from pipeline.forecast.forecast import Forecast
@@ -80,7 +80,17 @@ def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
     """What the options of the command say of the pairs, and what ranking them may take."""
     from storage.sql.views import Limits
 
+    chosen = {**chosen, "adapter": _adapter_id(chosen.get("adapter"))}
     return built(PairSettings, chosen), Limits(memory=chosen["memory"], threads=chosen["threads"])
+
+
+def _adapter_id(named: str | None) -> str | None:
+    """The id that candidates have of an adapter; what is no folder is one itself."""
+    from pipeline.models import adapter_id
+
+    if named in (None, BASE, "all") or not Path(str(named)).is_dir():
+        return named
+    return adapter_id(Path(str(named)))
 
 
 def _print_json(result: PairResult, told: Forecast | None) -> None:
@@ -94,6 +104,7 @@ def _print_json(result: PairResult, told: Forecast | None) -> None:
         "funnel": steps,
         "unmeasured": result.unmeasured,
         "idle": list(result.idle),
+        "adapters": result.adapters,
     }
     if result.applied is not None:
         values["decisions"] = result.applied.as_dict()
@@ -120,6 +131,11 @@ def _print_table(result: PairResult, told: Forecast | None) -> None:
     if result.idle:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in result.idle)
         click.echo(f"no bound: {flags}, because no score of reward {result.rules.reward} has what they bound")
+    if result.adapters > 1:
+        click.echo(
+            f"candidates of {result.adapters} adapters (the base counts as one) rank together: --adapter "
+            "takes those of one"
+        )
     if result.applied is not None:
         click.echo(_by_hand(result.applied))
     if told is None:

@@ -140,7 +140,7 @@ class Mining:
     The funnel starts with ("sampled", 0, 0, candidates); the losses and what is left add up to that number.
     `largest_gap` is that of its pairs; None when there are none. `unmeasured` candidates were scored before
     footage was measured, and its rules pass over them. `idle` are the fields of rules that bound nothing: no
-    score has what they bound. `applied` counts what a person decided; None when nobody was asked.
+    score has what they bound. `adapters` made what is ranked, the base counted as one. `applied` counts what a person decided; None when nobody was asked.
     """
 
     connection: duckdb.DuckDBPyConnection
@@ -152,6 +152,7 @@ class Mining:
     largest_gap: float | None
     unmeasured: int
     idle: tuple[str, ...]
+    adapters: int
     applied: Applied | None
 
     def rows(self) -> pa.RecordBatchReader:
@@ -205,6 +206,7 @@ def mining(
             largest_gap=largest_gap,
             unmeasured=unmeasured,
             idle=_idle(connection, rules),
+            adapters=fetch(connection, sql.ADAPTERS)[0][0],
             applied=applied,
         )
 

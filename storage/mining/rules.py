@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 from storage.errors import FieldError
 from storage.tables.ids import SPLITS, Split
 
+# The candidates of a model without an adapter.
+BASE = "base"
 Strategy: TypeAlias = Literal["best-worst", "all", "top-k"]
 
 
@@ -46,7 +48,8 @@ class PairRules:
     first frame's detail, of its frames' coverage by other frames' points. A ratio bounds winner over loser
     from below: at 1 no winner moves less, or is softer, than its loser, so that this is not what the pairs
     teach. `max_motion_ratio` bounds the ratio of motions on both sides. `top_k` pairs each of the k best with
-    each of the k worst of a prompt, k at most half of them. `split` None takes all.
+    each of the k worst of a prompt, k at most half of them. `split` None takes all; `adapter` None takes the
+    candidates of all adapters and of the base, else it is an adapter's id, or `BASE`.
 
     Only candidates of one height, width, number of frames and frame rate (in whole frames a second) compare:
     where a prompt has several, each is ranked by itself. `max_cut` to `max_split_screen` bound what is no
@@ -188,6 +191,16 @@ class PairRules:
     )
     split: Split | None = field(
         default=None, metadata=_option("Prompts of this split only.", none="all", common=True)
+    )
+
+    adapter: str | None = field(
+        default=None,
+        metadata=_option(
+            "Only candidates of this adapter: its folder or id, or base for those of the model without one.",
+            none="all",
+            metavar="DIR",
+            later=True,
+        ),
     )
 
     def __post_init__(self) -> None:

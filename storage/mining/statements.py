@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from storage.mining.rules import (
+    BASE,
     CANDIDATE_RULES,
     COPIES,
     OF_CANDIDATES,
@@ -79,7 +80,7 @@ JUDGED = f"""
     WITH usable AS (
         SELECT s.candidate_id, s.value, s.reason, {_FINITE_MEASURES}
         FROM scores s JOIN rules r ON s.reward = r.reward AND s.reward_version = r.reward_version)
-    SELECT c.candidate_id, p.prompt, f.format, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
+    SELECT c.candidate_id, p.prompt, f.format, coalesce(c.adapter, '{BASE}') AS adapter, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
         CASE
             WHEN c.status <> 'ok' THEN {STEP["sampling-failed"]}
             WHEN s.candidate_id IS NULL THEN {STEP["not-scored"]}
@@ -94,13 +95,16 @@ JUDGED = f"""
         ON f.height = c.height AND f.width = c.width AND f.num_frames = c.num_frames AND f.rate = round(c.fps)
     LEFT JOIN numbered p ON p.prompt_id = c.prompt_id
     LEFT JOIN usable s ON s.candidate_id = c.candidate_id
-    WHERE p.prompt IS NULL OR r.split IS NULL OR p.split = r.split
+    WHERE (p.prompt IS NULL OR r.split IS NULL OR p.split = r.split)
+        AND (r.adapter IS NULL OR coalesce(c.adapter, '{BASE}') = r.adapter)
 """
 
 # Scored before footage was measured: there are always bars since, if of no width.
 UNMEASURED = f"""
     SELECT count(*) FROM judged WHERE bars IS NULL AND (step IS NULL OR step > {STEP["unscorable"]})
 """
+
+ADAPTERS = "SELECT count(DISTINCT adapter) FROM judged WHERE step IS NULL"
 
 ORPHANS = "SELECT count(*), min(candidate_id) FROM judged WHERE prompt IS NULL"
 

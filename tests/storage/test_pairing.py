@@ -49,6 +49,7 @@ class Item:
     height: int = 64
     fps: float = 8.0
     level: int | None = None
+    adapter: str | None = None
     id: str = ""
 
     @property
@@ -80,6 +81,7 @@ items = st.builds(
     height=st.sampled_from([64, 64, 64, 32]),
     fps=st.sampled_from([8.0, 8.0, 8.0, 7.992, 16.0]),
     level=st.sampled_from([None, 10, 12, 60, 200]),
+    adapter=st.sampled_from([None, None, "a1"]),
 )
 rule_sets = st.builds(
     PairRules,
@@ -101,11 +103,17 @@ rule_sets = st.builds(
     strategy=st.sampled_from(["best-worst", "all", "top-k"]),
     top_k=st.integers(1, 4),
     split=st.sampled_from([None, None, "train", "test"]),
+    adapter=st.sampled_from([None, None, None, "base", "a1"]),
 )
 
 
 def finite(number: float | None) -> bool:
     return number is not None and math.isfinite(number)
+
+
+def asked_for(item: Item, rules: PairRules) -> bool:
+    of_split = rules.split is None or split_of(f"scene-{item.prompt}") == rules.split
+    return of_split and (rules.adapter is None or (item.adapter or "base") == rules.adapter)
 
 
 def own_fault(item: Item, rules: PairRules) -> str | None:
@@ -192,7 +200,7 @@ def brute_force(everything: list[Item], rules: PairRules) -> Account:
     rules = that_bind(everything, rules)
     by_prompt: dict[str, list[Item]] = defaultdict(list)
     for item in everything:
-        if rules.split is None or split_of(f"scene-{item.prompt}") == rules.split:
+        if asked_for(item, rules):
             by_prompt[item.prompt].append(item)
     order = [*CANDIDATE_RULES, *PAIR_RULES]
     for name, group in by_prompt.items():
@@ -240,7 +248,8 @@ def stored(path: Path, everything: list[Item]) -> Run:
         # Ids out of step with the order of writing, so that ties are decided by id and by nothing else.
         item.id = hashlib.sha256(str(number).encode()).hexdigest()[:8]
         status = "failed" if item.failed else "ok"
-        candidates.append(candidate(item.id, item.prompt, status=status, height=item.height, fps=item.fps))
+        shape = {"height": item.height, "fps": item.fps, "adapter": item.adapter}
+        candidates.append(candidate(item.id, item.prompt, status=status, **shape))
         if item.scored:
             whole = score(item.id, -0.5, reward_version="v1")
             rows.append({name: getattr(whole, name) for name in TABLES["scores"].names})
@@ -304,7 +313,7 @@ def test_how_rows_lie_in_shards_does_not_matter(
 
 
 def check_funnel(mined: MinedPairs, expected: Account, everything: list[Item], rules: PairRules) -> None:
-    asked = [i for i in everything if rules.split is None or split_of(f"scene-{i.prompt}") == rules.split]
+    asked = [item for item in everything if asked_for(item, rules)]
     assert mined.funnel[0] == ("sampled", 0, 0, len(asked))
     assert (mined.candidates, mined.prompts) == (len(asked), len({item.prompt for item in asked}))
     left = len(asked)
