@@ -15,7 +15,14 @@ from click.core import ParameterSource
 
 from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.from_dataclass import built, options_of
-from jobs.settings.options import dry_run_option, json_option, print_result, recordable, run_argument
+from jobs.settings.options import (
+    dry_run_option,
+    json_option,
+    print_result,
+    recordable,
+    run_argument,
+    taken_adapter,
+)
 from storage.errors import FieldError
 from trainer.config import OF_PREFERENCES, TrainConfig
 
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from jobs.settings.presets import Preset
     from pipeline.forecast.forecast import Forecast
     from storage.run import Run
-    from trainer.saved import TrainResult
+    from trainer.saving.saved import TrainResult
     from trainer.validation import OnSample
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -83,7 +90,7 @@ class Where:
 def _of_preferences(ctx: click.Context, option: click.Parameter, value: Any) -> Any:
     """Supervised training leaves out what a preset sets for preferences; what is typed is refused later."""
     typed = ctx.get_parameter_source(str(option.name)) is ParameterSource.COMMANDLINE
-    return 0 if ctx.params.get("objective") == "sft" and not typed else value
+    return option.default if ctx.params.get("objective") == "sft" and not typed else value
 
 
 @click.command("train-dpo", cls=PresetCommand)
@@ -111,10 +118,11 @@ def command(
     from jobs.progress import ConsoleProgress
     from pipeline.engine.warm import release_idle
     from storage.run import Run
-    from trainer.saved import finished
+    from trainer.saving.saved import finished
 
     where = built(Where, chosen)
     opened = Run.open(run)
+    taken_adapter(chosen["from_adapter"])
     config = train_config(opened, chosen)
     if dry_run:
         from trainer.setup import estimate

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from storage.adapters import NOTE_NAME, WEIGHTS_NAME, locate_adapter, sha256
 from storage.errors import UserError
 from storage.tables.ids import content_id
 from storage.texts import require_utf8_name
@@ -35,7 +36,6 @@ _COMPONENT_MODULES = ("pipeline.world.codec",)
 _FULL_HASH_BYTES = 100 * 2**20
 _EDGE_BYTES = 2**20
 _MODEL_FILES = (".json", ".safetensors", ".txt", ".model")
-_ADAPTER_WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +90,12 @@ def model_index(model: ModelRef) -> dict[str, Any]:
 
 
 def resolve_adapter(path: Path, model: ModelRef) -> AdapterRef:
-    """Find a LoRA folder and check that it is whole and was trained on this very model. Raises UserError."""
-    about = _adapter_note(path)
+    """Find a LoRA folder and check that it is whole and was trained on this very model.
+
+    `path` may be a training's folder: its adapter, or its newest checkpoint. Raises UserError.
+    """
+    path = locate_adapter(path)
+    about = _read_json(path / NOTE_NAME, f"adapter {path}")
     base = (about.get("base_model"), about.get("base_revision"))
     if base != (model.name, model.revision):
         raise UserError(
@@ -102,24 +106,12 @@ def resolve_adapter(path: Path, model: ModelRef) -> AdapterRef:
 
 
 def adapter_id(path: Path) -> str:
-    """What rows call the adapter of a LoRA folder. Raises UserError when the folder is not whole."""
-    note = _adapter_note(path)
-    with (path / _ADAPTER_WEIGHTS).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if note.get("sha256") != digest:
-        raise UserError(
-            f"adapter {path}: {_ADAPTER_WEIGHTS} is not the file that was exported: train it again"
-        )
+    """What rows call an adapter, which `path` names as in `resolve_adapter`. Raises UserError."""
+    path = locate_adapter(path)
+    digest = sha256(path / WEIGHTS_NAME)
+    if _read_json(path / NOTE_NAME, f"adapter {path}").get("sha256") != digest:
+        raise UserError(f"adapter {path}: {WEIGHTS_NAME} is not the file that was exported: train it again")
     return content_id(digest)
-
-
-def _adapter_note(path: Path) -> dict[str, Any]:
-    """What was written beside the weights of a LoRA folder. Raises UserError when one of both is missing."""
-    if not (path / _ADAPTER_WEIGHTS).is_file():
-        raise UserError(
-            f"adapter {path} has no {_ADAPTER_WEIGHTS}: give the folder that `gpa train-dpo` wrote"
-        )
-    return _read_json(path / "adapter.json", f"adapter {path}")
 
 
 def load_pipeline(

@@ -18,6 +18,7 @@ Checkpointing = Literal["auto", "on", "off"]
 Schedule = Literal["cosine", "constant"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu"]
+Reference = Literal["start", "base"]
 
 _MAX_SEED = 2**62
 
@@ -27,7 +28,8 @@ def _option(help_line: str, **metadata: Any) -> dict[str, Any]:
 
     free: says where things lie, how often they are written or what they take, not what is computed, and may
     change on resume. preferences: has no meaning for supervised training. later: came when there were
-    trainings already, which go on where it is what it was before it existed. least and above bound a number.
+    trainings already, which go on where it is what it was before it existed. by_content: a place whose
+    content is fixed, wherever it lies. least and above bound a number.
     """
     return {"help": help_line, "group": "Training", **metadata}
 
@@ -46,6 +48,9 @@ class TrainConfig:
     `model` and `revision` name the base model that lies in `model_dir` (diffusers layout); the pairs must
     have been sampled from the same. `split` takes only the pairs of scenes in that split, None takes all;
     `max_pairs` at most so many of them, the first by their ids, which are hashes.
+    `from_adapter` is the adapter to continue from: its folder, a checkpoint, or a training's folder.
+    `reference` is what a preference is measured against, the model that the training starts from or the base;
+    without `from_adapter` they are the same.
     `objective`, `winner_anchor` and `winner_weight` are those of objectives.py. `first_frame_weight` W is how
     much an element of the first latent frame counts in the mean of an error, where the others count 1: an
     image-to-video model is given that frame, 0 leaves it out, above 1 guards it. `cache_reference` K > 0
@@ -75,6 +80,16 @@ class TrainConfig:
             "Train on at most N of them, taken by chance.", default="all", metavar="N", least=1, free=True
         ),
     )
+    from_adapter: Path | None = field(
+        default=None,
+        metadata=_option(
+            "Continue from this adapter: its folder, a checkpoint, or RUN/train/NAME.",
+            metavar="DIR",
+            group="Model",
+            later=True,
+            by_content=True,
+        ),
+    )
     objective: Objective = field(
         default="dpo", metadata=_option("sft trains on the winners alone.", common=True)
     )
@@ -85,6 +100,14 @@ class TrainConfig:
             metavar="X",
             above=0,
             common=True,
+        ),
+    )
+    reference: Reference = field(
+        default="start",
+        metadata=_option(
+            "What the preference is measured against: what the training starts from, or the base.",
+            later=True,
+            preferences=True,
         ),
     )
     winner_anchor: float = field(
@@ -232,6 +255,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("model_dir", "pairs_dir", "out_dir"):
             object.__setattr__(self, name, Path(getattr(self, name)))
+        if self.from_adapter is not None:
+            object.__setattr__(self, "from_adapter", Path(self.from_adapter))
         kinds = get_type_hints(TrainConfig)
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
@@ -253,14 +278,19 @@ class TrainConfig:
         if self.max_timestep is not None and self.max_timestep < self.min_timestep:
             raise FieldError("max_timestep", f">= min_timestep ({self.min_timestep})", self.max_timestep)
         for name in OF_PREFERENCES:
-            if self.objective == "sft" and getattr(self, name):
-                rule = "0 with objective sft, which has no reference"
+            if self.objective == "sft" and getattr(self, name) != BEFORE_IT_EXISTED[name]:
+                rule = f"{BEFORE_IT_EXISTED[name] or 0} with objective sft, which has no reference"
                 raise FieldError(name, rule, getattr(self, name))
         if self.validate_every and self.split in (None, self.validate_split):
             rule = f"no split that is trained on ({self.split or 'all of them'}), with validate_every"
             raise FieldError("validate_split", rule, self.validate_split)
         if self.warmup > self.steps:
             raise FieldError("warmup", f"<= steps ({self.steps})", self.warmup)
+
+    @property
+    def measures_from_start(self) -> bool:
+        """Whether a preference is measured against an adapter, which is then kept beside the trained one."""
+        return self.from_adapter is not None and self.reference == "start" and self.objective != "sft"
 
     def to_json(self) -> dict[str, Any]:
         """Every field, paths as strings: what `config.json` beside the adapter holds."""
@@ -272,15 +302,19 @@ class TrainConfig:
     def fixed_fields(self) -> dict[str, Any]:
         """The fields that decide the numbers, and so may not change between a run and its resumption.
 
-        With a constant schedule the number of steps enters no number, so it may be raised to go on.
+        With a constant schedule the number of steps enters no number, so it may be raised to go on. The
+        content of an adapter to continue from is for whoever reads it to add.
         """
-        free = FREE_ON_RESUME | ({"steps"} if self.schedule == "constant" else set())
+        free = FREE_ON_RESUME | _BY_CONTENT | ({"steps"} if self.schedule == "constant" else set())
+        # The start is the base: which of them is meant changes nothing.
+        free |= {"reference"} if self.from_adapter is None else set()
         # Where it changes nothing, a field that came later is no part of what was fixed before it.
         free |= {name for name in _LATER if getattr(self, name) == BEFORE_IT_EXISTED[name]}
         return {name: value for name, value in self.to_json().items() if name not in free}
 
 
 FREE_ON_RESUME = frozenset(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("free"))
+_BY_CONTENT = frozenset(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("by_content"))
 OF_PREFERENCES = tuple(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("preferences"))
 _LATER = tuple(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("later"))
 # What a training recorded before a field existed had of it: what the field does not change. Where that is not

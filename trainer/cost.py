@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from trainer.data import MicroBatch, PairBatch
 from trainer.families.base import Condition, Family, PairShapes
-from trainer.lora import attach_lora, lora_parameters
+from trainer.lora import attach_lora, attach_reference, lora_parameters
 from trainer.step import PairForward
 
 # For fragmentation and the workspaces of kernels, which allocations do not show.
@@ -56,6 +56,7 @@ class CostSettings:
     together: bool
     cached_reference: bool
     first_frame_weight: float = 1.0
+    frozen_start: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ def step_cost(family: Family, shapes: PairShapes, settings: CostSettings) -> Ste
         flops = _count(step, inputs, settings)
         peak, weights = _track(step, inputs, settings)
     tokens = flops.pop("tokens")
-    count = sum(parameter.numel() for parameter in transformer.parameters())
+    base = [p for name, p in transformer.named_parameters() if "lora_" not in name]
     trainable = sum(parameter.numel() for parameter in lora_parameters(transformer).values())
     return StepCost(
         peak_bytes=peak,
@@ -107,7 +108,7 @@ def step_cost(family: Family, shapes: PairShapes, settings: CostSettings) -> Ste
         flops_per_pair=flops["total"] / settings.batch_size,
         forward_flops_per_pair=flops["forward"] / settings.batch_size,
         tokens=int(tokens),
-        parameters=count - trainable,
+        parameters=sum(parameter.numel() for parameter in base),
         trainable=trainable,
     )
 
@@ -118,6 +119,8 @@ def _shell(family: Family, settings: CostSettings) -> Any:
         transformer = type(family.transformer).from_config(family.transformer.config)
         _cast(transformer, settings.dtype)
         attach_lora(transformer, settings.rank, settings.alpha, family.lora_targets, seed=0)
+        if settings.frozen_start:
+            attach_reference(transformer, settings.rank, settings.alpha, family.lora_targets)
     if settings.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     transformer.train()

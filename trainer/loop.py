@@ -22,14 +22,6 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from storage.errors import UserError
 from storage.hub.provenance import Provenance
-from trainer.checkpoint import (
-    Checkpoint,
-    load_latest,
-    load_optimizer_state,
-    optimizer_state,
-    save_checkpoint,
-    write_json,
-)
 from trainer.config import TrainConfig
 from trainer.data import (
     MicroBatch,
@@ -41,17 +33,28 @@ from trainer.data import (
     pairs_fingerprint,
     require_same_model,
 )
-from trainer.export import CardFacts, export_adapter, write_card
 from trainer.lora import load_lora_state, lora_parameters, lora_state
 from trainer.metrics import MetricsLog, recent_means
 from trainer.processes import Interrupted, StopRequest, agreed, distribute, stop_requests
 from trainer.reference import compute_ahead, reference_key
-from trainer.saved import TrainResult, fixed_of, require_same_config
+from trainer.saving.card import CardFacts, write_card
+from trainer.saving.checkpoint import (
+    Checkpoint,
+    load_latest,
+    load_optimizer_state,
+    optimizer_state,
+    save_checkpoint,
+    write_json,
+)
+from trainer.saving.export import export_adapter
+from trainer.saving.saved import TrainResult, fixed_of, require_same_config
+from trainer.saving.start import steps_of
 from trainer.setup import (
     cpu_threads,
     load_adapted,
     make_optimizer,
     require_optimizer,
+    start_of,
     timestep_range,
     write_plan,
 )
@@ -111,8 +114,9 @@ class Trainer:
         self.accelerator = Accelerator(
             cpu=config.device == "cpu", mixed_precision="no", kwargs_handlers=patience
         )
+        self.start = start_of(config)
         self.loader = PairLoader(pairs, self.accelerator.device)
-        self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device)
+        self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device, self.start)
         self.model = distribute(self.accelerator, self.family.transformer, sharded=config.shard)
         self.parameters = lora_parameters(self.family.transformer)
         self.optimizer = make_optimizer(config, self.parameters.values())
@@ -225,6 +229,7 @@ class Trainer:
                 pairs=len(self.loader.source),
                 metrics=metrics,
                 provenance=provenance,
+                start=self.start,
             )
             write_card(adapter_dir, facts)
         self.accelerator.wait_for_everyone()
@@ -245,7 +250,8 @@ class Trainer:
                 alpha=config.alpha,
                 targets=family.lora_targets,
                 training={"objective": config.objective, "beta": config.beta, "pairs": self.fixed["pairs"]}
-                | {"steps": self.step, "seed": config.seed, "lr": config.lr},
+                | {"steps": self.step, "seed": config.seed, "lr": config.lr}
+                | steps_of(self.step, self.start, config.reference),
             )
 
     def _timed_step(self, inputs: Prefetcher[MicroBatch]) -> dict[str, float]:

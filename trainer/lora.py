@@ -5,6 +5,7 @@ Every function that makes a tensor whole is a collective: all processes must cal
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
@@ -51,7 +52,7 @@ def _put(parameter: Tensor, value: Tensor) -> None:
     parameter.copy_(like(value.to(parameter.dtype), parameter))
 
 
-_ADAPTER = "default"
+_ADAPTER, _REFERENCE = "default", "reference"
 
 
 def _lora_config(rank: int, alpha: int, targets: tuple[str, ...]) -> LoraConfig:
@@ -71,14 +72,35 @@ def attach_lora(transformer: Any, rank: int, alpha: int, targets: tuple[str, ...
             parameter.data = parameter.data.float()
 
 
-def lora_parameters(transformer: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapter's parameters by module name, in the model's order."""
-    return {name: p for name, p in transformer.named_parameters() if "lora_" in name}
+def attach_reference(transformer: Any, rank: int, alpha: int, targets: tuple[str, ...]) -> None:
+    """Add a frozen fp32 adapter beside the trained one, of the values that this one has now."""
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # That there is another one is what is meant.
+        warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+        transformer.add_adapter(_lora_config(rank, alpha, targets), adapter_name=_REFERENCE)
+    transformer.set_adapter(_ADAPTER)
+    trained = lora_parameters(transformer)
+    for name, parameter in lora_parameters(transformer, _REFERENCE).items():
+        parameter.data = trained[name.replace(f".{_REFERENCE}.", f".{_ADAPTER}.")].data.clone()
+
+
+def lora_parameters(transformer: nn.Module, adapter: str = _ADAPTER) -> dict[str, nn.Parameter]:
+    """The trained adapter's parameters by module name, in the model's order."""
+    return {
+        name: p for name, p in transformer.named_parameters() if "lora_" in name and f".{adapter}." in name
+    }
 
 
 @contextmanager
-def adapter_disabled(transformer: Any) -> Iterator[None]:
-    """Inside, the model computes exactly what the base computes."""
+def as_reference(transformer: Any) -> Iterator[None]:
+    """Inside, the model computes exactly what the reference does: the base, or the adapter kept beside."""
+    if _REFERENCE in transformer.peft_config:
+        transformer.set_adapter(_REFERENCE)
+        try:
+            yield
+        finally:
+            transformer.set_adapter(_ADAPTER)
+        return
     transformer.disable_adapters()
     try:
         yield
@@ -86,10 +108,10 @@ def adapter_disabled(transformer: Any) -> Iterator[None]:
         transformer.enable_adapters()
 
 
-def lora_state(transformer: nn.Module) -> dict[str, Tensor]:
-    """The adapter's weights on the CPU under peft's names (without the adapter's own name)."""
+def lora_state(transformer: nn.Module, device: str = "cpu") -> dict[str, Tensor]:
+    """The trained adapter's weights on a device under peft's names (without the adapter's own name)."""
     state = cast("dict[str, Tensor]", get_peft_model_state_dict(transformer, adapter_name=_ADAPTER))
-    return {name: whole(value.detach()).to("cpu", copy=True).contiguous() for name, value in state.items()}
+    return {name: whole(value.detach()).to(device, copy=True).contiguous() for name, value in state.items()}
 
 
 def load_lora_state(transformer: nn.Module, state: dict[str, Tensor]) -> None:

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from storage.tables.ids import content_id
-from trainer.checkpoint import write_tensors
 from trainer.config import TrainConfig
 from trainer.data import MicroBatch, PairLoader, draw_fixed
 from trainer.processes import agreed, most
+from trainer.saving.checkpoint import write_tensors
 
 _logger = logging.getLogger(__name__)
 
@@ -153,7 +153,11 @@ def _chunks(places: Sequence[Place], size: int) -> Iterator[Sequence[Place]]:
 
 def reference_key(fixed: Mapping[str, Any]) -> str:
     """What names the errors of a training with these fixed settings."""
-    return content_id([fixed[name] for name in (*_DECIDES, "first_frame_weight") if name in fixed])
+    decides = [fixed[name] for name in (*_DECIDES, "first_frame_weight") if name in fixed]
+    # An adapter that is started from and not measured against decides nothing.
+    if "from_adapter" in fixed and "reference" not in fixed:
+        decides.append(fixed["from_adapter"])
+    return content_id(decides)
 
 
 def compute_ahead(

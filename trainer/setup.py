@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 from storage.errors import UserError
-from trainer.checkpoint import write_json
 from trainer.config import TrainConfig
 from trainer.cost import HEADROOM, CostSettings, StepCost, step_cost
 from trainer.data import PairLoader, PairSource, open_pairs, require_same_model
 from trainer.families import load_family
 from trainer.families.base import Family, PairShapes
-from trainer.lora import attach_lora
+from trainer.lora import attach_lora, attach_reference, load_lora_state
+from trainer.saving.checkpoint import write_json
+from trainer.saving.start import Start, find_start
 
 _logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def predicted(config: TrainConfig, family: Family, shapes: PairShapes, plan: Pla
         together=plan.together,
         cached_reference=config.cache_reference > 0,
         first_frame_weight=config.first_frame_weight,
+        frozen_start=config.measures_from_start,
     )
     return step_cost(family, shapes, settings)
 
@@ -161,6 +163,7 @@ def estimate(config: TrainConfig, source: PairSource | None = None) -> Estimate:
     shapes = PairLoader(pairs, torch.device("cpu")).shapes
     family = load_family(config.model_dir, DTYPES[config.precision], weights=False)
     family.check(shapes)
+    find_start(config, family)
     there = torch.cuda.is_available() and config.device != "cpu"
     device = torch.device("cuda" if there else "cpu")
     plan = choose_plan(config, family, shapes, device)
@@ -183,12 +186,25 @@ def estimate(config: TrainConfig, source: PairSource | None = None) -> Estimate:
     )
 
 
-def load_adapted(config: TrainConfig, loader: PairLoader, device: torch.device) -> tuple[Family, Plan]:
+def start_of(config: TrainConfig) -> Start | None:
+    """The adapter to continue from, looked at before weights are loaded. Raises UserError."""
+    if config.from_adapter is None:
+        return None
+    return find_start(config, load_family(config.model_dir, DTYPES[config.precision], weights=False))
+
+
+def load_adapted(
+    config: TrainConfig, loader: PairLoader, device: torch.device, start: Start | None
+) -> tuple[Family, Plan]:
     """The model with a trainable adapter, in train mode. Raises UserError when the pairs do not fit it."""
     family = load_family(config.model_dir, DTYPES[config.precision])
     family.check(loader.shapes)
     plan = choose_plan(config, family, loader.shapes, device)
     attach_lora(family.transformer, config.rank, config.alpha, family.lora_targets, config.seed)
+    if start is not None:
+        load_lora_state(family.transformer, start.values())
+        if config.measures_from_start:
+            attach_reference(family.transformer, config.rank, config.alpha, family.lora_targets)
     if plan.gradient_checkpointing:
         family.transformer.enable_gradient_checkpointing()
     # Gradient checkpointing is silently off outside train mode.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from trainer.config import TrainConfig, learning_rate
 from trainer.data import MicroBatch, Prefetcher
 from trainer.families.base import Condition, Family
-from trainer.lora import adapter_disabled, whole
+from trainer.lora import as_reference, whole
 from trainer.objectives import PairErrors, preference_loss, supervised_loss
 from trainer.processes import NonFiniteLossError
 from trainer.reference import ReferenceCache
@@ -88,8 +88,8 @@ class PairForward:
     together: bool = True
 
     def reference_errors(self, inputs: MicroBatch) -> Tensor:
-        """errors_N of the base model, winners then losers, without a graph."""
-        with torch.no_grad(), adapter_disabled(self.family.transformer):
+        """errors_N of the reference, winners then losers, without a graph."""
+        with torch.no_grad(), as_reference(self.family.transformer):
             return self._without_graph(inputs)
 
     def policy_errors(self, inputs: MicroBatch) -> Tensor:
@@ -106,8 +106,8 @@ class PairForward:
     ) -> None:
         """The forward and backward passes of a micro-batch.
 
-        `reference_N` is computed here, first, when it is not given, so that no graph is alive while the
-        adapter is disabled. Supervised training needs none.
+        `reference_N` is computed here, first, when it is not given, so that no graph is alive while another
+        adapter is on or none. Supervised training needs none.
         """
         if self.objective == "sft":
             with exchange(True):

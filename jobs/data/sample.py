@@ -19,6 +19,7 @@ from jobs.settings.options import (
     print_result,
     recordable,
     run_argument,
+    taken_adapter,
 )
 from pipeline.sampling.settings import SampleSettings
 
@@ -76,4 +77,4 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:
     """The settings of a sampling from the options of the command, or from a section of a preset."""
-    return built(SampleSettings, chosen)
+    return built(SampleSettings, {**chosen, "adapter": taken_adapter(chosen.get("adapter"))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,14 @@ import click
 
 from jobs.settings.command import PresetCommand, preset_option
 from jobs.settings.from_dataclass import names_of, options_of
-from jobs.settings.options import dry_run_option, json_option, print_result, recordable, run_argument
+from jobs.settings.options import (
+    dry_run_option,
+    json_option,
+    print_result,
+    recordable,
+    run_argument,
+    taken_adapter,
+)
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.sampling.settings import SampleSettings
 
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from jobs.settings.presets import Preset
+    from pipeline.evaluation.adapters import NamedAdapter
     from pipeline.evaluation.evaluate import EvaluateSettings
     from pipeline.evaluation.judges.judge import JudgeChoice
     from pipeline.evaluation.tables import Evaluation
@@ -33,8 +41,8 @@ class _Compared:
     adapters: tuple[str, ...] = field(
         default=(),
         metadata={
-            "help": "LoRA folder, and what multiplies it; may be given several times. NAME may be "
-            "GROUP/TRAINING.",
+            "help": "LoRA folder, a checkpoint or RUN/train/NAME, and what multiplies it; may be given "
+            "several times. NAME may be GROUP/TRAINING.",
             "default": "that of the training dpo",
             "flag": "--adapter",
             "metavar": "[NAME=]DIR[@WEIGHT]",
@@ -124,6 +132,7 @@ def command(run: Path, preset: Preset, dry_run: bool, as_json: bool, **chosen: A
     opened = Run.open(run)
     folders = chosen.pop("adapters") or (str(opened.path / "train" / "dpo" / "adapter"),)
     settings = evaluate_settings(preset, folders, chosen)
+    settings = replace(settings, adapters=tuple(_taken(one) for one in settings.adapters))
     if dry_run:
         _foretell(opened, settings, as_json)
         return
@@ -168,6 +177,11 @@ def evaluate_settings(preset: Preset, adapters: tuple[str, ...], chosen: dict[st
         min_motion=chosen["min_motion"],
         name=chosen["name"],
     )
+
+
+def _taken(adapter: NamedAdapter) -> NamedAdapter:
+    """With the folder that its path stands for now: a training that goes on may have another later."""
+    return replace(adapter, path=taken_adapter(adapter.path) or adapter.path)
 
 
 def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:

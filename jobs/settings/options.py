@@ -52,6 +52,18 @@ def recordable(parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def taken_adapter(path: Path | None) -> Path | None:
+    """The adapter folder that a path stands for, said where it is one inside it. Raises UserError."""
+    from storage.adapters import locate_adapter
+
+    if path is None:
+        return None
+    taken = locate_adapter(Path(path))
+    if taken != Path(path):
+        click.echo(f"note: of the training {path}, {taken.relative_to(path)} is taken", err=True)
+    return taken
+
+
 def print_result(values: dict[str, Any], as_json: bool, text: str) -> None:
     """The result of a command on stdout: one JSON object or words."""
     click.echo(json.dumps(values, sort_keys=True) if as_json else text)

@@ -195,7 +195,12 @@ class SampleSettings(WorkerSettings):
     revision: str | None = field(default=None, metadata=_option("Revision of a Hub id.", "Model", "REV"))
     adapter: Path | None = field(
         default=None,
-        metadata=_option("LoRA folder written by gpa train-dpo.", "Model", "DIR", common=True),
+        metadata=_option(
+            "LoRA folder written by gpa train-dpo, a checkpoint, or RUN/train/NAME.",
+            "Model",
+            "DIR",
+            common=True,
+        ),
     )
     sampler: SamplerSettings
     execution: Execution = field(default_factory=Execution)

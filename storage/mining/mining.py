@@ -140,7 +140,8 @@ class Mining:
     The funnel starts with ("sampled", 0, 0, candidates); the losses and what is left add up to that number.
     `largest_gap` is that of its pairs; None when there are none. `unmeasured` candidates were scored before
     footage was measured, and its rules pass over them. `idle` are the fields of rules that bound nothing: no
-    score has what they bound. `adapters` made what is ranked, the base counted as one. `applied` counts what a person decided; None when nobody was asked.
+    score has what they bound. `adapters` made what is ranked, the base counted
+    as one. `applied` counts what a person decided; None when nobody was asked.
     """
 
     connection: duckdb.DuckDBPyConnection

@@ -80,7 +80,8 @@ JUDGED = f"""
     WITH usable AS (
         SELECT s.candidate_id, s.value, s.reason, {_FINITE_MEASURES}
         FROM scores s JOIN rules r ON s.reward = r.reward AND s.reward_version = r.reward_version)
-    SELECT c.candidate_id, p.prompt, f.format, coalesce(c.adapter, '{BASE}') AS adapter, s.value, coalesce(c.reason, s.reason) AS reason, {_MEASURES},
+    SELECT c.candidate_id, p.prompt, f.format, coalesce(c.adapter, '{BASE}') AS adapter, s.value,
+        coalesce(c.reason, s.reason) AS reason, {_MEASURES},
         CASE
             WHEN c.status <> 'ok' THEN {STEP["sampling-failed"]}
             WHEN s.candidate_id IS NULL THEN {STEP["not-scored"]}

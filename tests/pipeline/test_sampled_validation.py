@@ -65,9 +65,9 @@ def make_adapter(model: Path, folder: Path, size: float) -> Path:
     import torch
 
     from pipeline.models import resolve_model
-    from trainer.export import export_adapter
     from trainer.families import load_family
     from trainer.lora import attach_lora, lora_state
+    from trainer.saving.export import export_adapter
 
     family, base = load_family(model, torch.float32), resolve_model(str(model))
     attach_lora(family.transformer, 2, 2, family.lora_targets, 0)

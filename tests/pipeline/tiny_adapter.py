@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from pipeline.models import resolve_model
-from trainer.export import export_adapter
 from trainer.families import load_family
 from trainer.lora import attach_lora, lora_parameters, lora_state
+from trainer.saving.export import export_adapter
 
 RANK, ALPHA = 2, 4
 

@@ -12,11 +12,11 @@ import torch
 from diffusers import CogVideoXImageToVideoPipeline
 from safetensors import safe_open
 
-from trainer.checkpoint import write_tensors
+from storage.adapters import NOTE_NAME, WEIGHTS_NAME, sha256
 from trainer.config import TrainConfig
 from trainer.loop import Trainer, train
 from trainer.processes import StopRequest
-from trainer.saved import NOTE_NAME, WEIGHTS_NAME, sha256
+from trainer.saving.checkpoint import write_tensors
 
 
 @pytest.fixture

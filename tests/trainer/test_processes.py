@@ -61,6 +61,9 @@ def losses(out: Path, name: str = "loss") -> list[float]:
 def test_two_processes_are_one_with_twice_the_batch(
     options: dict[str, Any], model_dir: Path, tmp_path: Path
 ) -> None:
+    # What is measured against is a frozen copy, whole or in parts.
+    train_tiny(model_dir, tmp_path / "first", {"steps": 2, "warmup": 0, "lr": 1e-2, "batch_size": 2})
+    options = options | {"from_adapter": str(tmp_path / "first")}
     alone = {name: value for name, value in options.items() if name != "shard"}
     train_tiny(model_dir, tmp_path / "one", OPTIONS | {"batch_size": 4, **alone})
     two = launch_two(model_dir, tmp_path / "two", {"batch_size": 2, **options})

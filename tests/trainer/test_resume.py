@@ -20,7 +20,7 @@ from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.loop import train
 from trainer.processes import Interrupted
-from trainer.saved import TrainResult
+from trainer.saving.saved import TrainResult
 
 TIMING = {"seconds", "pairs_per_second"}
 

@@ -26,10 +26,10 @@ from tests.tiny_wan import (
     record_calls,
     size,
 )
-from trainer.export import export_adapter
 from trainer.families import load_family
 from trainer.families.base import Condition, PairShapes
 from trainer.lora import attach_lora, lora_parameters, lora_state
+from trainer.saving.export import export_adapter
 from trainer.step import Noised, per_sample_mse
 
 # Kind of model, and whether a video starts from a first frame.

@@ -21,9 +21,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from storage.adapters import sha256
 from storage.atomic import sync_directory, write_bytes
 from trainer.lora import like, whole
-from trainer.saved import FORMAT, TENSOR_FILES, newest_first, read_state, sha256
+from trainer.saving.saved import FORMAT, TENSOR_FILES, newest_first, read_state
 
 
 def write_json(path: Path, value: Any) -> None:

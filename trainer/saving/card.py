@@ -1,8 +1,4 @@
-"""The adapter as diffusers loads it, with a note of its base and its model card.
-
-adapter/pytorch_lora_weights.safetensors   pipe.load_lora_weights(adapter) reads it, alpha included
-        adapter.json                       base model and revision, rank, alpha, how it was trained
-"""
+"""The model card of an adapter: what it is, how to load it, what it was trained on and under which terms."""
 
 from __future__ import annotations
 
@@ -13,19 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from torch import Tensor
 from yaml import YAMLError
 
 from storage.atomic import write_bytes
 from storage.hub.provenance import Provenance
-from trainer.checkpoint import write_json, write_tensors
 from trainer.config import TrainConfig
-from trainer.saved import CARD_NAME, NOTE_NAME, WEIGHTS_NAME, sha256
+from trainer.saving.saved import CARD_NAME
+from trainer.saving.start import Start
 
 # Terms that ask for no more than attribution.
 _PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"})
 # Folders of the machine that trained say nothing to a reader, the base has a line of its own.
-_UNSAID = frozenset({"model_dir", "pairs_dir", "out_dir", "model", "revision", "tensorboard", "keep"})
+_UNSAID = frozenset(
+    {"from_adapter", "model_dir", "pairs_dir", "out_dir", "model", "revision", "tensorboard", "keep"}
+)
+_AGAINST = {
+    "start": "; the preference was measured against that adapter",
+    "base": "; the preference was measured against the base model",
+}
 _METHODS = {
     "dpo": "Diffusion-DPO (Wallace et al. 2023)",
     "ipo": "identity preference optimisation (Azar et al. 2023) on denoising errors",
@@ -45,6 +46,7 @@ class CardFacts:
     pairs: int
     metrics: dict[str, float]
     provenance: Provenance | None = None
+    start: Start | None = None
 
 
 def write_card(directory: Path, facts: CardFacts) -> Path:
@@ -96,7 +98,19 @@ def _title(facts: CardFacts) -> str:
         f"# LoRA adapter for {config.model}\n\n"
         f"Rank {config.rank}, alpha {config.alpha}, for `{config.model}` at revision `{config.revision}`, "
         f"trained for {facts.steps} steps by {_METHODS[config.objective]} on pairs of videos that the base "
-        "model sampled and a geometric reward ranked. No human labelled anything."
+        f"model sampled and a geometric reward ranked. No human labelled anything.{_start(facts)}"
+    )
+
+
+def _start(facts: CardFacts) -> str:
+    if facts.start is None:
+        return ""
+    told = facts.start.told(facts.config.reference)
+    had = "an unknown number of" if told["steps"] is None else told["steps"]
+    against = "" if facts.config.objective == "sft" else _AGAINST[facts.config.reference]
+    return (
+        f"\n\nIt continues the adapter `{told['name']}` (SHA-256 `{told['sha256'][:12]}`), which had {had} "
+        f"steps{against}."
     )
 
 
@@ -174,53 +188,3 @@ def _last(facts: CardFacts) -> str:
 def _table(head: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join(f"| {' | '.join(str(cell).replace('|', '/') for cell in line)} |" for line in lines)
-
-
-# The key under which diffusers looks for the LoRA configuration in the header of the weights.
-_METADATA_KEY = "lora_adapter_metadata"
-
-
-def export_adapter(
-    directory: Path,
-    lora: dict[str, Tensor],
-    *,
-    component: str,
-    base: tuple[str, str],
-    family: str,
-    rank: int,
-    alpha: int,
-    targets: tuple[str, ...],
-    training: dict[str, Any],
-) -> Path:
-    """Write an adapter folder. `base` is (model, revision), `component` the pipeline part it goes into.
-
-    Without rank and alpha in the header, diffusers would assume alpha = rank and load it at another strength.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    config = {
-        "r": rank,
-        "lora_alpha": alpha,
-        "target_modules": sorted(targets),
-        "lora_dropout": 0.0,
-        "bias": "none",
-    }
-    header = {f"{component}.{name}": value for name, value in config.items()}
-    weights = directory / WEIGHTS_NAME
-    write_tensors(
-        weights,
-        {f"{component}.{name}": value for name, value in lora.items()},
-        {"format": "pt", _METADATA_KEY: json.dumps(header, sort_keys=True)},
-    )
-    model, revision = base
-    note = {
-        "base_model": model,
-        "base_revision": revision,
-        "family": family,
-        "rank": rank,
-        "alpha": alpha,
-        "targets": list(targets),
-        "sha256": sha256(weights),
-        "training": training,
-    }
-    write_json(directory / NOTE_NAME, note)
-    return directory

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from storage.adapters import NOTE_NAME, WEIGHTS_NAME, locate_adapter, sha256
 from storage.errors import UserError
 from storage.pairs.index import PairIndex
 from trainer.config import BEFORE_IT_EXISTED, TrainConfig
@@ -17,7 +17,7 @@ from trainer.metrics import recent_means
 
 FORMAT = 1
 TENSOR_FILES = ("lora", "optimizer", "rng")
-WEIGHTS_NAME, NOTE_NAME, CARD_NAME = "pytorch_lora_weights.safetensors", "adapter.json", "README.md"
+CARD_NAME = "README.md"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +53,11 @@ def finished(config: TrainConfig) -> TrainResult | None:
 
 
 def fixed_of(config: TrainConfig, pairs: str, processes: int) -> dict[str, Any]:
-    """What must not change when a training is resumed."""
-    return {**config.fixed_fields(), "pairs": pairs, "processes": processes}
+    """What must not change when a training is resumed. Raises UserError without its adapter to start from."""
+    fixed = {**config.fixed_fields(), "pairs": pairs, "processes": processes}
+    if config.from_adapter is not None:
+        fixed["from_adapter"] = sha256(locate_adapter(config.from_adapter) / WEIGHTS_NAME)
+    return fixed
 
 
 def processes() -> int:
@@ -90,9 +93,3 @@ def require_same_config(saved: dict[str, Any], current: dict[str, Any], out_dir:
                 f"the training in {out_dir} was started with {name} {before!r}, now it is {now!r}: give the "
                 "same value to continue it, or another output name to start a new one"
             )
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""What a training writes and reads again: checkpoints, adapters, model cards."""
