@@ -27,6 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "pair": ("jobs.data.pair", "Rank candidates and write preference pairs."),
     "run": ("jobs.data.run", "Sample, score and pair as one flow."),
     "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
+    "align": ("jobs.align.command", "Rounds of all stages, each from the adapter of the last."),
     "evaluate": ("jobs.evaluate.command", "Compare the base model with adapters on held-out prompts."),
     "ablate": ("jobs.ablate.command", "Train several recipes on one run and compare them."),
     "report": ("jobs.reporting.command", "Write a page to look at a run and judge its pairs."),
