@@ -31,17 +31,20 @@ class Captions:
         self._own = {name: self._beside(name) for name in videos}
         self._without = sum(not files for files in self._own.values())
 
-    def of(self, video: str) -> tuple[str, str | int]:
-        """The prompt and the seed of a video. Raises Refused where they are missing or could be several."""
+    def of(self, video: str) -> tuple[str, str | int, str]:
+        """The prompt of a video, its seed, and what says the prompt.
+
+        Raises Refused where they are missing or could be several.
+        """
         files = self._own[video]
         if len(files) > 1:
             both = " and ".join(show(file) for file in files)
             raise Refused("ambiguous-prompt", f"has the captions {both}: keep one")
         stem = Path(video).stem
         if files:
-            return text_of(self._read(files[0]), files[0]), seed_of_name(self._path(video))
+            return text_of(self._read(files[0]), files[0]), seed_of_name(self._path(video)), "caption file"
         if PROMPT_FILE in self._names:
-            return self._of_all, show(stem)
+            return self._of_all, show(stem), PROMPT_FILE
         if self._without < len(self._own):
             raise Refused(
                 "no-prompt", f"has no {show(stem)}.txt, as other videos here have: add it, or {PROMPT_FILE}"
@@ -53,7 +56,7 @@ class Captions:
                 f"lies beside {lines}, and no {VIDEO_LIST} says which line is of which video: add it, with a "
                 f"path a line, or write the prompt of all into {PROMPT_FILE}",
             )
-        return self._folder_name(), show(stem)
+        return self._folder_name(), show(stem), "folder name"
 
     @cached_property
     def _of_all(self) -> str:

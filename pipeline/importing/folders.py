@@ -89,7 +89,7 @@ class _Walk:
         image = next((name for name in _FIRST_FRAMES if name in names), None)
         for name in videos:
             try:
-                text, seed = captions.of(name)
+                text, seed, caption = captions.of(name)
                 values = {"prompt": text, "path": "video", "seed": seed}
                 # A path need not be text that a table takes, so it is looked up by what it is for.
                 paths = {"video": _join(where, name)}
@@ -97,7 +97,8 @@ class _Walk:
                     values["first_frame"] = "first frame"
                     paths["first frame"] = _join(where, image)
                 found = {use: self._confined(path) for use, path in paths.items()}
-                yield entry(_join(where, name), values, found.__getitem__)
+                path = _join(where, name)
+                yield entry(path, values, found.__getitem__, caption, show(path))
             except Refused as error:
                 yield reject(_join(where, name), error)
 

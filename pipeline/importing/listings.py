@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ def listed_entries(source: Path, listing: Listing, allow_outside: bool) -> Itera
 
     try:
         of_lines = Path(listing.where).name == VIDEO_LIST
+        caption = "list of prompts" if of_lines else "metadata file"
         rows = _lines(listing, find) if of_lines else _metadata(find(Path(listing.where).name))
         for number, values in rows:
             where = f"{listing.where}:{number}"
@@ -72,7 +73,8 @@ def listed_entries(source: Path, listing: Listing, allow_outside: bool) -> Itera
                     values.setdefault("seed", seed_of_name(_join(listing.folder, values["path"])))
                 if "fault" in values:
                     raise values["fault"]
-                yield entry(where, values, find)
+                found = entry(where, values, find, caption)
+                yield replace(found, file=_join(listing.folder, found.file))
             except Refused as error:
                 yield reject(where, error)
     except UserError as error:

@@ -28,9 +28,14 @@ _NUMBERED = re.compile(r"[0-9]{1,18}")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """A video that a source lists. `where` is what a person finds it by; paths are real and allowed."""
+    """A video that a source lists. `where` is what a person finds it by; paths are real and allowed.
+
+    `file` is the video as the source names it, `caption` what says its text.
+    """
 
     where: str
+    file: str
+    caption: str
     text: str
     seed: int
     path: Path
@@ -45,11 +50,13 @@ def reject(where: str, error: Refused) -> Reject:
     return Reject(stage=STAGE, id=show(where), rule=error.rule, detail=f"{show(where)}: {show(str(error))}")
 
 
-def entry(where: str, values: dict[str, Any], find: Callable[[str], Path]) -> Entry:
+def entry(
+    where: str, values: dict[str, Any], find: Callable[[str], Path], caption: str, file: str | None = None
+) -> Entry:
     """An entry of named values, `find` turning paths into allowed ones. Raises Refused for a bad value.
 
     Empty and absent are the same. `seed` may be text, a number that is an integer; `scene_id` a number;
-    `metadata` JSON text.
+    `metadata` JSON text. `file` is the name of the video where its `path` is none.
     """
     given = {name: value for name, value in values.items() if value is not None and value != ""}
     for name in ("prompt", "path", "seed"):
@@ -58,6 +65,8 @@ def entry(where: str, values: dict[str, Any], find: Callable[[str], Path]) -> En
     first_frame = given.get("first_frame")
     return Entry(
         where=where,
+        file=file or string_of(given["path"], "path"),
+        caption=caption,
         text=text_of(given["prompt"], "prompt"),
         seed=_seed_of(given["seed"]),
         path=find(string_of(given["path"], "path")),
@@ -126,6 +135,6 @@ def manifest_entries(path: Path, allow_outside: bool) -> Iterator[Entry | Reject
         try:
             if isinstance(values, Refused):
                 raise values
-            yield entry(where, values, lambda name: confined(path.parent, name, allow_outside))
+            yield entry(where, values, lambda name: confined(path.parent, name, allow_outside), "manifest")
         except Refused as error:
             yield reject(where, error)

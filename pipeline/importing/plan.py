@@ -13,7 +13,7 @@ from pipeline.forecast.forecast import Footprint, Forecast, Rate, model_sizes
 from pipeline.importing.folders import VIDEOS, folder_entries
 from pipeline.importing.manifest import FORMATS, Entry, manifest_entries, reject
 from pipeline.importing.prompt_book import PromptBook
-from pipeline.importing.stage import NO_MODEL, NO_REVISION, Encoding, ImportItem, ImportTask
+from pipeline.importing.stage import Encoding, ImportItem, ImportTask
 from pipeline.sampling.sample import require_same_conditions
 from pipeline.sampling.samplers import first_frame
 from storage.errors import UserError
@@ -21,7 +21,7 @@ from storage.media.external_files import Refused, file_sha256, show
 from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
 from storage.run import Run
 from storage.tables.ids import content_id
-from storage.tables.records import Prompt, Reject
+from storage.tables.records import NO_MODEL, NO_REVISION, Prompt, Reject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +173,8 @@ class _Planner:
             ImportItem(
                 id=name,
                 where=one.where,
+                file=one.file,
+                caption=one.caption,
                 path=one.path,
                 sha256=sha256,
                 seed=one.seed,

@@ -30,22 +30,21 @@ from storage.media.tensors import write_tensors
 from storage.media.video import write_video
 from storage.run import Run
 from storage.tables.ids import canonical_json
-from storage.tables.records import Candidate, Prompt, utc_now
+from storage.tables.records import NO_MODEL, NO_REVISION, Candidate, Prompt, utc_now
 from storage.tables.shards import write_shard
-
-# What the rows of videos without latents name as their model.
-NO_MODEL, NO_REVISION = "imported", "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportItem:
-    """A video to take in: `sha256` is of the file that was looked at.
+    """A video to take in: `sha256` is of the file that was looked at, `file` its name in the source.
 
     `again` says whether it is written again: the run keeps it as it is shown, or as the model takes it.
     """
 
     id: str
     where: str
+    file: str
+    caption: str
     path: Path
     sha256: str
     seed: int
@@ -228,6 +227,8 @@ class ImportStage:
         """Where a candidate comes from and what encoded its prompt, in the place of a sampler's settings."""
         origin: dict[str, Any] = {
             "source": show(item.where),
+            "file": show(item.file),
+            "caption": item.caption,
             "sha256": item.sha256,
             "metadata": item.metadata,
             "video": item.facts.as_dict(),

@@ -227,7 +227,7 @@ REJECTS = f"""
         FROM ranked k JOIN numbered p USING (prompt) WHERE k.n_of_prompt < 2
         UNION ALL
         SELECT k.candidate_id, {STEP["other-format"]},
-            format('{{}}x{{}}, {{}} frames at {{}} a second', f.height, f.width, f.num_frames, f.rate::INT)
+            format('{{}}x{{}}, {{}} frames at {{}} a second', f.width, f.height, f.num_frames, f.rate::INT)
         FROM ranked k JOIN formats f USING (format) WHERE k.n < 2 AND k.n_of_prompt > 1
         UNION ALL
         SELECT p.prompt_id, q.step,

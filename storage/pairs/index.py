@@ -25,7 +25,7 @@ class PairIndex:
     """
 
     def __init__(self, directory: Path, split: str | None = None, limit: int | None = None) -> None:
-        self.directory = Path(directory)
+        self.directory = pair_folder(Path(directory))
         self._lock = ReadLock(self.directory)
         self.files = shard_files(self.directory)
         if not self.files:
@@ -53,6 +53,12 @@ class PairIndex:
                 f"the pairs in {self.directory} have more than one {what} ({some}): pair them apart"
             )
         return values.pop()
+
+
+def pair_folder(directory: Path) -> Path:
+    """Where the shards of pairs lie: of a folder that `gpa export` made, in its `data`."""
+    inner = directory / "data"
+    return inner if inner.is_dir() and not shard_files(directory) else directory
 
 
 def _shard_index(path: Path, number: int) -> pa.Table:

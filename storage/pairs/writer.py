@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,14 +151,17 @@ def _write_tensor_shard(directory: Path, chunk: pa.Table, source: _TensorSource,
 
 
 @contextmanager
-def tensor_writer(path: Path) -> Iterator[pq.ParquetWriter]:
-    """Writes a durable shard of pairs with tensors, each table that it is given as row groups of its own."""
+def tensor_writer(path: Path, added: Iterable[pa.Field] = ()) -> Iterator[pq.ParquetWriter]:
+    """Writes a durable shard of pairs with tensors, each table that it is given as row groups of its own.
+
+    `added` are columns behind those of the pairs.
+    """
     # Latents are noise to a compressor, and statistics of them are of no use.
     with (
         atomic_writer(path) as handle,
         pq.ParquetWriter(
             handle,
-            stamped(TABLES["pairs"], "pairs"),
+            stamped(pa.schema([*TABLES["pairs"], *added]), "pairs"),
             compression="none",
             use_dictionary=False,
             write_statistics=False,

@@ -55,6 +55,10 @@ class Prompt:
         _require_json_object("Prompt.metadata", self.metadata)
 
 
+# What the rows of imported videos name as their model when none encoded them.
+NO_MODEL, NO_REVISION = "imported", "none"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """One sampled video, or the reason why there is none. `sampler` is a JSON object of every setting."""

@@ -74,6 +74,22 @@ def test_every_caption_reaches_its_video(tmp_path: Path, what: str, inside: str)
     assert {Path(name).name: text for name, text in taken.items()} == dict(zip(NAMES, TEXTS, strict=True))
 
 
+SAYS = {"sidecars": "caption file", "prompts.txt": "list of prompts", "metadata.jsonl": "metadata file"}
+
+
+@pytest.mark.parametrize(("what", "caption"), SAYS.items())
+def test_a_video_says_which_file_it_was_and_what_said_its_prompt(
+    tmp_path: Path, what: str, caption: str
+) -> None:
+    layout(tmp_path, {f"part one/{name}": data for name, data in SAID[what].items()})
+    layout(tmp_path, videos("a hall/3.mp4", "a stair/4.mp4") | {"a stair/prompt.txt": "a stair"})
+    entries = [one for one in folder_entries(tmp_path, allow_outside=False) if isinstance(one, Entry)]
+    assert [one.file for one in entries] == [one.path.relative_to(tmp_path).as_posix() for one in entries]
+    said = {one.file: one.caption for one in entries}
+    assert (said.pop("a hall/3.mp4"), said.pop("a stair/4.mp4")) == ("folder name", "prompt.txt")
+    assert list(said.values()) == [caption] * 3
+
+
 def test_the_metadata_of_a_data_set_keeps_its_other_columns(tmp_path: Path) -> None:
     layout(tmp_path, videos("a.mp4", "b.mp4", "7.mp4"))
     table = [

@@ -14,6 +14,7 @@ import yaml
 
 from pipeline.pairing import run_pair
 from storage.errors import UserError
+from storage.hub.columns import ADDED
 from storage.hub.export import export_pairs
 from storage.mining.rules import PairRules, PairSettings
 from storage.pairs.dataset import PairDataset
@@ -87,7 +88,9 @@ def test_the_card_names_counts_terms_and_files(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "README.md").read_text()
     assert "| vggt-0 | r7 | CC-BY-NC-4.0 |" in text
     assert "14 pairs" in text
-    assert all(f"| {name} |" in text for name in TABLES["pairs"].names)
+    assert all(f"| {name} |" in text for name in (*TABLES["pairs"].names, *ADDED.names))
+    assert "both sampled by `world`" in text
+    assert "imported (made" not in text
 
 
 def test_several_licences_and_unknown_ones_are_not_made_one(tmp_path: Path) -> None:
@@ -117,7 +120,7 @@ def test_an_index_is_exported_without_tensors(tmp_path: Path) -> None:
     run = paired(tmp_path / "run", index_only=True)
     done = export_pairs(run, tmp_path / "out")
     assert not done.tensors
-    assert ds.dataset(tmp_path / "out" / "data").schema.names == default_columns("pairs")
+    assert ds.dataset(tmp_path / "out" / "data").schema.names == [*default_columns("pairs"), *ADDED.names]
     text = (tmp_path / "out" / "README.md").read_text()
     assert "winner_latents" not in text
 

@@ -423,6 +423,30 @@ def test_takes_of_two_sizes_are_ranked_each_by_itself(tmp_path: Path, strategy: 
     ]
 
 
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"width": 32}, "32x64, 9 frames at 8 a second"),
+        ({"height": 32}, "64x32, 9 frames at 8 a second"),
+        ({"num_frames": 8}, "64x64, 8 frames at 8 a second"),
+        ({"fps": 9.0}, "64x64, 9 frames at 9 a second"),
+    ],
+)
+def test_takes_that_differ_in_one_of_size_length_and_rate_never_pair(
+    tmp_path: Path, other: dict[str, Any], told: str
+) -> None:
+    run = Run.create_or_open(tmp_path)
+    write_shard(run.shard_dir("prompts"), "prompts", [prompt()])
+    takes = [candidate("c0"), candidate("c1", fps=8.02), candidate("c2", **other)]
+    write_shard(run.shard_dir("candidates"), "candidates", takes)
+    values = zip(takes, (-0.2, -0.3, -0.1), strict=True)
+    write_shard(run.shard_dir("scores"), "scores", [score(one.candidate_id, value) for one, value in values])
+    mined = mine_pairs(run, PairRules(**RULES, strategy="all"))
+    assert pairs_of(mined) == {("c0", "c1")}
+    assert [(one.id, one.rule, one.detail) for one in mined.rejects] == [("c2", "other-format", told)]
+    assert {step.rule: step.candidates_lost for step in mined.funnel}["other-format"] == 1
+
+
 def test_footage_that_is_no_scene_is_left_out_and_what_is_unknown_passes(tmp_path: Path) -> None:
     cut, good = Item("p0", False, True, -0.01, 0.5, cut=0.9), Item("p0", False, True, -0.1, 0.5)
     copy, bad = Item("p0", False, True, -0.2, 0.5), Item("p0", False, True, -0.4, 0.5, cut=None)

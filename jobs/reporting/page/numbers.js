@@ -39,7 +39,7 @@ gpa.numbers = (() => {
     if (!from) return null;
     const video = from.video || {};
     return [
-      from.source,
+      from.file || from.source,
       video.size && `${video.size.join(" × ")} pixels, ${video.fps} frames a second, ${video.codec} in ${video.container}`,
       video.turned && `turned by ${video.turned}°`,
       video.mirrored && "mirrored",
