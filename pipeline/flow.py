@@ -68,7 +68,7 @@ def run_flow(
     settings: FlowSettings,
     *,
     progress: Progress | None = None,
-    before_work: Callable[[], None] | None = None,
+    before_work: Callable[[SamplePlan], None] | None = None,
 ) -> FlowResult:
     """Sample and score what is missing. The same call again does only what is missing then.
 
@@ -82,7 +82,7 @@ def run_flow(
         plan = plan_told(settings.sample, run)
         have = scored_ids(run, settings.score.reward.reward, version)
         if before_work is not None:
-            before_work()
+            before_work(plan)
         arrivals = _Arrivals(run, plan, settings.score.batch, have)
         counters = {
             SAMPLE: OutcomeCounter(run, SAMPLE, wanted=plan.wanted, present=plan.wanted - len(plan.ids)),

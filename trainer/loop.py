@@ -22,6 +22,8 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from storage.errors import UserError
 from storage.hub.provenance import Provenance
+from storage.pairs.dataset import PairDataset
+from storage.trained_on import write_trained_on
 from trainer.config import TrainConfig
 from trainer.data import (
     MicroBatch,
@@ -231,6 +233,15 @@ class Trainer:
                 provenance=provenance,
                 start=self.start,
             )
+            if isinstance(self.loader.source, PairDataset):
+                write_trained_on(
+                    adapter_dir,
+                    self.loader.source.directory,
+                    self.config.split,
+                    self.config.max_pairs,
+                    started_from=None if self.start is None else self.start.file.folder,
+                )
+            # Last: an adapter with a card is a finished one.
             write_card(adapter_dir, facts)
         self.accelerator.wait_for_everyone()
         return TrainResult(adapter_dir=adapter_dir, steps=self.step, metrics=metrics)

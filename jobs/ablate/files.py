@@ -39,7 +39,7 @@ def notes(outcome: Outcome) -> list[str]:
     rewards = {record.selection.reward for record in outcome.records}
     lines = [budget_line(outcome.records), *result.header.lines(), UNIT]
     if "epipolar" in rewards:
-        lines.append("the epipolar column is not held out for recipes whose reward is epipolar")
+        lines.append("the epipolar column is not independent for recipes whose reward is epipolar")
     lines += outcome.notes
     lines += [f"left out: {name}, {reason}" for name, reason in outcome.left_out.items()]
     return lines + [f"failed: {name}, {reason}" for name, reason in outcome.failed.items()]

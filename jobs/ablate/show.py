@@ -94,7 +94,9 @@ def show(outcome: Outcome, found: Figures, files: Sequence[Path]) -> None:
     rows = [row for by_measure in found.recipes.values() for row in by_measure.values()]
     trainings = max((row.spread.trainings for row in rows if row.spread), default=1)
     prompts = max((row.prompts for row in rows), default=0)
-    console.print(f"recipes against the base: {prompts} held-out prompts, up to {trainings} trainings each")
+    assert outcome.evaluation is not None
+    told = outcome.evaluation.header.prompts.words(prompts)
+    console.print(f"recipes against the base: {told}, up to {trainings} trainings each")
     references = {
         who: {name: [_number(value)] for name, value in means.items()}
         for who, means in found.references.items()

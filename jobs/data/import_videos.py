@@ -82,6 +82,7 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     wanted: set[str] = set()
 
     def before_work(plan: ImportPlan) -> None:
+        click.echo(plan.splits, err=True)
         opened.record("import", recordable(chosen), preset=chosen["preset"].remembered())
         wanted.update(candidate_id for task in plan.tasks for candidate_id in task.ids)
 
@@ -124,5 +125,6 @@ def _print_plan(run: Run | None, plan: ImportPlan, settings: ImportSettings, as_
     values = {"prompts": plan.prompts, "refused": len(plan.rejects), "refused_by_rule": rules}
     values |= {"long_prompts": [vars(one) for one in long]}
     why = "".join(f"\n  {one.rule}: {one.detail}" for one in plan.rejects)
+    click.echo(plan.splits, err=True)
     text = f"{plan.prompts:,} prompts: {told}\n{len(plan.rejects):,} refused{why}{listed(long)}"
     print_result(told.as_dict() | values, as_json, text)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from jobs.settings.presets import Preset
     from pipeline.flow import FlowResult
     from pipeline.pairing import PairResult
+    from pipeline.sampling.sample import SamplePlan
 
 
 @click.command("run", cls=Command)
@@ -44,7 +45,7 @@ def command(
     The same command again does only what is missing.
     """
     from jobs.data.pair import pair_settings
-    from jobs.data.sample import sample_settings
+    from jobs.data.sample import sample_settings, say_splits
     from jobs.data.score import announce, given_options, score_settings
     from jobs.head_start import begin_sampling
 
@@ -62,7 +63,8 @@ def command(
     pairing, limits = pair_settings(pair)
     opened = Run.create_or_open(run)
 
-    def record() -> None:
+    def record(plan: SamplePlan) -> None:
+        say_splits(plan)
         opened.record("sample", recordable(sample), preset=sample["preset"].remembered())
         opened.record("score", recordable(score))
         announce(settings.score.reward.describe()[1])

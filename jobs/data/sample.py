@@ -24,7 +24,7 @@ from jobs.settings.options import (
 from pipeline.sampling.settings import SampleSettings
 
 if TYPE_CHECKING:
-    from pipeline.sampling.settings import SampleSettings
+    from pipeline.sampling.sample import SamplePlan
 
 
 class _SampleCommand(PresetCommand):
@@ -60,19 +60,31 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         plan = plan_sample(settings, there, write=False)
         told = forecast_sample(there, settings, plan)
         long = plan.long_prompts(settings)
+        say_splits(plan)
         values = {"prompts": plan.prompts, "long_prompts": [vars(one) for one in long]}
         print_result(told.as_dict() | values, as_json, f"{plan.prompts:,} prompts: {told}{listed(long)}")
         return
     opened = Run.create_or_open(run)
+
+    def before_work(plan: SamplePlan) -> None:
+        say_splits(plan)
+        opened.record("sample", recordable(chosen), preset=chosen["preset"].remembered())
+
     summary = run_sample(
         opened,
         settings,
         progress=ConsoleProgress("candidates"),
-        before_work=lambda: opened.record("sample", recordable(chosen), preset=chosen["preset"].remembered()),
+        before_work=before_work,
     )
     text = f"{summary.done} candidates sampled, {summary.present} were there, {summary.failed} failed: {run}"
     print_result(counts(summary), as_json, text)
     finish(ctx, summary, "candidates", "rejects, or candidates with status failed")
+
+
+def say_splits(plan: SamplePlan) -> None:
+    """Say how prompts of one's own fall into splits: pair and train-dpo take those of train alone."""
+    if plan.splits:
+        click.echo(plan.splits, err=True)
 
 
 def sample_settings(chosen: dict[str, Any]) -> SampleSettings:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from jobs.settings.command import PresetCommand, preset_option
 from jobs.settings.from_dataclass import names_of, options_of
@@ -22,6 +23,7 @@ from jobs.settings.options import (
 )
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.sampling.settings import SampleSettings
+from storage.tables.ids import SPLITS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -78,6 +80,14 @@ class _Compared:
             "common": True,
         },
     )
+    also_trained: bool = field(
+        default=False,
+        metadata={
+            "help": "Evaluate on prompts too that an adapter was trained on, and say so in all that is "
+            "written. NAME is then seen, unless given.",
+            "group": "Which candidates",
+        },
+    )
     name: str = field(
         default="heldout",
         metadata={
@@ -103,12 +113,20 @@ _OF_SAMPLING = {"model", "revision", "prompts", "split", "num_prompts", "seed", 
     change={
         "model": {"default": None, "help": "The base.", "words": "that of the preset's sample"},
         "seed": {"help": "Seed that the clips' seeds follow from."},
+        "prompts": {"help": "JSONL prompts, of which those of the split are taken; without it, the world's."},
+        "split": {
+            "type": click.Choice([*SPLITS, "all"]),
+            "help": "Split of the prompts; of your own also all.",
+        },
     },
 )
 @dry_run_option
 @json_option
 def command(run: Path, preset: Preset, dry_run: bool, as_json: bool, **chosen: Any) -> None:
     """Compare the base model with adapters on held-out prompts, with the same seeds.
+
+    Of the prompts of the split those are left out whose scene, caption or first frame an adapter was trained
+    on, as the adapter says, or else the pairs of the run that it lies in.
 
     The judge is to be a geometry model that made no reward; the table says when it is not. The fault and
     the PSNR to the truth need prompts of the embedded world. Sampling and scoring follow the sample and
@@ -121,6 +139,10 @@ def command(run: Path, preset: Preset, dry_run: bool, as_json: bool, **chosen: A
     from jobs.head_start import begin_sampling
     from jobs.main import PARTIAL
 
+    source = click.get_current_context().get_parameter_source("name")
+    if chosen["also_trained"] and source is not ParameterSource.COMMANDLINE:
+        # What was held out stays what it says it is.
+        chosen["name"] = "seen"
     if run.is_dir() and not dry_run:
         model = chosen["model"] or preset.model
         begin_sampling(run / "eval" / chosen["name"], chosen | {"model": model})
@@ -169,10 +191,15 @@ def evaluate_settings(preset: Preset, adapters: tuple[str, ...], chosen: dict[st
     own = {name: chosen[name] for name in _OF_SAMPLING if name in chosen}
     sample = sections["sample"] | own | {"candidates": chosen["seeds"], "batch": chosen["seeds"]}
     sample["model"] = chosen["model"] or sections["sample"]["model"]
+    any_split = sample["split"] == "all"
+    # Where a run has placed its scenes they stay; a new file's fall by hash, or as it says.
+    sample |= {"split_by": "scene"} | ({"split": "test"} if any_split else {})
     return EvaluateSettings(
         sample=sample_settings(sample),
         score=score_settings(sections["score"] | shared),
         adapters=tuple(NamedAdapter.parse(adapter) for adapter in adapters),
+        any_split=any_split,
+        also_trained=chosen["also_trained"],
         judges=_judges(chosen["judges"], sections["evaluate"]["judges"]),
         min_motion=chosen["min_motion"],
         name=chosen["name"],

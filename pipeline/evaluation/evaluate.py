@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from pipeline.damage import mend_tables
 from pipeline.engine.stage import Progress, Silent
 from pipeline.evaluation.adapters import BASE, NamedAdapter, groups, require_different
 from pipeline.evaluation.contact_sheet import Strip, shows, write_contact_sheet
+from pipeline.evaluation.held_out import Chosen, choose_prompts
 from pipeline.evaluation.judges.judge import JudgeChoice
 from pipeline.evaluation.judges.world import true_clip, world_prompt
 from pipeline.evaluation.panel import Panel, header_of, require_judge, run_judge, true_clips, truth_means
@@ -46,13 +47,16 @@ _Clips = Sequence[dict[str, Any]]
 class EvaluateSettings:
     """What `gpa evaluate` is asked for; `sample.adapter` is ignored, every adapter has its turn.
 
-    In the filtered tables, clips whose motion by the geometry judge is below `min_motion` on either side are
-    left out on both.
+    Prompts are those of `sample.split`, of one's own whatever their split with `any_split`, without those
+    that an adapter was trained on, unless `also_trained`. In the filtered tables, clips whose motion by the
+    geometry judge is below `min_motion` on either side are left out on both.
     """
 
     sample: SampleSettings
     score: ScoreSettings
     adapters: tuple[NamedAdapter, ...]
+    any_split: bool = False
+    also_trained: bool = False
     judges: tuple[JudgeChoice, ...] = ()
     min_motion: float = 0.0
     name: str = "heldout"
@@ -67,6 +71,12 @@ class EvaluateSettings:
         return {BASE: self.sample.with_adapter(None)} | {
             one.label: self.sample.with_adapter(one.path, one.weight) for one in self.adapters
         }
+
+    def chosen(self, run: Run) -> Chosen:
+        """The prompts that are taken of those asked for. Raises UserError where none is left."""
+        return choose_prompts(
+            run, self.sample, self.adapters, any_split=self.any_split, also_trained=self.also_trained
+        )
 
     def require_weights(self) -> None:
         """Raise, before anything is sampled, an error that names all weights that are missing."""
@@ -121,6 +131,8 @@ def run_evaluate(
     judge whose weights are missing.
     """
     settings.require_weights()
+    chosen = settings.chosen(run)
+    settings = replace(settings, sample=chosen.sample)
     path = run.path / "eval" / settings.name
     there = Run.open(path) if (path / RUN_FILE).exists() else None
     if there is not None:
@@ -142,7 +154,7 @@ def run_evaluate(
     for clip in (*clips, *truths):
         clip["measures"] = clip["scored"] | judged.get(clip["candidate_id"], {})
     _write_rows(inner, [*clips, *truths], settings, panel)
-    sheet = _write_sheet(inner, clips)
+    sheet = _write_sheet(inner, clips, chosen.trained)
     measured = _measured(clips)
     tables, filtered = make_tables(measured, panel.measures, groups(settings.adapters), settings.min_motion)
     result = Evaluation(
@@ -153,11 +165,13 @@ def run_evaluate(
             run,
             settings.min_motion,
             settings.score.reward.reward,
+            chosen.use,
         ),
         measures=panel.measures,
         tables=tables,
         filtered=filtered,
         clips=len(clips),
+        prompts=len({clip["prompt_id"] for clip in clips}),
         sheet=sheet,
         truth=truth_means(truths),
         failed=failed + summary.failed,
@@ -228,16 +242,25 @@ def _measured(clips: _Clips) -> Measured:
     return measured
 
 
-def _write_sheet(inner: Run, clips: _Clips) -> Path:
-    """The contact sheet; drawn, for which true clips are rendered, when it is not of these very videos."""
+def _write_sheet(inner: Run, clips: _Clips, trained: Collection[str]) -> Path:
+    """The contact sheet; drawn, for which true clips are rendered, when it is not of these very videos.
+
+    `trained` are the prompts that it says were seen in training.
+    """
     chosen = _sheet_clips(clips)
+    titles = {
+        clip["prompt_id"]: f"{clip['prompt']['text']}{' (seen in training)' * (clip['prompt_id'] in trained)}"
+        for group in chosen
+        for clip in group
+    }
     shown = [
-        [group[0]["prompt"]["text"], [[_label(clip), _digest(inner, clip["video_uri"])] for clip in group]]
+        [titles[group[0]["prompt_id"]], [[_label(clip), _digest(inner, clip["video_uri"])] for clip in group]]
         for group in chosen
     ]
     path, content = inner.path / "contact-sheet.png", content_id("contact sheet", shown)
     if not shows(path, content):
-        write_contact_sheet(path, [_sheet_group(inner, group) for group in chosen], content)
+        strips = [(titles[group[0]["prompt_id"]], _strips(inner, group)) for group in chosen]
+        write_contact_sheet(path, strips, content)
     return path
 
 
@@ -253,11 +276,11 @@ def _sheet_clips(clips: _Clips) -> list[list[dict[str, Any]]]:
     return list(found.values())
 
 
-def _sheet_group(inner: Run, group: _Clips) -> tuple[str, list[Strip]]:
+def _strips(inner: Run, group: _Clips) -> list[Strip]:
     strips = [
         Strip(label=_label(clip), frames_THW3=read_video(inner.resolve(clip["video_uri"]))) for clip in group
     ]
-    return group[0]["prompt"]["text"], _truth_strips(group[0]) + strips
+    return _truth_strips(group[0]) + strips
 
 
 def _label(clip: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.evaluation.adapters import TRUTH
+from pipeline.evaluation.held_out import PromptUse
 from pipeline.evaluation.judges.epipolar import EpipolarJudge
 from pipeline.evaluation.judges.geometry import GeometryJudge
 from pipeline.evaluation.judges.judge import (
@@ -212,15 +213,16 @@ class JudgeLine:
 class Header:
     """What stands above the tables.
 
-    `held_out` is whether no reward used the geometry that judges; None without a geometry judge. `geometry`
-    and `rewarded_by` are models with their revisions.
+    `prompts` says whether the prompts are held out. `independent` is whether no reward used the geometry that
+    judges; None without a geometry judge. `geometry` and `rewarded_by` are models with their revisions.
     """
 
     judges: tuple[JudgeLine, ...]
     geometry: str | None
     rewarded_by: tuple[str, ...]
-    held_out: bool | None
+    independent: bool | None
     min_motion: float
+    prompts: PromptUse
     notes: tuple[str, ...] = ()
 
     @property
@@ -228,23 +230,29 @@ class Header:
         """The judge in a few words."""
         if self.geometry is None:
             return "no geometry judge"
-        return f"judge {self.geometry.partition(' ')[0]} ({'held out' if self.held_out else 'not held out'})"
+        independent = "independent" if self.independent else "not independent"
+        return f"judge {self.geometry.partition(' ')[0]} ({independent})"
 
     def lines(self) -> list[str]:
-        """Who judged, in full."""
+        """On what prompts, and who judged, in full."""
         rewarded = ", ".join(self.rewarded_by) or "no geometry model"
         if self.geometry is None:
             lines = ["no geometry judge: no MVCS, 3DCS, motion, and no filtered table"]
-        elif self.held_out:
-            lines = [f"geometry judge: {self.geometry}; held out, the reward is by {rewarded}"]
+        elif self.independent:
+            lines = [f"geometry judge: {self.geometry}; independent, the reward is by {rewarded}"]
         else:
-            lines = [f"geometry judge: {self.geometry}; not held out, the reward is by the same model"]
+            lines = [f"geometry judge: {self.geometry}; not independent, the reward is by the same model"]
         others = [f"{one.name} {one.version} (licence {one.license})" for one in self.judges]
-        return [*lines, f"judges: {', '.join(others)}", *self.notes]
+        return [*self.prompts.lines(), *lines, f"judges: {', '.join(others)}", *self.notes]
 
 
 def header_of(
-    panel: Panel, rewards: Sequence[GeometryInfo], run: Run, min_motion: float, reward: str
+    panel: Panel,
+    rewards: Sequence[GeometryInfo],
+    run: Run,
+    min_motion: float,
+    reward: str,
+    prompts: PromptUse,
 ) -> Header:
     """The header of an evaluation in `run`, whose pairs say which geometry the training reward used.
 
@@ -262,8 +270,9 @@ def header_of(
         ),
         geometry=None if judge is None else _named(judge.geometry),
         rewarded_by=tuple(sorted(sources.values())),
-        held_out=None if judge is None else judge.geometry.revision not in sources,
+        independent=None if judge is None else judge.geometry.revision not in sources,
         min_motion=min_motion,
+        prompts=prompts,
         notes=_notes(panel, trained | {reward}),
     )
 
@@ -275,5 +284,5 @@ def _named(one: GeometryInfo) -> str:
 def _notes(panel: Panel, rewards: set[str]) -> tuple[str, ...]:
     notes = [] if panel.geometry is None or panel.geometry.note is None else [panel.geometry.note]
     if "epipolar" in rewards:
-        notes.append("the epipolar column is not held out: the reward is of the same kind")
+        notes.append("the epipolar column is not independent: the reward is of the same kind")
     return tuple(notes)

@@ -47,6 +47,7 @@ class Evaluation:
     tables: Tables
     filtered: Tables
     clips: int
+    prompts: int
     sheet: Path
     truth: Mapping[str, float] = field(default_factory=dict)
     failed: int = 0
@@ -131,6 +132,7 @@ def as_json(result: Evaluation) -> dict[str, Any]:
     """An evaluation as plain values, which depend on the clips alone."""
     return {
         "clips": result.clips,
+        "prompts": result.header.prompts.words(result.prompts),
         "judged_by": dataclasses.asdict(result.header),
         "unit": UNIT,
         "measures": {one.name: {"better": one.better, "about": one.about} for one in result.shown()},
@@ -160,7 +162,7 @@ def title(result: Evaluation, name: str, *, filtered: bool) -> str:
     of = "" if trainings is None else f" ({trainings} trainings)"
     moving = f", clips that move (motion {result.header.min_motion:g} or more on both sides)"
     return (
-        f"{name}{of} against base: {prompts} held-out prompts, same seeds, 95 % intervals"
+        f"{name}{of} against base: {result.header.prompts.words(prompts, name)}, same seeds, 95 % intervals"
         f"{moving if filtered else ''}; {result.header.short}"
     )
 
@@ -214,7 +216,11 @@ def _as_csv(result: Evaluation) -> str:
     """A line for every measure of every table, with all figures in full."""
     text = io.StringIO()
     lines = [
-        _flat({"table": table, "model": name, "held_out": result.header.held_out} | dataclasses.asdict(row))
+        _flat(
+            {"table": table, "model": name, "prompts_are": result.header.prompts.status}
+            | {"judge_independent": result.header.independent}
+            | dataclasses.asdict(row)
+        )
         for table, tables in (("all", result.tables), ("moving", result.filtered))
         for name, rows in tables.items()
         for row in rows

@@ -6,6 +6,7 @@ Without a measurement there is no time, and sizes follow from the model's config
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
@@ -81,6 +82,7 @@ def forecast_evaluate(run: Run, settings: EvaluateSettings) -> tuple[Forecast, F
     path = run.path / "eval" / settings.name
     inner = Run.open(path) if path.exists() else None
     measured = [run] if inner is None else [inner, run]
+    settings = replace(settings, sample=settings.chosen(run).sample)
     wanted = wanted_clips(settings, inner)
     ids = set(wanted.models)
     parts = [plan_sample(sample, inner, write=False) for sample in settings.models().values()]

@@ -111,5 +111,6 @@ def _plan(run: Run | None, settings: ImportSettings, encoding: Encoding | None, 
         encoding,
         allow_outside=settings.allow_outside,
         batch=settings.batch,
+        split_by=settings.split_by,
         write=write,
     )

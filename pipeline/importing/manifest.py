@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import Any
 
 from pipeline.importing.tables import FORMATS, Columns, table_rows
+from pipeline.sampling.prompts import split_named
 from storage.media.external_files import Refused, confined, show
-from storage.tables.ids import SPLITS, Split, content_id
+from storage.tables.ids import Split, content_id
 from storage.tables.records import Reject
 from storage.texts import metadata_of, short, string_of, text_of
 
@@ -72,7 +73,7 @@ def entry(
         path=find(string_of(given["path"], "path")),
         first_frame=None if first_frame is None else find(string_of(first_frame, "first_frame")),
         scene_id=text_of(_label(given["scene_id"]), "scene_id") if "scene_id" in given else None,
-        split=_split(given["split"]) if "split" in given else None,
+        split=split_named(given["split"]) if "split" in given else None,
         metadata=metadata_of(given.get("metadata", {})),
     )
 
@@ -112,12 +113,6 @@ def _label(value: Any) -> Any:
     if isinstance(value, float | Decimal) and value == value // 1:
         value = int(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-
-def _split(value: Any) -> Split:
-    if value not in SPLITS:
-        raise Refused("bad-field", f"split must be one of {', '.join(SPLITS)}, got {short(value)}: change it")
-    return cast(Split, value)
 
 
 _COLUMNS = Columns(

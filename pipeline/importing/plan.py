@@ -16,6 +16,7 @@ from pipeline.importing.prompt_book import PromptBook
 from pipeline.importing.stage import Encoding, ImportItem, ImportTask
 from pipeline.sampling.sample import require_same_conditions
 from pipeline.sampling.samplers import first_frame
+from pipeline.sampling.splits import SplitBy, told_splits
 from storage.errors import UserError
 from storage.media.external_files import Refused, file_sha256, show
 from storage.media.foreign_video import VideoFacts, VideoLimits, inspect_video
@@ -28,10 +29,11 @@ from storage.tables.records import NO_MODEL, NO_REVISION, Prompt, Reject
 class ImportPlan:
     """The videos that can be taken in, the tasks of those that are missing, and what is refused and why.
 
-    `bytes` is the size of the missing videos.
+    `splits` says how the prompts fall into splits, `bytes` is the size of the missing videos.
     """
 
     prompts: int
+    splits: str
     wanted: int
     bytes: int
     tasks: tuple[ImportTask, ...]
@@ -56,6 +58,7 @@ def plan_import(
     *,
     allow_outside: bool = False,
     batch: int = 8,
+    split_by: SplitBy = "scene",
     write: bool = True,
 ) -> ImportPlan:
     """Look at every video of a source, without decoding it.
@@ -65,7 +68,10 @@ def plan_import(
     """
     target = None if encoding is None else encoding.target
     planner = _Planner(
-        run=run, limits=limits, encoding=encoding, book=PromptBook(run=run, limits=limits, target=target)
+        run=run,
+        limits=limits,
+        encoding=encoding,
+        book=PromptBook(run=run, limits=limits, target=target, split_by=split_by),
     )
     for listed in _entries(source, allow_outside):
         if isinstance(listed, Reject):
@@ -82,8 +88,11 @@ def plan_import(
         _require_one_model(run, encoding)
     if write:
         planner.book.write(prompt_id for prompt_id, _ in planner.seen)
+    prompts = {prompt_id for prompt_id, _ in planner.seen}
+    splits = [planner.book.rows[prompt_id].split for prompt_id in prompts]
     return ImportPlan(
-        prompts=len({prompt_id for prompt_id, _ in planner.seen}),
+        prompts=len(prompts),
+        splits=told_splits(splits, split_by, len(planner.book.given & prompts)),
         wanted=len(planner.seen),
         bytes=planner.bytes,
         tasks=tasks,

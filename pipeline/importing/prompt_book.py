@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from pipeline.importing.manifest import Entry
 from pipeline.sampling.prompts import HeldTexts, PromptItem
+from pipeline.sampling.splits import SceneSplits, SplitBy
 from storage.errors import UserError
 from storage.media.clip import Target
-from storage.media.external_files import Refused
+from storage.media.external_files import Refused, show
 from storage.media.foreign_video import VideoLimits
 from storage.media.pictures import read_image, write_image
 from storage.run import Run
@@ -25,25 +26,29 @@ from storage.tables.shards import write_shard
 class PromptBook:
     """Finds or makes the prompt of an entry. Scene, split and metadata of a prompt are those it has first.
 
-    First frames are cut as the videos are, when these are cut for a model (`target`).
+    `split_by` places scenes whose split no entry says; `given` are the prompts of which one does. First
+    frames are cut as the videos are, when these are cut for a model (`target`).
     """
 
     run: Run | None
     limits: VideoLimits
     target: Target | None = None
+    split_by: SplitBy = "scene"
     rows: dict[str, Prompt] = field(default_factory=dict)
+    given: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         held = [] if self.run is None else self.run.rows("prompts").to_pylist()
         self.rows |= {row["prompt_id"]: Prompt(**row) for row in held}
         self._held = set(self.rows)
         self._texts = HeldTexts((row.prompt_id, row.text) for row in self.rows.values())
-        self._splits = {row.scene_id: row.split for row in self.rows.values()}
+        self._splits = SceneSplits(self.split_by, held)
         # Runs of before may call scene 1 of a CSV file "1.0": there it stays one scene.
-        whole = {scene.removesuffix(".0"): scene for scene in self._splits if scene.endswith(".0")}
-        self._scenes: dict[str | None, str] = {
-            now: then for now, then in whole.items() if now not in self._splits
-        }
+        scenes = {row["scene_id"] for row in held}
+        whole = {scene.removesuffix(".0"): scene for scene in scenes if scene.endswith(".0")}
+        self._scenes: dict[str | None, str] = {now: then for now, then in whole.items() if now not in scenes}
+        # By prompt the entry that it comes from.
+        self._first: dict[str, str] = {}
         self._images: dict[str, Path] = {}
         self._ids: dict[tuple[str, Path | None], str] = {}
 
@@ -54,12 +59,16 @@ class PromptBook:
         if key not in self._ids:
             self._ids[key] = self._admit(one)
         row = self.rows[self._ids[key]]
-        for name in ("scene_id", "split"):
+        if one.split is not None:
+            self.given.add(row.prompt_id)
+        for name in ("split",) if self.split_by == "prompt" else ("scene_id", "split"):
             given = getattr(one, name)
             if given is not None and given != getattr(row, name):
+                first = self._first.get(row.prompt_id, "the run")
                 raise Refused(
                     "conflict",
-                    f"says {name} {given!r}, its prompt has {getattr(row, name)!r}: make them agree",
+                    f"says {name} {given!r}, its prompt has {getattr(row, name)!r} by {first}: make them "
+                    "agree",
                 )
         return row
 
@@ -82,21 +91,16 @@ class PromptBook:
             scene_id=one.scene_id,
             split=one.split,
             metadata=one.metadata,
+            where=show(one.where),
         )
         item = self._texts.as_held(item)
-        row = item.record(f"media/images/{item.prompt_id}.png")
-        if row.prompt_id in self.rows:
-            return row.prompt_id
-        split = self._splits.get(row.scene_id)
-        if split is not None and one.split is None:
-            # The scene has one, from another row: the hash is only for scenes that nobody placed.
-            row = PromptItem(**{**vars(item), "split": split}).record(row.image_uri)
-        elif split not in {None, row.split}:
-            raise Refused(
-                "conflict",
-                f"says split {row.split}, its scene {row.scene_id!r} is in {split}: a scene has one split",
-            )
-        self._splits[row.scene_id] = row.split
+        if item.prompt_id in self.rows:
+            if item.prompt_id in self._held:
+                # What the run has stays as it is: another split is refused.
+                self._splits.place(replace(item, split=None))
+            return item.prompt_id
+        row = self._splits.place(item).record(f"media/images/{item.prompt_id}.png")
+        self._first[row.prompt_id] = item.where
         self.rows[row.prompt_id] = row
         if one.first_frame is not None:
             self._images[row.prompt_id] = one.first_frame

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.sampling.settings import Execution, SamplerSettings
+from pipeline.sampling.splits import SPLIT_BY_HELP, SplitBy
 from storage.errors import FieldError, UserError
 from storage.media.foreign_video import Fit, VideoLimits
 
@@ -72,6 +73,7 @@ class ImportSettings(WorkerSettings):
         default=False,
         metadata=_option("Refuse prompts with more text tokens than the model reads, instead of a warning."),
     )
+    split_by: SplitBy = field(default="scene", metadata=_option(SPLIT_BY_HELP))
     sampler: SamplerSettings
     execution: Execution = field(default_factory=Execution)
     batch: int = field(

@@ -80,6 +80,8 @@ def sampled_validation(
     rows = [row for row in run.rows("prompts").to_pylist() if row["split"] == split]
     base = settings.with_adapter(None)
     plain = replace(base, candidates=1, batch=1, limit=None, workers=0, ray_address=None, runtime_env=None)
+    # Which of them are taken is decided here.
+    plain = replace(plain, split_by="scene")
     if rows:
         inner = Run.create_or_open(path)
         file = inner.path / _PROMPTS_NAME

@@ -3,9 +3,11 @@
 A line of the file is one JSON object:
 
     {"text": "A quiet hall. Camera motion: pan across the room.", "image": "frames/hall.png",
-     "scene_id": "hall", "camera_motion": ["pan across the room"], "metadata": {"source": "mine"}}
+     "scene_id": "hall", "split": "train", "camera_motion": ["pan across the room"],
+     "metadata": {"source": "mine"}}
 
-`text` is required; `image` is relative to the file; the rest is optional. Texts are kept in one writing
+`text` is required; `image` is relative to the file; the rest is optional. `split` is train, val or test, and
+decides, as long as a scene has only one; splits.py says what happens without. Texts are kept in one writing
 (storage/texts.py), so that a caption is the same prompt in whatever file it stands.
 """
 
@@ -23,14 +25,23 @@ from numpy.typing import NDArray
 from storage.errors import UserError
 from storage.media.external_files import Refused
 from storage.media.pictures import read_image
-from storage.tables.ids import Split, canonical_json, content_id, split_of
+from storage.tables.ids import (
+    SPLITS,
+    Split,
+    canonical_json,
+    content_id,
+    content_scene,
+    picture_parts,
+    split_of,
+)
 from storage.tables.records import Prompt
-from storage.texts import json_lines, metadata_of, one_writing, string_of, text_of
+from storage.texts import json_lines, metadata_of, one_writing, short, string_of, text_of
 
 _FIELDS: dict[str, type] = {
     "text": str,
     "image": str,
     "scene_id": str,
+    "split": str,
     "camera_motion": list,
     "metadata": dict,
 }
@@ -38,7 +49,10 @@ _FIELDS: dict[str, type] = {
 
 @dataclass(frozen=True, kw_only=True)
 class PromptItem:
-    """A prompt that is not yet in a run. `image_HW3` is its first frame, uint8 at its own size, or None."""
+    """A prompt that is not yet in a run. `image_HW3` is its first frame, uint8 at its own size, or None.
+
+    `where` is the file and line that it stands in.
+    """
 
     text: str
     image_HW3: NDArray[np.uint8] | None = None
@@ -46,18 +60,22 @@ class PromptItem:
     camera_motion: Sequence[str] = ()
     metadata: dict[str, Any] = field(default_factory=dict)
     split: Split | None = None
+    where: str = ""
 
     @property
     def prompt_id(self) -> str:
         """A hash of the text and the pixels of the first frame."""
-        return content_id("prompt", self.text, *self._image_parts())
+        pixels = () if self.image_HW3 is None else picture_parts(self.image_HW3)
+        return content_id("prompt", self.text, *pixels)
+
+    @property
+    def content(self) -> str:
+        """Its scene by content: prompts of one first frame are one scene."""
+        return content_scene(self.text, self.image_HW3)
 
     def record(self, image_uri: str | None) -> Prompt:
-        """The row of the prompts table. Without a scene, prompts of one first frame are one scene.
-
-        Without a split the scene decides it.
-        """
-        scene_id = self.scene_id or content_id("scene", *(self._image_parts() or [self.text]))
+        """The row of the prompts table: its scene is that of its content, its split by hash, unless given."""
+        scene_id = self.scene_id or self.content
         return Prompt(
             prompt_id=self.prompt_id,
             scene_id=scene_id,
@@ -67,12 +85,6 @@ class PromptItem:
             image_uri=image_uri if self.image_HW3 is not None else None,
             metadata=canonical_json(self.metadata),
         )
-
-    def _image_parts(self) -> list[Any]:
-        if self.image_HW3 is None:
-            return []
-        pixels = np.ascontiguousarray(self.image_HW3)
-        return [list(pixels.shape), pixels.tobytes()]
 
 
 class HeldTexts:
@@ -105,14 +117,19 @@ def read_prompts(path: Path, *, image_required: bool, limit: int | None = None) 
     that a table cannot hold, a file that is not an image, and a missing first frame when `image_required`;
     also for a missing or empty file.
     """
-    seen: set[str] = set()
+    seen: dict[str, PromptItem] = {}
     for where, value in _lines(path):
         if limit is not None and len(seen) >= limit:
             return
         item = _parse(value, where, path.parent, image_required)
-        if item.prompt_id not in seen:
-            seen.add(item.prompt_id)
+        first = seen.setdefault(item.prompt_id, replace(item, image_HW3=None))
+        if first.where == where:
             yield item
+        elif item.split not in {None, first.split}:
+            raise UserError(
+                f"{where}: says split {item.split}, {first.where} is the same prompt and says "
+                f"{first.split or 'none'}: make them agree"
+            )
     if not seen:
         raise UserError(
             f"prompts file {path} holds no prompt: write one JSON object a line, at least a text each"
@@ -124,7 +141,7 @@ def world_items(split: str, count: int, start: int = 0) -> Iterator[PromptItem]:
 
     Raises UserError for a split the world does not have.
     """
-    from pipeline.world.clips import SPLITS, first_frame, world_prompts
+    from pipeline.world.clips import first_frame, world_prompts
 
     if split not in SPLITS:
         raise UserError(f"split {split!r} does not exist in the world: choose one of {', '.join(SPLITS)}")
@@ -162,7 +179,8 @@ def _parse(value: dict[str, Any], where: str, folder: Path, image_required: bool
         raise UserError(
             f'{where}: no first frame, which an image-to-video model needs: add "image": "file.png"'
         )
-    return PromptItem(image_HW3=None if image is None else _load_image(folder / image, where), **fields)
+    image_HW3 = None if image is None else _load_image(folder / image, where)
+    return PromptItem(image_HW3=image_HW3, where=where, **fields)
 
 
 def _fields(value: dict[str, Any]) -> dict[str, Any]:
@@ -184,10 +202,19 @@ def _fields(value: dict[str, Any]) -> dict[str, Any]:
         "text": lambda text: text_of(text, "field 'text'"),
         "image": lambda name: string_of(name, "field 'image'"),
         "scene_id": lambda name: text_of(name, "field 'scene_id'"),
+        "split": split_named,
         "camera_motion": lambda moves: [text_of(move, "field 'camera_motion'") for move in moves],
         "metadata": metadata_of,
     }
     return {name: read[name](given) for name, given in value.items()}
+
+
+def split_named(value: Any) -> Split:
+    """A split that a file names. Raises Refused for another value."""
+    for split in SPLITS:
+        if value == split:
+            return split
+    raise Refused("bad-field", f"split must be one of {', '.join(SPLITS)}, got {short(value)}: change it")
 
 
 def _load_image(path: Path, where: str) -> NDArray[np.uint8]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from pipeline.components import require_components
@@ -16,14 +16,16 @@ from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_
 from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts
 from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
+from pipeline.sampling.splits import SceneSplits, SplitBy, told_splits
 from pipeline.sampling.tasks import SampleTask
 from pipeline.sampling.world_prompts import prompts_of_world
 from pipeline.telling import tell_import
 from storage.errors import UserError
+from storage.media.external_files import Refused
 from storage.media.pictures import write_image
 from storage.media.video import is_whole
 from storage.run import Run
-from storage.tables.ids import candidate_seed, content_id
+from storage.tables.ids import Split, candidate_seed, content_id
 from storage.tables.records import Prompt
 from storage.tables.shards import write_shard
 from storage.upkeep.repair import MEDIA_FOLDERS, sweep_leftovers
@@ -37,7 +39,7 @@ class SamplePlan:
     """What is missing: prompts with their rows, and the tasks that make the missing candidates.
 
     Candidates whose files are damaged are missing. `of_world` is whether model and prompts are the embedded
-    world's, which fit together.
+    world's, which fit together. `splits` says how prompts of a file fall into splits.
     """
 
     model: ModelRef
@@ -46,6 +48,7 @@ class SamplePlan:
     wanted: int
     tasks: tuple[SampleTask, ...]
     of_world: bool = False
+    splits: str = ""
 
     @property
     def ids(self) -> set[str]:
@@ -69,23 +72,40 @@ class SamplePlan:
 
 @dataclass(kw_only=True)
 class _Prompts:
-    """Makes rows of prompts, as the run writes them that has them; when `write`, writes what it lacks."""
+    """Makes rows of prompts, as the run writes them that has them; when `write`, writes what it lacks.
+
+    `split_by` None leaves scenes and splits as they are.
+    """
 
     run: Run | None
     write: bool
+    split_by: SplitBy | None
     rows: list[Prompt] = field(default_factory=list)
+    splits: list[str] = field(default_factory=list)
+    given: int = 0
 
     def admit(self, items: Iterable[PromptItem]) -> Iterator[Prompt]:
-        table = [] if self.run is None else self.run.rows("prompts", ["prompt_id", "text"]).to_pylist()
+        columns = ["prompt_id", "scene_id", "split", "text"]
+        table = [] if self.run is None else self.run.rows("prompts", columns).to_pylist()
         known = {row["prompt_id"] for row in table}
         held = HeldTexts((row["prompt_id"], row["text"]) for row in table)
+        scenes = SceneSplits(self.split_by or "scene", table)
         for item in map(held.as_held, items):
             prompt_id = item.prompt_id
             uri = f"media/images/{prompt_id}.png" if self.run is None else self.run.image_uri(prompt_id)
+            if self.split_by is not None:
+                self.given += item.split is not None
+                item = _placed(item, scenes)
             prompt = item.record(uri)
+            self.splits.append(prompt.split)
             if self.run is not None and self.write:
                 self._write(self.run, item, prompt, prompt_id not in known)
             yield prompt
+
+    @property
+    def told(self) -> str:
+        """How the prompts of a file fall into splits, in words."""
+        return "" if self.split_by is None else told_splits(self.splits, self.split_by, self.given)
 
     def _write(self, run: Run, item: PromptItem, prompt: Prompt, new: bool) -> None:
         if item.image_HW3 is not None and prompt.image_uri is not None:
@@ -100,12 +120,19 @@ class _Prompts:
             write_shard(self.run.shard_dir("prompts"), "prompts", self.rows)
 
 
+def _placed(item: PromptItem, scenes: SceneSplits) -> PromptItem:
+    try:
+        return scenes.place(item)
+    except Refused as error:
+        raise UserError(f"{item.where}: {error}") from error
+
+
 def run_sample(
     run: Run,
     settings: SampleSettings,
     *,
     progress: Progress | None = None,
-    before_work: Callable[[], None] | None = None,
+    before_work: Callable[[SamplePlan], None] | None = None,
     tell: bool = True,
 ) -> Summary:
     """Sample every missing candidate. The same call again does only what is missing.
@@ -124,7 +151,7 @@ def run_sample(
         sweep_leftovers(run, "prompts", "candidates", *MEDIA_FOLDERS)
         plan = plan_told(settings, run) if tell else plan_sample(settings, run)
         if before_work is not None:
-            before_work()
+            before_work(plan)
         if not plan.tasks:
             return Summary(wanted=plan.wanted, present=plan.wanted)
         require_components(plan.model)
@@ -190,7 +217,9 @@ def plan_sample(
         if not write:
             # Before it writes, run_sample has dropped them.
             have -= damaged_candidates(run)
-    prompts = _Prompts(run=run, write=write)
+    own = settings.prompts is not None
+    placed = not own or settings.only is not None
+    prompts = _Prompts(run=run, write=write, split_by=None if placed else settings.split_by)
     tasks: list[SampleTask] = []
     count = 0
     for prompt in prompts.admit(_items(settings, model, run)):
@@ -204,7 +233,8 @@ def plan_sample(
         prompts=count,
         wanted=wanted,
         tasks=tuple(tasks),
-        of_world=settings.prompts is None and settings.model in PACKAGED,
+        of_world=not own and settings.model in PACKAGED,
+        splits=prompts.told,
     )
 
 
@@ -240,9 +270,19 @@ def _items(settings: SampleSettings, model: ModelRef, run: Run | None) -> Iterat
     kind = first_frame(model)
     if settings.prompts is not None:
         items = read_prompts(settings.prompts, image_required=kind == "required", limit=settings.limit)
-        return _alike(items, model) if kind == "optional" else items
-    count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
-    return prompts_of_world(run, settings.split, count)
+        items = _alike(items, model) if kind == "optional" else items
+    else:
+        count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
+        items = prompts_of_world(run, settings.split, count)
+    return items if settings.only is None else _only(items, settings.only)
+
+
+def _only(items: Iterator[PromptItem], only: Mapping[str, tuple[str, Split]]) -> Iterator[PromptItem]:
+    """Those of the prompts, in the scene and the split that they are said to be in."""
+    for item in items:
+        found = only.get(item.prompt_id)
+        if found is not None:
+            yield replace(item, scene_id=found[0], split=found[1])
 
 
 def _alike(items: Iterator[PromptItem], model: ModelRef) -> Iterator[PromptItem]:

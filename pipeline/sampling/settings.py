@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.models import Precision
+from pipeline.sampling.splits import SPLIT_BY_HELP, SplitBy
 from storage.errors import FieldError, UserError
 from storage.tables.ids import SPLITS, Split
 
@@ -148,9 +149,11 @@ class Execution:
 class SampleSettings(WorkerSettings):
     """What `gpa sample` is asked for. Raises UserError for a value that makes no sense.
 
-    Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `batch`
-    candidates of a prompt are sampled together; what a candidate looks like depends on it in the last bits,
-    never on the workers. `strict_prompts` refuses prompts of which the model would not see the end.
+    Prompts come from `prompts` (JSONL), or from the embedded world: `num_prompts` of `split`. `split_by`
+    places those of `prompts` (splits.py). `only` are the prompts that are taken, by id, with the scene and
+    the split that they are in; None takes all. `batch` candidates of a prompt are sampled together; what a
+    candidate looks like depends on it in the last bits, never on the workers. `strict_prompts` refuses
+    prompts of which the model would not see the end.
     """
 
     prompts: Path | None = field(
@@ -162,6 +165,7 @@ class SampleSettings(WorkerSettings):
     split: Split = field(
         default="train", metadata=_option("Split of the world's prompts.", "Which candidates")
     )
+    split_by: SplitBy = field(default="scene", metadata=_option(SPLIT_BY_HELP, "Which candidates"))
     num_prompts: int = field(
         default=120,
         metadata=_option("How many of the world's prompts.", "Which candidates", "N", common=True),
@@ -207,6 +211,7 @@ class SampleSettings(WorkerSettings):
     batch: int = field(
         default=8, metadata=_option("Candidates of a prompt sampled together.", "Compute", "N")
     )
+    only: Mapping[str, tuple[str, Split]] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -216,6 +221,10 @@ class SampleSettings(WorkerSettings):
                 raise FieldError(name, "at least 1", value)
         if self.split not in SPLITS:
             raise FieldError("split", f"one of {', '.join(SPLITS)}", self.split)
+        if self.split_by != "scene" and self.prompts is None:
+            raise FieldError(
+                "split_by", "scene for the world's prompts", self.split_by, "give `prompts` FILE"
+            )
         self.execution.loading_device("cuda" if self.gpus_per_worker else "cpu")
         weight = self.sampler.adapter_weight
         if weight != 1 and self.adapter is None:

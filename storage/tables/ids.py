@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Split: TypeAlias = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
@@ -40,6 +44,16 @@ def candidate_seed(run_seed: int, prompt_id: str, index: int) -> int:
         raise ValueError(f"index must be >= 0, got {index}: count candidates from zero")
     digest = _digest(("candidate-seed", run_seed, prompt_id, index))
     return int.from_bytes(digest[:8], "big") >> (64 - _SEED_BITS)
+
+
+def picture_parts(image_HW3: NDArray[np.uint8]) -> tuple[list[int], bytes]:
+    """What of a picture enters an id: its shape and its pixels."""
+    return list(image_HW3.shape), image_HW3.tobytes()
+
+
+def content_scene(text: str, image_HW3: NDArray[np.uint8] | None = None) -> str:
+    """The scene of a prompt that names none: its first frame, uint8 [H, W, 3], or its text without one."""
+    return content_id("scene", *([text] if image_HW3 is None else picture_parts(image_HW3)))
 
 
 def split_of(scene_id: str) -> Split:

@@ -238,7 +238,10 @@ def test_a_scene_has_one_split(run: Run, tmp_path: Path) -> None:
     assert {row["text"]: row["split"] for row in rows(run, "prompts")} == {"a": "val", "b": "val"}
     assert {rule for rule, _ in rejected(run).values()} == {"conflict"}
     assert "a scene has one split" in rejected(run)["list.jsonl:3"][1]
-    assert "says split 'train', its prompt has 'val'" in rejected(run)["list.jsonl:4"][1]
+    assert (
+        "says split test, but its scene 'house' is in val by list.jsonl:1" in rejected(run)["list.jsonl:3"][1]
+    )
+    assert "says split 'train', its prompt has 'val' by list.jsonl:1" in rejected(run)["list.jsonl:4"][1]
 
 
 def test_a_dry_run_counts_and_writes_nothing(run: Run, source: Path) -> None:

@@ -16,6 +16,7 @@ from jobs.ablate.files import as_json, markdown, write_results
 from jobs.ablate.tables import budget_line, cell, figures
 from jobs.ablate.trainings import Outcome
 from pipeline.evaluation.adapters import BASE
+from pipeline.evaluation.held_out import PromptUse
 from pipeline.evaluation.judges.judge import Measure
 from pipeline.evaluation.panel import Header
 from pipeline.evaluation.tables import Evaluation, make_tables
@@ -68,10 +69,11 @@ def outcome_of(run: Run, values: dict[str, dict[str, np.ndarray]]) -> Outcome:
     tables, filtered = make_tables(
         measured, MEASURES, {"best": ["best/0", "best/1"], "sft": ["sft/0"]}, min_motion=0.0
     )
-    header = Header(judges=(), geometry=None, rewarded_by=(), held_out=None, min_motion=0.0)
+    use = PromptUse(status="held-out", split="test")
+    header = Header(judges=(), geometry=None, rewarded_by=(), independent=None, min_motion=0.0, prompts=use)
     result = Evaluation(
         directory=run.path, header=header, measures=MEASURES, tables=tables, filtered=filtered,
-        clips=len(clips), sheet=run.path / "sheet.png", truth={"sharpness": 0.875},
+        clips=len(clips), prompts=PROMPTS, sheet=run.path / "sheet.png", truth={"sharpness": 0.875},
     )  # fmt: skip
     options = record().options | {"steps": 240}
     records = [record(options=options), record(seed=1, options=options)]
