@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.damage import mend_tables
 from pipeline.engine.runners import OutcomeCounter, Summary
-from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt, settle_threads
+from pipeline.engine.stage import Progress, Silent, TaskOutcome, attempt_here, settle_threads
 from pipeline.sampling.sample import SamplePlan, mend_sampled, plan_told, sample_stage
 from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.score import prompt_tasks, score_lock, score_stage
@@ -170,12 +170,12 @@ def _in_process(stages: tuple[SampleStage, ScoreStage], plan: SamplePlan, arriva
     scoring.setup()
     settle_threads(scoring.resources.gpus)
     for found in ready:
-        yield SCORE, attempt(scoring, found)
+        yield SCORE, attempt_here(scoring, found)
     for task in plan.tasks:
-        outcome = attempt(sampling, task)
+        outcome = attempt_here(sampling, task)
         yield SAMPLE, outcome
         for found in arrivals.add(outcome):
-            yield SCORE, attempt(scoring, found)
+            yield SCORE, attempt_here(scoring, found)
 
 
 def _on_ray(

@@ -1,6 +1,7 @@
 """The actors of one stage: as many as there is work and room for, each with one task in flight.
 
-An actor that dies, whose node dies, or that hangs is replaced and its task done again. A task that keeps
+An actor that dies, whose node or GPU dies, or that hangs is replaced and its task done again, and so is one
+that makes nothing but errors while others do not. A task that keeps
 killing its workers is taken apart, and the candidate that does it is given up with its reason.
 """
 
@@ -12,8 +13,9 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from pipeline.engine.ray_worker import Actor, CannotStart, Phase
+from pipeline.engine.ray_worker import Actor, BrokenDevice, CannotStart, Phase
 from pipeline.engine.stage import WORKER_LOST, Stage, Task, TaskOutcome, failed_outcome, split_task
+from pipeline.engine.streaks import Streaks
 from pipeline.engine.warm_actors import IDLE_SECONDS, SURE_SECONDS, WarmActors
 from pipeline.engine.worker_settings import WorkerSettings
 from storage.errors import UserError
@@ -50,6 +52,7 @@ class Pool:
         self._deaths: dict[str, int] = {}
         self._node_deaths: dict[str, int] = {}
         self._setup_deaths = 0
+        self._streaks = Streaks()
         self._cancelled_since: float | None = None
         self._watched = self._placed = time.monotonic()
 
@@ -110,6 +113,8 @@ class Pool:
             time.sleep(seconds)
         outcomes += self._watch()
         self._hand_out()
+        if not self._queue and not self.in_flight:
+            outcomes += self._streaks.release_all()
         return outcomes
 
     def _scale(self) -> None:
@@ -136,8 +141,10 @@ class Pool:
         try:
             outcome: TaskOutcome | None = self._ray.get(actor.reference)
         except errors.RayTaskError as error:
-            # Only setup can raise: attempt() turns what a task raises into an outcome.
+            # Only setup can raise, but for a GPU: attempt() turns what a task raises into an outcome.
             cause = _cause(error)
+            if isinstance(cause, BrokenDevice):
+                return self._bury(actor, f"its GPU no longer works: {cause}")
             raise self._cannot_start(cause) if isinstance(cause, CannotStart) else cause from error
         except errors.RuntimeEnvSetupError as error:
             raise UserError(
@@ -157,8 +164,20 @@ class Pool:
         if actor.phase is Phase.SETUP:
             self._setup_deaths = 0
             self._cancelled_since = None
+        task = actor.task
         actor.rest()
-        return [] if outcome is None else [outcome]
+        if outcome is None or task is None:
+            return []
+        certain = self._streaks.add(actor, task, outcome)
+        again = self._streaks.sick(actor)
+        if again:
+            log.warning(
+                "%s: a worker is replaced (%d errors in a row, while other tasks succeed), and its tasks are "
+                "tried elsewhere", self._stage.name, len(again),
+            )  # fmt: skip
+            self._queue.extendleft(reversed(again))
+            self._remove(actor)
+        return certain
 
     def _watch(self) -> list[TaskOutcome]:
         """Ask the actors for signs of progress and bury those that hang or do not answer."""
@@ -187,8 +206,9 @@ class Pool:
         node_alive = reachable and self._is_alive(actor.node)
         self._remove(actor)
         log.warning("%s: a worker is replaced (%s)", self._stage.name, why)
+        certain = self._streaks.release(actor)
         if task is not None and not self._abandoned:
-            return self._redo(task, node_alive, why)
+            return [*certain, *self._redo(task, node_alive, why)]
         # One that served before may have died before it was asked: its successor will tell.
         if phase is Phase.SETUP and node_alive and not actor.served:
             self._setup_deaths += 1
@@ -197,7 +217,7 @@ class Pool:
                     f"workers of {self._stage.name} died {MAX_DEATHS} times while loading their weights "
                     "(out of memory, most often): use fewer --workers"
                 )
-        return []
+        return certain
 
     def _replace_cancelled(self, actor: Actor, error: Exception) -> None:
         """Take out an actor that Ray cancelled by mistake, which says nothing about the stage."""

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.engine.imports import swift_imports
-from pipeline.engine.stage import Stage, Task, TaskOutcome, attempt, heartbeat, idle_seconds, settle_threads
+from pipeline.engine.stage import (
+    Stage,
+    Task,
+    TaskOutcome,
+    attempt,
+    device_fault,
+    heartbeat,
+    idle_seconds,
+    settle_threads,
+)
 
 # The methods of a group have a thread of their own, so that a busy actor can answer.
 _HEARTBEAT_GROUP = "heartbeat"
@@ -22,6 +31,10 @@ _HEARTBEAT_GROUP = "heartbeat"
 
 class CannotStart(Exception):
     """The stage cannot be unpickled where the worker is: something is not installed there."""
+
+
+class BrokenDevice(Exception):
+    """The GPU of the worker no longer works, and will not before the process is another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +79,14 @@ class RayWorker:
         return self._before == _traits()
 
     def process(self, task: Task) -> TaskOutcome:
-        """Do one task."""
+        """Do one task. Raises BrokenDevice when it failed and the GPU with it."""
         assert self._stage is not None, "setup comes first"
         heartbeat()
-        return attempt(self._stage, task)
+        outcome = attempt(self._stage, task)
+        fault = device_fault() if outcome.is_error else None
+        if fault is not None:
+            raise BrokenDevice(fault)
+        return outcome
 
     def last_heartbeat(self) -> Heartbeat:
         """A sign of life."""

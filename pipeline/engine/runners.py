@@ -11,7 +11,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from pipeline.engine.stage import DISK, ERROR, Progress, Stage, Task, TaskOutcome, attempt, settle_threads
+from pipeline.engine.stage import DISK, Progress, Stage, Task, TaskOutcome, attempt_here, settle_threads
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.telling import tell
 from storage.errors import UserError
@@ -49,7 +49,7 @@ class InProcessRunner:
         stage.setup()
         settle_threads(stage.resources.gpus)
         for task in tasks:
-            yield attempt(stage, task)
+            yield attempt_here(stage, task)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class OutcomeCounter:
             reason=counted.reason if first is None else first.reason,
         )
         self._outcomes += 1
-        self._errors += first is not None and first.rule == ERROR
+        self._errors += outcome.is_error
         if first is not None and self._errors == self._outcomes == _HOPELESS:
             raise UserError(
                 f"the first {_HOPELESS} tasks all failed, the last with: {first.reason}; mend this and run "

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
 
-from storage.errors import DiskError
+from storage.errors import DiskError, UserError
 
 _last = time.monotonic()
 
@@ -120,6 +120,11 @@ class TaskOutcome:
         """The failures that have no row: errors, dead workers, unreadable files."""
         return tuple(failure for failure in self.failed if failure.rule != ROW_FAILED)
 
+    @property
+    def is_error(self) -> bool:
+        """Whether the task raised: nothing is known of what it was to make."""
+        return bool(self.failed) and self.failed[0].rule == ERROR
+
 
 ROW_FAILED = "failed"
 ERROR = "error"
@@ -153,6 +158,35 @@ def attempt(stage: Stage[TaskT_contra], task: TaskT_contra) -> TaskOutcome:
         log.exception("%s: task %s failed", stage.name, task.key)
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         return failed_outcome(task, ERROR, reason, time.perf_counter() - started)
+
+
+def attempt_here(stage: Stage[TaskT_contra], task: TaskT_contra) -> TaskOutcome:
+    """Do a task in a process that nobody replaces. Raises UserError when its GPU no longer works."""
+    outcome = attempt(stage, task)
+    fault = device_fault() if outcome.is_error else None
+    if fault is not None:
+        raise UserError(
+            f"the GPU of this process no longer works ({fault}): the same command, in a new process, goes on"
+        )
+    return outcome
+
+
+def device_fault() -> str | None:
+    """Why the GPU of this process no longer works; None when it does, or none was used.
+
+    After some errors (an illegal access, an assertion on the device, memory that fails) every later call of
+    the process fails, whatever it is asked for.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return None
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+        torch.ones(1, device="cuda").add_(1).item()
+    except RuntimeError as error:
+        return str(error).partition("\n")[0] or type(error).__name__
+    return None
 
 
 def failed_outcome(task: Task, rule: str, reason: str, seconds: float = 0.0) -> TaskOutcome:

@@ -90,6 +90,14 @@ class ToyStage:
             file.write("x\n")
         if key.startswith("raises"):
             raise ValueError(f"{key} is bad")
+        if key.startswith("poisons") and path.read_text() == "x\n":
+            _break_device()
+        if _broken:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        if key.startswith("spoils") and path.read_text() == "x\n":
+            _spoilt.append(key)
+        if _spoilt:
+            raise RuntimeError("the cache of this process is spoilt")
         if key.startswith("full"):
             raise DiskError("cannot write x: the disk is full")
         if key.startswith("sleeps"):
@@ -121,6 +129,18 @@ class ToyStage:
             if all((self.folder / one).exists() and tries(self.folder, one) == 2 for one in others):
                 return
             time.sleep(0.2)
+
+
+_broken: list[str] = []
+_spoilt: list[str] = []
+
+
+def _break_device() -> None:
+    """From now on this process is as one whose GPU has had a sticky error."""
+    from pipeline.engine import ray_worker
+
+    _broken.append("an illegal memory access was encountered")
+    ray_worker.device_fault = lambda: _broken[0]
 
 
 def _litter() -> None:
