@@ -18,17 +18,18 @@ gpa.gallery = (() => {
     };
   });
 
-  const has3d = (pair) => Boolean(pair.winner.reconstruction || pair.loser.reconstruction);
+  // How many of the two sides have a reconstruction.
+  const views = (pair) => [pair.winner, pair.loser].filter((one) => one.reconstruction).length;
   const ONLY = {
     "": ["all", () => true],
-    reconstructed: ["with a 3D view", (pair) => has3d(pair)],
+    reconstructed: ["with a 3D view", (pair) => views(pair)],
     slower: ["winner moves less", (pair) => pair.ratio !== null && pair.ratio < 1],
     softer: ["winner is softer", (pair) => pair.winner.sharpness < pair.loser.sharpness],
     human: ["decided in the shards", (pair) => pair.human],
     unplayable: ["without a video", (pair) => pair.winner.reason || pair.loser.reason],
   };
   const ORDERS = {
-    reconstructed: ["with a 3D view first", (a, b) => has3d(b) - has3d(a) || b.gap - a.gap],
+    reconstructed: ["with a 3D view first", (a, b) => views(b) - views(a) || b.gap - a.gap],
     widest: ["widest gap", (a, b) => b.gap - a.gap],
     narrowest: ["narrowest gap", (a, b) => a.gap - b.gap],
     best: ["best winner", (a, b) => b.winner.value - a.winner.value],
@@ -61,7 +62,7 @@ gpa.gallery = (() => {
       splits.length > 1 && field("Split", choices("split", [["", "any"], ...splits.map((one) => [one, one])])),
       field("Only", choices("only", Object.entries(ONLY).map(([value, [text]]) => [value, text]))),
       h("label", { class: "field" }, h("span", {}, "Gap ", said), range),
-      field("Order", choices("order", Object.entries(ORDERS).filter(([value]) => value !== "reconstructed" || self.all.some(has3d)).map(([value, [text]]) => [value, text]))),
+      field("Order", choices("order", Object.entries(ORDERS).filter(([value]) => value !== "reconstructed" || self.all.some(views)).map(([value, [text]]) => [value, text]))),
       h("button", { type: "reset", class: "quiet-button" }, "Reset"));
     self.form = form;
     self.search = search;
@@ -115,7 +116,7 @@ gpa.gallery = (() => {
       h("p", { class: "prompt" }, pair.prompt.text),
       h("footer", {}, h("span", {}, "gap ", h("b", {}, num(pair.gap))),
         pair.ratio !== null && h("span", { title: "Camera motion of the winner over the loser's" }, "motion ", h("b", {}, `${num(pair.ratio, 2)}×`)),
-        h("span", { class: "marks" }, has3d(pair) && h("span", { class: "tag", title: "With a 3D view" }, "3D"), h("span", { class: "badge" }))));
+        h("span", { class: "marks" }, views(pair) > 0 && h("span", { class: "tag", title: "With a 3D view" }, "3D"), h("span", { class: "badge" }))));
     if (pair.winner.video && pair.loser.video) gpa.player.preview(node, [pair.winner, pair.loser], [winner.canvas, loser.canvas]);
     node.addEventListener("click", () => gpa.viewer.open(pair));
     node.addEventListener("keydown", (event) => keys(event, pair));
