@@ -39,8 +39,10 @@ BACKENDS: dict[str, _BackendSpec] = {
         module="rewards.geometry.world.backend", description="rewards.geometry.world.weights"
     ),
     "world-judge": _BackendSpec(module="rewards.geometry.world.judge"),
-    "vggt": _BackendSpec(module="rewards.geometry.vggt.backend"),
-    "depth-anything": _BackendSpec(module="rewards.geometry.depth_anything"),
+    "vggt": _BackendSpec(module="rewards.geometry.vggt.backend", description="rewards.geometry.vggt.weights"),
+    "depth-anything": _BackendSpec(
+        module="rewards.geometry.depth_anything", description="rewards.geometry.depth_anything_weights"
+    ),
 }
 
 
