@@ -14,7 +14,7 @@ from pipeline.pairing import settled
 from rewards.errors import RewardError
 from storage.errors import UserError
 from storage.mining.mining import mining
-from storage.mining.rules import PairSettings
+from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
 from storage.sql.report_queries import BINS, Row, distribution
 from storage.sql.views import Limits
@@ -58,7 +58,7 @@ def funnel(run: Run, paired_by: list[Row], limits: Limits | None) -> dict[str, A
         from storage.mining.decisions import read_decisions
 
         decisions = None if settings.decisions is None else read_decisions(settings.decisions)
-        rules = settled(run, settings.rules)
+        rules = settled(run, _of_the_shards(settings.rules, paired_by))
         with mining(run, rules, limits, decisions) as mined:
             steps = [step._asdict() for step in mined.funnel]
             applied = None if mined.applied is None else mined.applied.as_dict()
@@ -69,7 +69,20 @@ def funnel(run: Run, paired_by: list[Row], limits: Limits | None) -> dict[str, A
         note = (
             f"{note} Candidates, scores or decisions have changed since: gpa pair would now make {pairs:,}."
         )
-    return {"steps": steps, "by_hand": applied, "pairs": pairs, "prompts": prompts, "note": note.strip()}
+    return {
+        "steps": steps,
+        "reward": f"{rules.reward} {rules.reward_version}",
+        "by_hand": applied,
+        "pairs": pairs,
+        "prompts": prompts,
+        "note": note.strip(),
+    }
+
+
+def _of_the_shards(rules: PairRules, paired_by: list[Row]) -> PairRules:
+    """The rules with the version of the reward that made the pairs: the run may have got another since."""
+    versions = [row["reward_version"] for row in paired_by if row["reward"] == rules.reward]
+    return rules if rules.reward_version or not versions else replace(rules, reward_version=versions[0])
 
 
 def _pair_settings(run: Run) -> tuple[PairSettings | None, str]:

@@ -40,8 +40,10 @@ _OWN: dict[str, BackendSpec] = {
         module="rewards.geometry.world.backend", description="rewards.geometry.world.weights"
     ),
     "world-judge": BackendSpec(module="rewards.geometry.world.judge"),
-    "vggt": BackendSpec(module="rewards.geometry.vggt.backend"),
-    "depth-anything": BackendSpec(module="rewards.geometry.depth_anything"),
+    "vggt": BackendSpec(module="rewards.geometry.vggt.backend", description="rewards.geometry.vggt.weights"),
+    "depth-anything": BackendSpec(
+        module="rewards.geometry.depth_anything", description="rewards.geometry.depth_anything_weights"
+    ),
 }
 BACKENDS = Table("gpa.geometry", BackendSpec, _OWN)
 

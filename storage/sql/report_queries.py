@@ -39,9 +39,17 @@ _COUNTS = {
     "prompts": "SELECT split AS name, count(*) AS rows FROM prompts GROUP BY split ORDER BY split",
     "candidates": "SELECT status AS name, count(*) AS rows FROM candidates GROUP BY ALL ORDER BY ALL",
     "models": """
-        SELECT model, revision, adapter, count(*) AS rows, min(num_frames) AS frames, min(width) AS width,
-            min(height) AS height, min(fps) AS fps
+        SELECT model, revision, adapter, count(*) AS rows
         FROM candidates GROUP BY model, revision, adapter ORDER BY rows DESC, model, adapter LIMIT 20
+    """,
+    # What failed has no video: its size is what was asked for.
+    "videos": """
+        SELECT count(*) AS rows, count(*) FILTER (contains(sampler, '"imported":{')) AS imported,
+            count(DISTINCT (width, height)) AS sizes,
+            arg_min([width, height], width * height) AS smallest,
+            arg_max([width, height], width * height) AS largest,
+            min(num_frames) AS fewest, max(num_frames) AS most, min(fps) AS slowest, max(fps) AS fastest
+        FROM candidates WHERE status = 'ok' HAVING count(*) > 0
     """,
     "pairs": """
         SELECT split AS name, count(*) AS rows, count(DISTINCT prompt_id) AS prompts, count(human) AS human

@@ -14,6 +14,7 @@ from pipeline.pairing import run_pair
 from storage.media.video import write_video
 from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
+from storage.tables.records import Reject
 from storage.tables.shards import write_shard
 from tests.storage.builders import candidate, prompt, score
 
@@ -124,3 +125,32 @@ def with_evaluation(run: Run, name: str = "heldout") -> None:
         "later": {"rows": [strange]},
     }
     (inner.path / "evaluation.json").write_text(json.dumps(result))
+
+
+def mixed_import(path: Path, *, scored: bool = True) -> Run:
+    """Three prompts of two imported videos each, of several sizes and rates, scored without cameras."""
+    run = Run.create_or_open(path)
+    prompts, candidates, scores = [], [], []
+    for number, (size, frames, fps) in enumerate(((16, 2, 8.0), (32, 3, 8.0), (48, 5, 24.0))):
+        prompts.append(prompt(f"p{number}", text=f"my room {number}"))
+        for which, channel in enumerate((WINNER, LOSER)):
+            name = f"p{number}-c{which}"
+            write_video(run.resolve(run.video_uri(name)), clip(channel, frames, size), fps)
+            told = {"source": f"list.csv:{number}", "file": f"rooms/{number}-{which}.mov", "video": {}}
+            about: dict[str, Any] = {"model": "imported", "revision": "none", "latent_uri": None}
+            about |= {"num_frames": frames, "height": size, "width": size, "fps": fps}
+            about["sampler"] = json.dumps({"imported": told}, separators=(",", ":"))
+            candidates.append(candidate(name, f"p{number}", **about))
+            scores.append(score(name, -0.1 - 0.1 * which, reward="epipolar", motion=None, image_motion=0.4))
+    failed = {"num_frames": 1, "height": 144, "width": 176, "status": "failed"}
+    candidates.append(candidate("lost", "p0", **failed))
+    tables = {"prompts": prompts, "candidates": candidates, "scores": scores}
+    for table, rows in tables.items():
+        if scored or table != "scores":
+            write_shard(run.shard_dir(table), table, rows)
+    refused = Reject(stage="import", id="a.mp4", rule="empty", detail="is empty")
+    write_shard(run.shard_dir("rejects"), "rejects", [refused])
+    if scored:
+        run.record("pair", {"reward": "epipolar", "min_gap": 0.0, "index_only": True, "split": "all"})
+        run_pair(run, PairSettings(rules=PairRules(reward="epipolar", min_gap=0.0), index_only=True))
+    return run

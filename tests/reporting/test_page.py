@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.reporting.build import ReportSettings, build_report
+from jobs.reporting.command import reward_of
 from pipeline.pairing import run_pair
 from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
-from tests.reporting.builders import FRAMES, HOSTILE, LOSER, WINNER, level
+from tests.reporting.builders import FRAMES, HOSTILE, LOSER, WINNER, level, mixed_import, with_training
 from tests.reporting.conftest import Opened
 
 
@@ -238,3 +241,115 @@ def test_it_fits_small_screens(browser: Any, reported: Path, width: int) -> None
     assert page.get_by_role("button", name="Keep").is_visible()
     opened.require_clean()
     context.close()
+
+
+@pytest.fixture(scope="module")
+def of_imports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run of imported videos of three sizes, without cameras, with a loss below 0."""
+    run = mixed_import(tmp_path_factory.mktemp("imported") / "run")
+    with_training(run, "weighted", steps=200)
+    config = run.path / "train/weighted/config.json"
+    config.write_text(json.dumps({"objective": "dpo", "beta": 500, "winner_weight": 0.5}))
+    return build_report(run, ReportSettings(reconstructions=0), reward_of=reward_of).page
+
+
+@pytest.mark.parametrize(("width", "height"), [(1280, 800), (390, 844)])
+def test_imports_of_several_sizes_are_told_as_what_they_are(
+    browser: Any, of_imports: Path, width: int, height: int
+) -> None:
+    context = browser.new_context(viewport={"width": width, "height": height})
+    opened = Opened(context.new_page(), of_imports)
+    page = opened.page
+    said = page.locator(".hero").inner_text()
+    assert "6 imported videos of 3 sizes: 16\u00d716 to 48\u00d748, 2 to 5 frames at 8 to 24 a second" in said
+    assert "1 failed, 1 refused by the import" in said
+    page.locator("#overview details").evaluate("one => one.open = true")
+    open_first(opened)
+    page.locator("#viewer details").evaluate("one => one.open = true")
+    assert "rooms/0-0.mov" in page.locator("#viewer .facts").inner_text()
+    words = page.locator("body").inner_text().split()
+    assert not {"null", "undefined", "NaN"} & {word.strip(".,:;") for word in words}
+    # Nothing of cameras where none are known: the two clips stand side by side.
+    assert page.locator(".cell").count() == 2
+    boxes = [page.locator(f".cell.{kind}").bounding_box() for kind in ("winner", "loser")]
+    assert boxes[0]["y"] == boxes[1]["y"]
+    assert boxes[0]["x"] + boxes[0]["width"] <= boxes[1]["x"]
+    opened.require_clean()
+    context.close()
+
+
+def test_a_loss_below_zero_is_explained_where_it_is_shown(
+    browser: Any, opened: Opened, of_imports: Path
+) -> None:
+    assert "loss below 0" not in opened.page.locator("#training").inner_text()
+    other = Opened(browser.new_page(), of_imports)
+    assert "A loss below 0 is no fault: the winner weight" in other.page.locator("#training").inner_text()
+    other.page.close()
+
+
+def test_arrows_choose_a_card_before_any_has_the_focus(opened: Opened) -> None:
+    page = opened.page
+    focused = "[...document.querySelectorAll('.card')].indexOf(document.activeElement)"
+    assert page.evaluate(focused) == -1
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) == 0
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(focused) == 1
+    page.evaluate("document.activeElement.blur()")
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate(focused) == 0
+    page.keyboard.press("?")
+    assert "choose the first pair, move between pairs" in page.locator("#help").inner_text()
+
+
+def test_export_without_decisions_says_so_and_writes_no_file(opened: Opened) -> None:
+    page = opened.page
+    downloads: list[Any] = []
+    page.on("download", lambda one: downloads.append(one))
+    page.keyboard.press("e")
+    opened.wait("document.getElementById('toast').textContent.startsWith('Nothing is decided yet')")
+    page.wait_for_timeout(300)
+    assert downloads == []
+
+
+def test_a_table_that_is_wider_than_a_phone_shows_and_says_that_it_scrolls(
+    browser: Any, reported: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 844})
+    opened = Opened(context.new_page(), reported / "report" / "index.html")
+    wide = opened.page.locator("#evaluation .scroll").first
+    wide.scroll_into_view_if_needed()
+    opened.wait("document.querySelector('#evaluation .scroll').dataset.more === 'right'")
+    assert wide.get_attribute("aria-label") == "Results of heldout; scrolls sideways"
+    assert (wide.get_attribute("role"), wide.get_attribute("tabindex")) == ("region", "0")
+    wide.evaluate("one => { one.scrollLeft = 1e6; }")
+    opened.wait("document.querySelector('#evaluation .scroll').dataset.more === 'left'")
+    opened.page.set_viewport_size({"width": 2000, "height": 844})
+    opened.wait("document.querySelector('#evaluation .scroll').dataset.more === ''")
+    assert wide.get_attribute("role") is None
+    opened.require_clean()
+    context.close()
+
+
+def test_pairs_with_a_3d_view_come_first(
+    browser: Any, opened: Opened, reported: Path, tmp_path: Path
+) -> None:
+    assert "reconstructed" not in opened.page.locator("[name=order]").inner_html()
+    page = Path(shutil.copytree(reported, tmp_path / "run")) / "report" / "index.html"
+    data = page.parent / "data" / "pairs.js"
+    head, body = data.read_text("ascii").split(",", 1)
+    given = json.loads(body.removesuffix(");\n"))
+    # One side of the pair before the last has a view, and both of the last.
+    for side, at in (("winner", -1), ("loser", -1), ("loser", -2)):
+        given["candidates"]["reconstruction"][given["pairs"][side][at]] = "scene"
+    data.write_text(f"{head},{json.dumps(given)});\n", "ascii")
+    other = Opened(browser.new_page(), page)
+    assert other.page.locator("[name=order]").input_value() == "reconstructed"
+    assert [card.locator(".tag").count() for card in other.page.locator(".card").all()] == [1, 1, 0, 0, 0, 0]
+    gaps = [
+        float(text) for text in other.page.locator(".card footer > span:first-child b").all_text_contents()
+    ]
+    assert gaps[:2] == sorted(gaps)[:2]
+    assert gaps[2:] == sorted(gaps[2:], reverse=True)
+    other.require_clean()
+    other.page.close()

@@ -28,7 +28,14 @@ from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
 from storage.sql.report_queries import shown_pairs
 from storage.tables.shards import write_shard
-from tests.reporting.builders import HOSTILE, clip, run_to_report, with_evaluation, with_training
+from tests.reporting.builders import (
+    HOSTILE,
+    clip,
+    mixed_import,
+    run_to_report,
+    with_evaluation,
+    with_training,
+)
 from tests.storage.builders import candidate, prompt, score
 
 
@@ -204,6 +211,23 @@ def test_the_funnel_says_when_it_is_not_that_of_the_shards(tmp_path: Path) -> No
     funnel = data(report(run).page, "report")["funnel"]
     assert "no longer there" in funnel["note"]
     assert "gpa pair would now make 3" in funnel["note"]
+
+
+def test_the_funnel_is_that_of_the_version_that_paired_when_the_run_has_two(tmp_path: Path) -> None:
+    run = run_to_report(tmp_path / "run")
+    before = data(report(run).page, "report")["funnel"]
+    ids = run.rows("candidates", ["candidate_id"])["candidate_id"].to_pylist()
+    write_shard(run.shard_dir("scores"), "scores", [score(one, -0.5, reward_version="v2") for one in ids])
+    funnel = data(report(run).page, "report")["funnel"]
+    assert funnel == before
+    assert (funnel["reward"], funnel["pairs"], funnel["note"]) == ("reprojection v1", 6, "")
+
+
+def test_a_run_of_refused_and_unscored_imports_is_told(tmp_path: Path) -> None:
+    run = mixed_import(tmp_path / "run", scored=False)
+    (videos,) = data(report(run).page, "report")["counts"]["videos"]
+    assert (videos["rows"], videos["imported"], videos["sizes"]) == (6, 6, 3)
+    assert (videos["smallest"], videos["largest"]) == ([16, 16], [48, 48])
 
 
 def test_other_settings_than_those_of_the_scores_are_named(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from pipeline.world.clips import render_prompt, world_prompts
 from rewards.errors import RewardError
-from rewards.geometry import depth_anything
 from rewards.geometry.backends import load_backend
-from rewards.geometry.depth_anything import build_network, find_weights, fit_frames, to_reconstruction
+from rewards.geometry.depth_anything import build_network, fit_frames, to_reconstruction
+from rewards.geometry.depth_anything_weights import INSTALL, find_weights
 from rewards.rasterise.zbuffer import backproject
 
 pytest.importorskip("depth_anything_3")
@@ -133,7 +133,7 @@ def test_missing_weights_name_the_licence_and_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr("rewards.geometry.depth_anything.cached_file", lambda *_: None)
+    monkeypatch.setattr("rewards.geometry.depth_anything_weights.cached_file", lambda *_: None)
     says = r"DA3-BASE are not on this machine \(licence: Apache-2.0\); fetch them with: hf download "
     with pytest.raises(RewardError, match=says):
         find_weights(None, None)
@@ -165,4 +165,4 @@ def test_a_missing_package_is_named_with_its_command(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(importlib.util, "find_spec", hidden)
     with pytest.raises(RewardError, match="needs depth_anything_3, addict; install it with: pip install"):
         load_backend("depth-anything", model=None, revision=None, device="cpu")
-    assert depth_anything.INSTALL.endswith("--no-deps depth-anything-3")
+    assert INSTALL.endswith("--no-deps depth-anything-3")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rewards.geometry.vggt.layers import VGGTConfig
+from rewards.geometry.vggt.config import VGGTConfig
 from rewards.geometry.vggt.model import VGGT
 from tests.rewards.vggt_seed import SMALL, seed_weights, seeded_images
 

@@ -19,9 +19,10 @@ from rewards.geometry.reconstruction import (
     GeometryInfo,
     reconstruct_many,
 )
-from rewards.geometry.vggt.backend import _CONFIG, _WEIGHTS, resize_frames
+from rewards.geometry.vggt.backend import resize_frames
 from rewards.geometry.vggt.heads import decode_cameras
 from rewards.geometry.vggt.model import VGGT
+from rewards.geometry.vggt.weights import _CONFIG, _WEIGHTS
 from rewards.table import REWARDS, load_reward, reward_version
 from tests.rewards.vggt_seed import SMALL, seed_weights
 

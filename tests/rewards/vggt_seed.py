@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rewards.geometry.vggt.layers import VGGTConfig
+from rewards.geometry.vggt.config import VGGTConfig
 
 SMALL = VGGTConfig(
     img_size=56,

@@ -102,9 +102,10 @@ class RandomGeometry:
 
 def random_vggt(device: str, config: Any = None) -> RandomGeometry:
     """VGGT (1B unless a smaller VGGTConfig is given) at random weights."""
-    from rewards.geometry.vggt.backend import VGGTBackend, VGGTWeights
-    from rewards.geometry.vggt.layers import VGGTConfig
+    from rewards.geometry.vggt.backend import VGGTBackend
+    from rewards.geometry.vggt.config import VGGTConfig
     from rewards.geometry.vggt.model import VGGT
+    from rewards.geometry.vggt.weights import VGGTWeights
 
     config = config or VGGTConfig(track=False)
     with torch.device(device):

@@ -82,5 +82,22 @@ gpa.fit = (node, draw) => {
   return node;
 };
 
+// A table that may be wider than the page: it scrolls by itself, an edge shows where there is more, and whoever
+// does not see it is told.
+gpa.scroll = (table, label) => {
+  const node = gpa.h("div", { class: "scroll" }, table);
+  const edges = () => {
+    const left = node.scrollLeft > 1, right = node.scrollLeft + node.clientWidth < node.scrollWidth - 1;
+    node.dataset.more = [left && "left", right && "right"].filter(Boolean).join(" ");
+    const told = left || right ? { role: "region", tabindex: 0, "aria-label": `${label}; scrolls sideways` } : {};
+    for (const name of ["role", "tabindex", "aria-label"]) if (name in told) node.setAttribute(name, told[name]); else node.removeAttribute(name);
+  };
+  node.addEventListener("scroll", edges, { passive: true });
+  const watch = new ResizeObserver(edges);
+  watch.observe(node);
+  watch.observe(table);
+  return node;
+};
+
 // Little-endian numbers from base64, as the reconstructions pack them.
 gpa.bytes = (text) => Uint8Array.from(atob(text), (char) => char.charCodeAt(0));

@@ -54,7 +54,7 @@ gpa.decisions = (() => {
   }));
 
   const download = () => {
-    if (!held.size) { gpa.toast("Nothing is decided yet"); return; }
+    if (!held.size) { gpa.toast("Nothing is decided yet, so nothing was exported: K, S or D on a pair"); return; }
     const lines = entries().map((one) => JSON.stringify(one)).join("\n") + "\n";
     const link = gpa.h("a", { download: `${run.replace(/[^\w.-]+/g, "-")}-decisions.jsonl` });
     link.href = URL.createObjectURL(new Blob([lines], { type: "application/jsonl" }));

@@ -83,7 +83,7 @@ gpa.evaluation = (host, evaluations) => {
     const truth = isRow(one.result.truth) && Object.keys(one.result.truth).length ? one.result.truth : null;
     const draw = (part) => results.replaceChildren(...all.filter(([path]) => !both || !["tables", "filtered"].includes(path[0]) || path[0] === part).map(([path, rows]) => h("div", { class: "result" },
       h("h4", {}, path.filter((name) => !["tables", "filtered"].includes(name)).join(" / ") || "table", isMeasured(rows) && h("small", { class: "quiet" }, " against base, the same seeds")),
-      h("div", { class: "scroll" }, isMeasured(rows) ? measured(rows, one.about, truth) : plain(rows)))));
+      gpa.scroll(isMeasured(rows) ? measured(rows, one.about, truth) : plain(rows), `Results of ${one.name}`))));
     const select = both && h("select", { "aria-label": "Clips", on: { change: () => draw(select.value) } }, h("option", { value: "tables" }, "all clips"), h("option", { value: "filtered" }, "without clips that stand still"));
     draw("tables");
     host.append(h("article", { class: "evaluation" }, h("h3", {}, one.name, select, facts && h("small", { class: "quiet" }, facts)),

@@ -18,15 +18,18 @@ gpa.gallery = (() => {
     };
   });
 
+  // How many of the two sides have a reconstruction.
+  const views = (pair) => [pair.winner, pair.loser].filter((one) => one.reconstruction).length;
   const ONLY = {
     "": ["all", () => true],
-    reconstructed: ["with reconstruction", (pair) => pair.winner.reconstruction || pair.loser.reconstruction],
+    reconstructed: ["with a 3D view", (pair) => views(pair)],
     slower: ["winner moves less", (pair) => pair.ratio !== null && pair.ratio < 1],
     softer: ["winner is softer", (pair) => pair.winner.sharpness < pair.loser.sharpness],
     human: ["decided in the shards", (pair) => pair.human],
     unplayable: ["without a video", (pair) => pair.winner.reason || pair.loser.reason],
   };
   const ORDERS = {
+    reconstructed: ["with a 3D view first", (a, b) => views(b) - views(a) || b.gap - a.gap],
     widest: ["widest gap", (a, b) => b.gap - a.gap],
     narrowest: ["narrowest gap", (a, b) => a.gap - b.gap],
     best: ["best winner", (a, b) => b.winner.value - a.winner.value],
@@ -59,7 +62,7 @@ gpa.gallery = (() => {
       splits.length > 1 && field("Split", choices("split", [["", "any"], ...splits.map((one) => [one, one])])),
       field("Only", choices("only", Object.entries(ONLY).map(([value, [text]]) => [value, text]))),
       h("label", { class: "field" }, h("span", {}, "Gap ", said), range),
-      field("Order", choices("order", Object.entries(ORDERS).map(([value, [text]]) => [value, text]))),
+      field("Order", choices("order", Object.entries(ORDERS).filter(([value]) => value !== "reconstructed" || self.all.some(views)).map(([value, [text]]) => [value, text]))),
       h("button", { type: "reset", class: "quiet-button" }, "Reset"));
     self.form = form;
     self.search = search;
@@ -113,7 +116,7 @@ gpa.gallery = (() => {
       h("p", { class: "prompt" }, pair.prompt.text),
       h("footer", {}, h("span", {}, "gap ", h("b", {}, num(pair.gap))),
         pair.ratio !== null && h("span", { title: "Camera motion of the winner over the loser's" }, "motion ", h("b", {}, `${num(pair.ratio, 2)}×`)),
-        h("span", { class: "marks" }, pair.winner.reconstruction && h("span", { class: "tag", title: "With reconstruction" }, "3D"), h("span", { class: "badge" }))));
+        h("span", { class: "marks" }, views(pair) > 0 && h("span", { class: "tag", title: "With a 3D view" }, "3D"), h("span", { class: "badge" }))));
     if (pair.winner.video && pair.loser.video) gpa.player.preview(node, [pair.winner, pair.loser], [winner.canvas, loser.canvas]);
     node.addEventListener("click", () => gpa.viewer.open(pair));
     node.addEventListener("keydown", (event) => keys(event, pair));
@@ -158,6 +161,14 @@ gpa.gallery = (() => {
     node.scrollIntoView({ block: "nearest" });
   }
 
+  // Choose the first card: of those in view, if any are. Up and down scroll until a card is in view.
+  function enter(key) {
+    const inView = self.shown.slice(0, drawn).find((pair) => { const box = cards.get(pair.id).getBoundingClientRect(), middle = (box.top + box.bottom) / 2; return middle > 0 && middle < innerHeight; });
+    const first = inView || (key === "ArrowLeft" || key === "ArrowRight" ? self.shown[0] : null);
+    if (first) focus(first);
+    return Boolean(first);
+  }
+
   function open(section, data, report) {
     host = section;
     self.all = pairs(data);
@@ -175,6 +186,7 @@ gpa.gallery = (() => {
   self.open = open;
   self.mark = mark;
   self.focus = focus;
+  self.enter = enter;
   self.apply = apply;
   self.byId = (id) => self.all.find((pair) => pair.id === id);
   self.openCandidate = (id) => {

@@ -76,6 +76,11 @@
   $("help-close").addEventListener("click", () => help.close());
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select, textarea")) return;
+    if (event.key.startsWith("Arrow")) {
+      // Nothing has the focus yet: the keys choose a card, and go on from there.
+      if (event.target === document.body && !document.querySelector("dialog[open]") && gpa.gallery.enter(event.key)) event.preventDefault();
+      return;
+    }
     const actions = { "?": turnHelp, t: turnTheme, e: gpa.decisions.download, "/": () => gpa.gallery.search && gpa.gallery.search.focus() };
     const action = actions[event.key.toLowerCase()];
     if (!action) return;

@@ -60,7 +60,7 @@ gpa.numbers = (() => {
       ["winner", pair.winner.id], ["seed", pair.winner.seed], ["loser", pair.loser.id], ["seed", pair.loser.seed],
       ["winner from", origin(winner)], ["loser from", origin(loser)],
       ["reward", `${winner.reward || "–"} ${winner.reward_version || ""}`], ["geometry", winner.geometry],
-      ["model", winner.model], ["adapter", winner.adapter || loser.adapter],
+      ["model", winner.model === "imported" ? null : winner.model], ["adapter", winner.adapter || loser.adapter],
       ["sampler", Object.entries(sampler).map(([name, value]) => `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`).join(", ")],
       ["by a person", pair.human],
     ];

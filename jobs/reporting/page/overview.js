@@ -5,14 +5,16 @@ gpa.overview = (host, report) => {
   const rows = (table) => report.counts[table] || [];
   const total = (table, column = "rows") => rows(table).reduce((sum, row) => sum + row[column], 0);
   const failed = rows("candidates").filter((row) => row.name !== "ok").reduce((sum, row) => sum + row.rows, 0);
+  const refused = rows("rejects").filter((row) => row.stage === "import").reduce((sum, row) => sum + row.rows, 0);
   const paired = rows("paired_by")[0];
   const main = report.rewards.find((one) => paired && one.reward === paired.reward && one.version === paired.reward_version) || report.rewards[0];
 
   const figure = (value, label, note) => h("div", { class: "figure" }, h("b", {}, value), h("span", {}, label), note && h("small", {}, note));
-  const model = rows("models")[0];
+  // "imported" is what rows without a model say.
+  const models = [...new Set(rows("models").map((row) => row.model))].filter((name) => name !== "imported");
   const words = [
-    model && `${model.model}${rows("models").length > 1 ? ` and ${rows("models").length - 1} more` : ""}`,
-    model && `${model.frames} frames at ${model.width}×${model.height}`,
+    models.length && `${models[0]}${models.length > 1 ? ` and ${models.length - 1} more` : ""}`,
+    rows("videos").map(videos)[0],
     `begun ${report.created_at.slice(0, 10)}`,
   ].filter(Boolean);
 
@@ -21,7 +23,7 @@ gpa.overview = (host, report) => {
     h("p", { class: "quiet" }, words.join("  ·  ")),
     h("div", { class: "figures" },
       figure(count(total("prompts")), "prompts", rows("prompts").map((row) => `${row.name} ${count(row.rows)}`).join(", ")),
-      figure(count(total("candidates")), "candidates", failed ? `${count(failed)} failed` : "none failed"),
+      figure(count(total("candidates")), "candidates", [failed ? `${count(failed)} failed` : "none failed", refused && `${count(refused)} refused by the import`].filter(Boolean).join(", ")),
       figure(count(main ? main.scored : 0), "scored", main ? `${main.reward} ${main.version}` : "gpa score makes scores"),
       figure(count(total("pairs")), "pairs", total("pairs") ? `of ${count(total("pairs", "prompts"))} prompts` : "gpa pair makes pairs"),
       figure(count(total("pairs", "human")), "decided by a person", total("pairs", "human") ? "kept or swapped" : "none in the shards"),
@@ -29,11 +31,22 @@ gpa.overview = (host, report) => {
 
   for (const note of report.notes) host.append(h("p", { class: "notice" }, note));
 
+  // "12 imported videos of 3 sizes: 176×144 to 1280×720, 24 to 61 frames at 8 to 24 a second".
+  function videos(of) {
+    const plain = (value) => String(Number(value.toFixed(2)));
+    const range = (low, high) => (low === high ? plain(low) : `${plain(low)} to ${plain(high)}`);
+    const [small, large] = [of.smallest.join("×"), of.largest.join("×")];
+    const kind = of.imported === of.rows ? "imported video" : "video";
+    const size = small === large ? small : `${small} to ${large}`;
+    return `${gpa.plural(of.rows, kind)}${of.imported && of.imported < of.rows ? ` (${count(of.imported)} imported)` : ""}${of.sizes > 1 ? ` of ${of.sizes} sizes` : ""}: `
+      + `${size}, ${range(of.fewest, of.most)} frame${of.most === 1 ? "" : "s"} at ${range(of.slowest, of.fastest)} a second`;
+  }
+
   const grid = h("div", { class: "columns" });
   host.append(grid);
   const panel = (title, ...more) => { const node = h("article", { class: "panel" }, h("header", {}, h("h3", {}, title), ...more)); grid.append(node); return node; };
 
-  funnel(panel("Funnel", h("small", { class: "quiet" }, "candidates left after each rule")));
+  funnel(panel("Funnel", h("small", { class: "quiet" }, `candidates left after each rule${report.funnel.reward ? `, by ${report.funnel.reward}` : ""}`)));
   if (main) rewards();
   host.append(settings());
 
@@ -68,6 +81,8 @@ gpa.overview = (host, report) => {
     const spread = panel("Scores", select);
     const against = h("select", { "aria-label": "Measure against the reward", on: { change: () => draw(current) } },
       [["motion", "camera motion"], ["image_motion", "image motion"], ["sharpness", "sharpness"]].map(([value, text]) => h("option", { value }, text)));
+    // The first one that the reward measures.
+    against.value = ["motion", "image_motion", "sharpness"].find((name) => main.sample[name].some(gpa.known)) || "motion";
     const cloud = panel("Reward against", against);
     const [first, second] = [h("div"), h("div")];
     spread.append(first);

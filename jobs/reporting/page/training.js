@@ -24,6 +24,7 @@ gpa.training = (host, trainings) => {
         h("td", { class: "number" }, gpa.count(Math.round(steps[steps.length - 1]))), h("td", { class: "number" }, gpa.num(last(one, "loss"))), h("td", { class: "number" }, gpa.num(last(one, "accuracy"))));
     })));
   const charts = h("div", { class: "charts" });
+  const below = trainings.some((one) => one.config.winner_weight > 0 && ["loss", "val/loss"].some((name) => one.metrics[name] && one.metrics[name][1].some((value) => value < 0)));
 
   function draw() {
     charts.replaceChildren();
@@ -34,6 +35,7 @@ gpa.training = (host, trainings) => {
   }
 
   host.append(gpa.title("Training", h("span", { class: "tally" }, gpa.plural(trainings.length, "training"))),
-    h("div", { class: "scroll" }, table), h("p", { class: "quiet" }, "Faint: as logged. Firm: running mean. Loss and accuracy in the table are means over the last 20 points."), charts);
+    gpa.scroll(table, "Trainings"), h("p", { class: "quiet" }, "Faint: as logged. Firm: running mean. Loss and accuracy in the table are means over the last 20 points."),
+    below && h("p", { class: "quiet" }, "A loss below 0 is no fault: the winner weight adds −weight × β × winner advantage, which is below 0 once the winners are predicted better than by the reference. The preference's own part never is, and lower is better."), charts);
   draw();
 };

@@ -43,6 +43,7 @@ gpa.viewer = (() => {
       keep: button("Keep", "The winner is the better one (K)", () => decide("keep"), { "aria-pressed": "false", data: { decision: "keep" } }),
       swap: button("Swap", "The loser is the better one (S)", () => decide("swap"), { "aria-pressed": "false", data: { decision: "swap" } }),
       drop: button("Drop", "The pair teaches nothing (D)", () => decide("drop"), { "aria-pressed": "false", data: { decision: "drop" } }),
+      hint: h("span", {}, "Line: error of each frame. Drag a cloud to turn both, wheel or pinch to zoom, ⇧ drag to move, double click to go back."),
       advance: h("input", { type: "checkbox", checked: true, on: { change: () => { goOn = parts.advance.checked; } } }),
     };
     dialog.append(
@@ -54,7 +55,7 @@ gpa.viewer = (() => {
       h("div", { class: "body" },
         h("div", { class: "main" }, parts.stage,
           h("div", { class: "transport" }, parts.play, h("div", { class: "track" }, parts.chart, parts.range), parts.frame, parts.speed),
-          h("p", { class: "quiet hint" }, h("label", {}, parts.advance, " go on after a decision"), h("span", {}, "Line: error of each frame. Drag a cloud to turn both, wheel or pinch to zoom, ⇧ drag to move, double click to go back."))),
+          h("p", { class: "quiet hint" }, h("label", {}, parts.advance, " go on after a decision"), parts.hint)),
         parts.aside));
     dialog.addEventListener("close", closed);
     dialog.addEventListener("keydown", keys);
@@ -78,10 +79,14 @@ gpa.viewer = (() => {
   function stage(both) {
     parts.stage.replaceChildren();
     place = gpa.cloud.shared();
-    const panels = both.some((one) => one.scene) ? ["clip", "reprojection", "error", "cloud"] : ["clip", "cloud"];
-    parts.stage.style.setProperty("--panels", panels.length);
+    const panels = both.some((one) => one.scene) ? ["clip", "reprojection", "error", "cloud"] : both.some((one) => one.detail.w2c.length) ? ["clip", "cloud"] : ["clip"];
+    // A reward without cameras leaves the clips alone, side by side.
+    const alone = panels.length === 1;
+    parts.stage.style.setProperty("--panels", alone ? 2 : panels.length);
+    parts.stage.classList.toggle("alone", alone);
+    parts.hint.hidden = alone;
     both.forEach((side, row) => panels.forEach((panel, column) => {
-      const node = h("figure", { class: `cell ${side.kind}`, vars: { "--side": row + 1, "--panel": column + 1, "--aspect": `${side.candidate.width} / ${side.candidate.height}` } });
+      const node = h("figure", { class: `cell ${side.kind}`, vars: { "--side": alone ? 1 : row + 1, "--panel": alone ? row + 1 : column + 1, "--aspect": `${side.candidate.width} / ${side.candidate.height}` } });
       node.append(cell(side, panel), caption(side, panel));
       parts.stage.append(node);
     }));

@@ -1,4 +1,4 @@
-"""VGGT as a geometry backend: where its weights are, their licence, and how they are read (safetensors only).
+"""VGGT as a geometry backend: how its weights are read (safetensors only), and what it makes of frames.
 
 Shape legend: B clips, S frames, T frames of one clip, C colours, H, W pixels.
 """
@@ -6,9 +6,7 @@ Shape legend: B clips, S frames, T frames of one clip, C colours, H, W pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,95 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.geometry.reconstruction import GeometryInfo, Reconstruction, check_frames
+from rewards.geometry.reconstruction import Reconstruction, check_frames
 from rewards.geometry.vggt.heads import decode_cameras
-from rewards.geometry.vggt.layers import VGGTConfig
 from rewards.geometry.vggt.model import VGGT
-from rewards.hub import cached_file, content_revision, read_json_object, recorded_name, require_same_tensors
-
-_DEFAULT_MODEL = "facebook/VGGT-1B"
-_LICENSES = {
-    "facebook/VGGT-1B": "CC-BY-NC-4.0",
-    "facebook/VGGT-1B-Commercial": "VGGT commercial licence (gated; allows commercial use under its terms)",
-}
-_GATED = ("facebook/VGGT-1B-Commercial",)
-_UNKNOWN = "unknown"
-_WEIGHTS = "model.safetensors"
-_CONFIG = "config.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class VGGTWeights:
-    """Weights on disk. revision is the Hub's commit, or a hash of the file for a local folder."""
-
-    model: str
-    revision: str
-    license: str
-    weights: Path
-    config: VGGTConfig
-
-
-def _find_weights(model: str | None, revision: str | None) -> VGGTWeights:
-    """Find weights in a local folder or in the Hub's cache; nothing is downloaded.
-
-    Weights of several GB under a licence of their own are fetched by an explicit command, which the error
-    names. Raises RewardError when they are missing or their config is not understood.
-    """
-    name = model or _DEFAULT_MODEL
-    folder = Path(name)
-    if folder.is_dir():
-        return _local(folder)
-    path = cached_file(name, revision, _WEIGHTS)
-    if path is None:
-        gated = "accept its terms on its page of the Hub, run `hf auth login`, then "
-        raise RewardError(
-            f"VGGT weights {name} are not on this machine (licence: {_LICENSES.get(name, _UNKNOWN)}); "
-            f"{gated if name in _GATED else ''}fetch them with: hf download {name} {_WEIGHTS} {_CONFIG}"
-            + (f" --revision {revision}" if revision else "")
-        )
-    config = cached_file(name, revision, _CONFIG)
-    return VGGTWeights(
-        model=name,
-        revision=path.parent.name,
-        license=_LICENSES.get(name, _UNKNOWN),
-        weights=path,
-        config=_read_config(config) if config else VGGTConfig(),
-    )
-
-
-def _local(folder: Path) -> VGGTWeights:
-    path, config = folder / _WEIGHTS, folder / _CONFIG
-    if not path.is_file():
-        raise RewardError(f"{folder} has no {_WEIGHTS}; point --geometry-model at a folder with VGGT weights")
-    revision = content_revision(path)
-    raw = read_json_object(config) if config.is_file() else {}
-    return VGGTWeights(
-        model=recorded_name(folder),
-        revision=revision,
-        license=str(raw.get("license", _UNKNOWN)),
-        weights=path,
-        config=_read_config(config) if config.is_file() else VGGTConfig(),
-    )
-
-
-def _read_config(path: Path) -> VGGTConfig:
-    """Known fields are taken; what says only which heads were enabled in training is not needed."""
-    raw = read_json_object(path)
-    known = {field.name for field in fields(VGGTConfig)}
-    unknown = sorted(
-        key for key in raw if key not in known and not key.startswith("enable_") and key != "license"
-    )
-    if unknown:
-        raise RewardError(
-            f"{path} has fields of another kind of model ({', '.join(unknown)}); it is not a VGGT"
-        )
-    values: dict[str, Any] = {
-        key: tuple(raw[key]) if isinstance(raw[key], list) else raw[key] for key in raw if key in known
-    }
-    try:
-        return VGGTConfig(**values)
-    except (TypeError, ValueError) as error:
-        raise RewardError(f"{path}: {error}; correct it or fetch it again") from error
+from rewards.geometry.vggt.weights import NAME, VGGTWeights, find_weights
+from rewards.hub import require_same_tensors
 
 
 def load_vggt(weights: VGGTWeights, device: str = "cpu") -> VGGT:
@@ -131,7 +45,7 @@ def load_vggt(weights: VGGTWeights, device: str = "cpu") -> VGGT:
 class VGGTBackend:
     """VGGT's depth and camera heads; its point maps are not used."""
 
-    name = "vggt"
+    name = NAME
 
     def __init__(self, network: VGGT, weights: VGGTWeights) -> None:
         self.model, self.revision, self.license = weights.model, weights.revision, weights.license
@@ -181,13 +95,5 @@ def resize_frames(frames_THW3: Tensor, width: int, multiple: int) -> Tensor:
 
 def load_backend(*, model: str | None, revision: str | None, device: str) -> VGGTBackend:
     """Load VGGT from a local folder or the Hub's cache (default facebook/VGGT-1B)."""
-    weights = _find_weights(model, revision)
+    weights = find_weights(model, revision)
     return VGGTBackend(load_vggt(weights, device), weights)
-
-
-def describe(*, model: str | None, revision: str | None) -> GeometryInfo:
-    """The weights that `load_backend` would load; raises RewardError when they are missing."""
-    found = _find_weights(model, revision)
-    return GeometryInfo(
-        name=VGGTBackend.name, model=found.model, revision=found.revision, license=found.license
-    )

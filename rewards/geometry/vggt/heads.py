@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rewards.geometry.vggt.layers import Block, Mlp, VGGTConfig
+from rewards.geometry.vggt.config import VGGTConfig
+from rewards.geometry.vggt.layers import Block, Mlp
 
 
 def decode_cameras(pose_T9: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:

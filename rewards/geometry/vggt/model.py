@@ -13,8 +13,9 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
+from rewards.geometry.vggt.config import VGGTConfig
 from rewards.geometry.vggt.heads import CameraHead, DenseHead
-from rewards.geometry.vggt.layers import Aggregator, Mlp, VGGTConfig
+from rewards.geometry.vggt.layers import Aggregator, Mlp
 
 _LEVELS = 7  # pyramid levels of the correlation
 _RADIUS = 4
