@@ -1,4 +1,4 @@
-"""Which prompts an evaluation takes, those of its split that no adapter was trained on, and what it says of it.
+"""Which prompts an evaluation takes, those of its split that no adapter was trained on, and what it says.
 
 Prompts that an adapter was trained on are taken only where that is asked for, and then everything that is
 written says so.
