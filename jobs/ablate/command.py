@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +19,11 @@ from jobs.settings.presets import preset_of
 
 if TYPE_CHECKING:
     from jobs.ablate.trainings import Outcome, Settings
+    from jobs.ablate.vary import Sweep
+
+
+# Combinations of a sweep that nobody has counted yet.
+_MOST = 16
 
 
 def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> None:
@@ -38,6 +45,21 @@ def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> 
 )
 @click.option("--list", is_flag=True, is_eager=True, expose_value=False, callback=_list_recipes,
               help="Print the recipes that come with gpa.")  # fmt: skip
+@click.option(
+    "--vary",
+    multiple=True,
+    metavar="NAME=A,B,...",
+    help="Values of an option, SECTION.OPTION of score, pair or train-dpo; may be given several times. Every "
+    "combination is a recipe, the preset with these values; others are then compared only where --recipes names them.",
+)
+@click.option(
+    "--max-combinations",
+    type=click.IntRange(1),
+    default=_MOST,
+    show_default=True,
+    metavar="N",
+    help="Refuse a --vary of more.",
+)
 @preset_option
 @click.option("--training-seeds", type=click.IntRange(1), default=1, show_default=True, metavar="N",
               help="Trainings of every recipe.")  # fmt: skip
@@ -91,17 +113,31 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
     every recipe. Trainings lie in RUN/train/RECIPE-SEED. The table has every training of RUN/ablate, also of
     earlier calls: one results file says what was tried (--only leaves it at RECIPES). A recipe is changed by
     giving it another name.
-    The same command again does only what is missing. RECIPES are YAML as in jobs/settings/recipes.
+    The same command again does only what is missing. RECIPES are YAML as in jobs/settings/recipes; --vary
+    makes them from values, such as --vary train-dpo.beta=100,500 --vary pair.min_gap=.03,.06, into
+    RUN/ablate/vary.yaml.
     """
     from jobs.ablate.processes import make_scheduler
     from jobs.ablate.selections import with_candidates
+    from jobs.ablate.trainings import FOLDER
+    from jobs.ablate.vary import FILE_NAME, write_sweep
     from jobs.main import PARTIAL
+    from storage.run import Run
 
     started = time.monotonic()
-    settings = _settings(run, chosen)
-    if dry_run:
-        _print_forecast(settings, as_json)
-        return
+    sweep = _sweep(run, chosen)
+    with TemporaryDirectory() as folder:
+        # Until everything has been looked at, nothing lies in the run.
+        file = Path(folder) / FILE_NAME
+        write_sweep(file, sweep)
+        settings = _settings(run, chosen, [f"{file}:{name}" for name in sweep])
+        if dry_run:
+            _print_forecast(settings, as_json)
+            return
+    if sweep:
+        file = Run.create_or_open(run).path / FOLDER / FILE_NAME
+        write_sweep(file, sweep)
+        settings = settings.with_recipes_of(file, sweep)
     opened = with_candidates(settings.commands)
     with opened.lock("ablate"):
         scheduler = make_scheduler(opened, _left_of(settings, time.monotonic() - started), _say)
@@ -111,7 +147,17 @@ def command(ctx: click.Context, /, run: Path, dry_run: bool, as_json: bool, **ch
         ctx.exit(PARTIAL)
 
 
-def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
+def _sweep(run: Path, chosen: dict[str, Any]) -> Sweep:
+    """The recipes of --vary; says how many there are."""
+    from jobs.ablate.vary import sweep_of, told
+
+    found = sweep_of(chosen["vary"], chosen["preset"] or preset_of(None, run), chosen["max_combinations"])
+    if found:
+        _say(told(found, chosen["vary"], chosen["training_seeds"]))
+    return found
+
+
+def _settings(run: Path, chosen: dict[str, Any], varied: Sequence[str]) -> Settings:
     from jobs.ablate.commands import Commands
     from jobs.ablate.costs import require_judges
     from jobs.ablate.processes import share_of_threads
@@ -121,12 +167,14 @@ def _settings(run: Path, chosen: dict[str, Any]) -> Settings:
     from storage.errors import UserError
 
     preset = chosen["preset"] or preset_of(None, run)
-    named = [one.strip() for one in (chosen["recipes"] or ",".join(BASELINES)).split(",") if one.strip()]
+    usual = "" if varied else ",".join(BASELINES)
+    named = [*_listed(chosen["recipes"] or usual), *varied]
     recipes = [load_recipe(one, preset) for one in named]
     names = [recipe.name for recipe in recipes]
     twice = sorted({name for name in names if names.count(name) > 1})
     if not names or twice:
-        raise UserError(f"--recipes {chosen['recipes']!r} must name recipes once, got {twice or 'none'}")
+        said = f"--recipes {chosen['recipes']!r}{' and --vary' if varied else ''}"
+        raise UserError(f"{said} must name recipes once, got {twice or 'none'}")
     threads = preset.sections.get("train-dpo", {}).get("threads")
     commands = Commands(
         run=run,
@@ -212,8 +260,17 @@ def _finish(outcome: Outcome, settings: Settings, chosen: dict[str, Any], as_jso
 def _made_by(outcome: Outcome, settings: Settings, chosen: dict[str, Any]) -> str:
     """The command that makes the results, from nothing: with the recipes of earlier calls that they hold."""
     earlier = [] if settings.only else [one.named for one in outcome.records]
-    named = [one.named for one in settings.trainings] + earlier
-    words = ["gpa", "ablate", str(settings.commands.run), "--recipes", ",".join(dict.fromkeys(named))]
+    own = [one.named for one in settings.trainings]
+    if chosen["vary"]:
+        swept = set(own) - set(_listed(chosen["recipes"]))
+        named = [one for one in _listed(chosen["recipes"]) + earlier if one not in swept]
+    else:
+        named = own + earlier
+    words = ["gpa", "ablate", str(settings.commands.run)]
+    words += ["--recipes", ",".join(dict.fromkeys(named))] if named else []
+    words += [word for text in chosen["vary"] for word in ("--vary", text)]
+    if chosen["vary"] and chosen["max_combinations"] != _MOST:
+        words += ["--max-combinations", str(chosen["max_combinations"])]
     for name in ("preset", "training_seeds", "num_prompts", "seeds", "name", "results"):
         if chosen[name] is not None:
             words += [f"--{name.replace('_', '-')}", str(chosen[name])]
@@ -225,6 +282,10 @@ def _made_by(outcome: Outcome, settings: Settings, chosen: dict[str, Any]) -> st
         words += ["--parallel", str(settings.parallel)]
     flags = [f"--{name.replace('_', '-')}" for name in ("match_pairs", "only") if chosen[name]]
     return shlex.join([*words, *flags])
+
+
+def _listed(recipes: str | None) -> list[str]:
+    return [one.strip() for one in (recipes or "").split(",") if one.strip()]
 
 
 def _say(line: str) -> None:

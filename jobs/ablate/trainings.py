@@ -9,8 +9,8 @@ RUN/train/<recipe>-<seed>/            the training itself
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Training:
     @property
     def name(self) -> str:
         """The name of its folder in RUN/train."""
-        return f"{self.recipe.name}-{self.seed}"
+        return _folder(self.recipe.name, self.seed)
 
     @property
     def label(self) -> str:
@@ -82,7 +82,7 @@ class Record:
     @property
     def name(self) -> str:
         """The name of its folder in RUN/train."""
-        return f"{self.recipe}-{self.seed}"
+        return _folder(self.recipe, self.seed)
 
     @property
     def label(self) -> str:
@@ -93,6 +93,11 @@ class Record:
     def pairs_per_step(self) -> int:
         """Pairs that one process sees in a step."""
         return int(self.options["batch_size"]) * int(self.options["grad_accum"])
+
+
+def _folder(recipe: str, seed: int) -> str:
+    """Locks and folders of trainings are named without dots."""
+    return f"{recipe.replace('.', '_')}-{seed}"
 
 
 def train_words(training: Training, pairs_dir: Path, max_pairs: int | None) -> list[str]:
@@ -223,6 +228,14 @@ class Settings:
     match_pairs: bool = False
     parallel: int = 1
     only: bool = False
+
+    def with_recipes_of(self, file: Path, names: Collection[str]) -> Settings:
+        """The same, with the recipes of these names read from a file."""
+        found = tuple(
+            replace(one, named=f"{file}:{one.recipe.name}") if one.recipe.name in names else one
+            for one in self.trainings
+        )
+        return replace(self, trainings=found)
 
     @property
     def recipes(self) -> tuple[str, ...]:

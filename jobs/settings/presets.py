@@ -39,7 +39,8 @@ _LAYERS: Final = {path.stem: path for path in (Path(__file__).parent / "presets"
 _OWN: Final = {name: _LAYERS[name] for name in sorted(_LAYERS) if not name.startswith("_")}
 PRESETS: Final = Table[Path | ModuleType]("gpa.presets", ModuleType, _OWN)
 _RECIPES = Path(__file__).parent / "recipes"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
+LONGEST_NAME: Final = 48
+_NAME = re.compile(rf"[A-Za-z_][A-Za-z0-9_.-]{{0,{LONGEST_NAME - 1}}}")
 _RECIPE_KEYS = frozenset({"about", "extends", "presets", *SECTIONS})
 _PRESET_KEYS = frozenset({"extends", *PRESET_SECTIONS})
 
@@ -88,7 +89,7 @@ def find_preset(named: str) -> Preset:
     if named in PRESETS and isinstance(PRESETS[named], Path):
         return Preset(name=named, sections=_resolved(named), lineage=(named,))
     if named not in PRESETS and not _names_a_file(named):
-        near = _nearest(named, PRESETS)
+        near = nearest(named, PRESETS)
         raise UserError(
             f"preset {named!r} does not exist; {near}choose one of: {', '.join(PRESETS)}; or give a YAML file"
         )
@@ -162,10 +163,10 @@ def _preset_entry(name: str) -> Mapping[str, Any] | None:
     if below not in PRESETS and not _names_a_file(below):
         raise UserError(
             f"{path}: extends must be the preset or YAML file that this one changes, got {below!r}: "
-            f"{_nearest(below, PRESETS)}there are {', '.join(PRESETS)}"
+            f"{nearest(below, PRESETS)}there are {', '.join(PRESETS)}"
         )
     sections = [section for section in PRESET_SECTIONS if section in entry]
-    entry |= {section: _checked(f"{path}:", section, entry[section]) for section in sections}
+    entry |= {section: checked(f"{path}:", section, entry[section]) for section in sections}
     if below not in PRESETS:
         entry["extends"] = os.path.normpath(path.parent / below)
     return entry
@@ -217,9 +218,7 @@ def load_recipe(named: str, preset: Preset | str) -> Recipe:
     for _, entry in _chain(name, known.get, "recipe"):
         for part in (entry, *(entry.get("presets", {}).get(one, {}) for one in base.lineage)):
             changes = _over(changes, {section: part[section] for section in SECTIONS if section in part})
-    changes = {
-        section: _checked(f"recipe option {name}:", section, part) for section, part in changes.items()
-    }
+    changes = {section: checked(f"recipe option {name}:", section, part) for section, part in changes.items()}
     line = known[name].get("about") or f"as {known[name].get('extends', 'best')}, with other settings"
     whole = _over({section: base.sections.get(section, {}) for section in SECTIONS}, changes)
     return Recipe(name=name, about=str(line), changes=changes, sections=whole)
@@ -239,7 +238,8 @@ def _read_recipes(path: Path) -> dict[str, Any]:
     for name, entry in found.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(
-                f"{path}: recipe name {name!r} must be a letter and up to 47 more, digits, - or _: correct it"
+                f"{path}: recipe name {name!r} must be a letter and up to {LONGEST_NAME - 1} more, digits, "
+                "-, _ or .: correct it"
             )
         _check_recipe(f"{path}: recipe {name}", entry)
     return found
@@ -292,11 +292,11 @@ def _read(path: Path, what: str, maps: str) -> dict[Any, Any]:
 def _check_keys(where: str, entry: Mapping[Any, Any], keys: Collection[str]) -> None:
     for key in entry:
         if key not in keys:
-            near = _nearest(str(key), keys)
+            near = nearest(str(key), keys)
             raise UserError(f"{where} has {key!r}: {near}it may have {', '.join(sorted(keys))}")
 
 
-def _checked(where: str, section: str, options: Any) -> dict[str, Any]:
+def checked(where: str, section: str, options: Any) -> dict[str, Any]:
     """The options of a section as their command takes them; null leaves one to the command.
 
     Raises UserError naming the option, what it may be, what it is, and what comes nearest.
@@ -310,7 +310,7 @@ def _checked(where: str, section: str, options: Any) -> dict[str, Any]:
     found = {}
     for name, value in options.items():
         if name not in known:
-            remedy = _nearest(str(name), known) or f"see gpa {section} --help-all"
+            remedy = nearest(str(name), known) or f"see gpa {section} --help-all"
             raise UserError(f"{where} {section}.{name} is no option of gpa {section}: {remedy}")
         try:
             found[name] = _value(known[name], value, click.Context(command))
@@ -330,6 +330,7 @@ def _value(option: click.Parameter, value: Any, ctx: click.Context) -> Any:
     return cast if isinstance(value, str) and isinstance(cast, (int, float)) else value
 
 
-def _nearest(name: str, known: Collection[str]) -> str:
+def nearest(name: str, known: Collection[str]) -> str:
+    """The known name that comes nearest, as a question; nothing where none is near."""
     near = difflib.get_close_matches(name, known, n=1)
     return f"did you mean {near[0]}? " if near else ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import random
+import re
 import shutil
 import signal
 import statistics
@@ -27,8 +28,10 @@ from pipeline.models import resolve_adapter, resolve_model
 from rewards.measures.quality import sharpness
 from storage.judgements import EvaluatedClip, read_clips
 from storage.run import Run
-from storage.tables.shards import shard_files
+from storage.tables.shards import shard_files, write_shard
+from storage.trained_on import write_trained_on
 from tests.conftest import write_prompts
+from tests.pipeline.test_held_out import pair_of
 from tests.pipeline.tiny_adapter import random_adapter
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,8 +69,8 @@ def evaluated_once(words: list[object], tmp_path_factory: pytest.TempPathFactory
     run = Run.create_or_open(tmp_path_factory.mktemp("evaluate") / "run")
     done = gpa("evaluate", run.path, *words, "--judge", "world")
     assert done.exit_code == 0, done.output
-    assert "ours (2 trainings) against base: 2 held-out prompts" in done.stdout
-    assert "(not held out)" in done.stdout
+    assert "ours (2 trainings) against base: 2 prompts (whether seen in training is not known)" in done.stdout
+    assert "(not independent)" in done.stdout
     return run.path
 
 
@@ -112,7 +115,7 @@ def test_the_table_is_that_of_the_rows(evaluated: tuple[Run, Run]) -> None:
     folder, clips = evaluated[1].path, read_clips(evaluated[1])
     found = table(folder)
     assert list(found["tables"]) == ["ours/0", "ours/1", "half@0.5", "ours"]
-    assert found["judged_by"]["held_out"] is False
+    assert found["judged_by"]["independent"] is False
     for name in ("ours/0", "ours/1", "half@0.5"):
         for row in found["tables"][name]:
             assert row["base"] == pytest.approx(mean(clips, "base", row["measure"]), rel=1e-9)
@@ -160,7 +163,7 @@ def test_the_files_say_the_same(evaluated: tuple[Run, Run]) -> None:
                 row["difference"]["low"] for row in rows
             ]
     text = (folder / "evaluation.md").read_text()
-    assert "not held out" in text
+    assert "not independent" in text
     assert "unit: the prompt" in text
     assert text.count("| measure |") == 8
 
@@ -203,7 +206,7 @@ def test_another_judge_and_another_adapter_only_add(
     added = judged(inner) - before
     assert {judge for _, judge, _ in added} == {"world"}
     assert len(added) == 16 + 2, "those of the models, and a true one a prompt"
-    assert table(inner.path)["judged_by"]["held_out"] is True
+    assert table(inner.path)["judged_by"]["independent"] is True
     before = judged(inner)
     more = [*words, "--adapter", f"quarter={adapters[0]}@0.25", *other]
     assert gpa("evaluate", run.path, *more).exit_code == 0
@@ -248,17 +251,40 @@ def test_the_same_weights_under_two_names_are_refused(tmp_path: Path, adapters: 
 
 
 @pytest.mark.slow
-def test_prompts_of_no_world_have_no_truth(tmp_path: Path, adapters: list[Path]) -> None:
+def test_prompts_of_ones_own_have_no_truth_and_are_said_to_be_seen(
+    tmp_path: Path, adapters: list[Path]
+) -> None:
     run, prompts = Run.create_or_open(tmp_path / "run"), write_prompts(tmp_path / "prompts", 2)
-    words = ["--adapter", adapters[0], "--prompts", prompts, "--seeds", 1, "--workers", 0]
-    done = gpa("evaluate", run.path, *words, "--judge", "none", "--json")
+    mine = Path(shutil.copytree(adapters[0], tmp_path / "mine"))
+    scenes = [json.loads(line)["scene_id"] for line in prompts.read_text().splitlines()]
+    write_shard(tmp_path / "pairs", "pairs", [pair_of(scene) for scene in scenes])
+    write_trained_on(mine, tmp_path / "pairs", "train", None)
+    words = ["--adapter", mine, "--prompts", prompts, "--seeds", 1, "--workers", 0, "--judge", "none"]
+    refused = gpa("evaluate", run.path, *words, "--split", "all")
+    assert refused.exit_code == 1
+    assert "no prompt of" in refused.stderr
+    assert "of 2, 2 were trained on; give --prompts of other scenes" in refused.stderr
+    assert "(--also-trained)" in refused.stderr
+    assert "of 2, 2 are of other splits than test" in gpa("evaluate", run.path, *words).stderr
+    done = gpa("evaluate", run.path, *words, "--split", "all", "--also-trained")
     assert done.exit_code == 0, done.output
-    found = json.loads(done.stdout)
+    folder = run.path / "eval" / "seen"
+    found = table(folder)
     names = {row["measure"] for row in found["tables"]["aligned"]}
     assert {"sharpness", "saturation"} <= names
     assert not names & {"fault", "truth_psnr", "first_frame", "follows", "motion", "mvcs"}
     assert found["filtered"] == found["truth"] == {}
-    assert found["judged_by"]["held_out"] is None
+    assert found["judged_by"]["independent"] is None
+    assert (found["prompts"], found["judged_by"]["prompts"]["status"]) == (
+        "2 prompts seen in training",
+        "seen",
+    )
+    told = [done.stdout, *((folder / f"evaluation.{kind}").read_text() for kind in ("md", "json"))]
+    assert all("prompts seen in training" in text for text in told)
+    with (folder / "evaluation.csv").open() as file:
+        assert {line["prompts_are"] for line in csv.DictReader(file)} == {"seen"}
+        file.seek(0)
+        assert not any(re.search("held.?out", text, re.IGNORECASE) for text in (*told, file.read()))
 
 
 def test_a_judge_of_another_kind_has_a_row_and_needs_no_column(
