@@ -29,7 +29,6 @@ from trainer.config import TrainConfig, learning_rate
         ("steps", True, "must be a whole number >= 1"),
         ("seed", -1, "must be a whole number >= 0"),
         ("seed", 2**62, "must be < 2"),
-        ("warmup", 7, "must be <= steps"),
         ("threads", 0, "must be a whole number >= 1"),
         ("max_timestep", -1, "must be a whole number >= 0"),
         ("model", "", "must be what names the base model"),
