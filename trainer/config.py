@@ -294,7 +294,9 @@ class TrainConfig:
     report_to: tuple[Tracker, ...] = field(
         default=("tensorboard",),
         metadata=_option(
-            "Where steps are reported beside metrics.jsonl; may be given several times.",
+            "Where steps are reported beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, comet_ml, "
+            "aim, clearml, dvclive, swanlab or none; may be given several times.",
+            metavar="NAME",
             free=True,
             group="Output",
         ),

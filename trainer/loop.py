@@ -89,13 +89,15 @@ def train(
     reference_progress: ReferenceProgress | None = None,
     on_sample: OnSample | None = None,
     provenance: Provenance | None = None,
+    begins: Callable[[int, int], None] | None = None,
     finish: bool = False,
 ) -> TrainResult:
     """Train an adapter, or continue the training that `config.out_dir` holds, or return it when finished.
 
     With `finish` no step is made: the newest checkpoint becomes the adapter.
 
-    `progress` is called after each step with the number of steps done and its metrics, `reference_progress`
+    `begins` is called before the first step with the numbers of pairs and of steps that are there, `progress`
+    after each step with the number of steps done and its metrics, `reference_progress`
     with done and all while errors of the reference are computed ahead, `on_sample` as sampled.py says.
     `source` and `held_out` replace the shards of `config.pairs_dir`. `provenance` is for the model card.
 
@@ -110,6 +112,8 @@ def train(
             return _finish(config, pairs, provenance)
         trainer = Trainer(config, pairs, validation_pairs(config, held_out), on_sample)
         trainer.resume()
+        if begins is not None and trainer.unfinished and trainer.accelerator.is_main_process:
+            begins(len(pairs), trainer.step)
         trainer.run(stop, progress, reference_progress)
         return trainer.finish(provenance)
 
@@ -215,7 +219,8 @@ class Trainer:
                 f"{self.config.steps}: give at least as many, or `finish` to have its adapter as it is"
             )
         self.schedule = continued(checkpoint.schedule, self.config, checkpoint.step)
-        if len(self.schedule) > len(checkpoint.schedule or self.schedule[:1]):
+        changed = len(self.schedule) > len(checkpoint.schedule or self.schedule[:1])
+        if changed and self.accelerator.is_main_process:
             _logger.warning(
                 "from step %d on the learning rate follows the schedule of %d steps: this is not the same as "
                 "having asked for them at first",
@@ -229,6 +234,11 @@ class Trainer:
         self.patience = Patience(self.config, self.step)
         _logger.info("continuing after step %d of %d", self.step, self.config.steps)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are steps left to do."""
+        return self.step < self.config.steps and not self.patience.exhausted
+
     def run(
         self,
         stop: StopRequest,
@@ -236,7 +246,7 @@ class Trainer:
         reference_progress: ReferenceProgress | None = None,
     ) -> None:
         """Do the steps that are left."""
-        if self.step >= self.config.steps or self.patience.exhausted:
+        if not self.unfinished:
             return
         self.config.out_dir.mkdir(parents=True, exist_ok=True)
         if self.accelerator.is_main_process:
@@ -255,14 +265,14 @@ class Trainer:
             if self.update.reference is None:
                 self._interrupt(stop)
         with self._log() as log, self._inputs() as inputs:
-            while self.step < self.config.steps and not self.patience.exhausted:
+            while self.unfinished:
                 metrics = self._timed_step(inputs)
                 metrics |= look(self.checks, self.step, stop, partial(agreed, self.accelerator))
                 if log is not None:
                     log.write(self.step, metrics)
                 best = self.patience.look(self.step, metrics)
                 stopping = agreed(self.accelerator, stop.name is not None)
-                last = self.step == self.config.steps or self.patience.exhausted
+                last = not self.unfinished
                 if last or best or stopping or self.step % self.config.checkpoint_every == 0:
                     self.checkpoint(log)
                 if progress is not None and log is not None:

@@ -29,7 +29,9 @@ SECTIONS: Final = ("score", "pair", "train-dpo")
 PRESET_SECTIONS: Final = ("sample", *SECTIONS, "evaluate")
 BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
 # Options that say where, and how a result is shown: nothing that a preset or a recipe could decide.
-NOT_SETTINGS: Final = frozenset({"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"})
+NOT_SETTINGS: Final = frozenset(
+    {"run", "preset", "recipe", "finish", "dry_run", "as_json", "help", "help_all"}
+)
 _PRESETS = Path(__file__).parent / "presets"
 _RECIPES = Path(__file__).parent / "recipes"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,47}")
