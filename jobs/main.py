@@ -6,13 +6,14 @@ some items failed; 130 and 143 stopped by Ctrl-C or SIGTERM.
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import io
 import logging
 import os
 import signal
 import sys
 from difflib import get_close_matches
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
@@ -26,7 +27,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "score": ("jobs.data.score", "Score the 3D consistency of every candidate."),
     "pair": ("jobs.data.pair", "Rank candidates and write preference pairs."),
     "run": ("jobs.data.run", "Sample, score and pair as one flow."),
-    "train-dpo": ("jobs.train_dpo", "Train a LoRA adapter on the pairs by DPO."),
+    "train-dpo": ("jobs.training.command", "Train a LoRA adapter on the pairs by DPO."),
     "align": ("jobs.align.command", "Rounds of all stages, each from the adapter of the last."),
     "evaluate": ("jobs.evaluate.command", "Compare the base model with adapters on held-out prompts."),
     "ablate": ("jobs.ablate.command", "Train several recipes on one run and compare them."),
@@ -142,6 +143,7 @@ def main() -> None:
         # Names of files are UTF-8, whatever the locale of a batch job says of them; workers inherit it.
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    _own_packages_first()
     # Read when torch is imported. Spinning OpenMP threads slow a busy machine down twentyfold (measured: 20 s
     # for a training step of 1 s); sleeping ones cost an idle machine next to nothing.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -150,6 +152,26 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     cli()
+
+
+def _own_packages_first() -> None:
+    """Have `trainer` and the others be those of gpa, whatever files lie where the command is started.
+
+    `python -m` looks there first. Ends the process where something else still hides one.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if sys.path and Path(sys.path[0]).resolve() == Path.cwd() != root:
+        del sys.path[0]
+    for name in ("storage", "rewards", "pipeline", "trainer"):
+        spec = importlib.util.find_spec(name)
+        found = None if spec is None or spec.origin is None else Path(spec.origin).resolve()
+        if found != root / name / "__init__.py":
+            click.echo(
+                f"error: {found or name} hides the package {name} of gpa: start it as $(which gpa), and "
+                "leave that folder out of PYTHONPATH",
+                err=True,
+            )
+            sys.exit(_FAILED)
 
 
 def _listen() -> list[int]:

@@ -19,6 +19,7 @@ from rich.progress import (
 )
 
 _LINE_SECONDS = 10.0
+_VALUES_SECONDS = 30.0
 
 
 class ConsoleProgress:
@@ -97,19 +98,23 @@ class ConsoleProgress:
         rate = self._per_second()
         if not rate:
             return "unknown time"
-        minutes, rest = divmod(round((self._total - self._done) / rate), 60)
-        return f"{minutes}:{rest:02d}"
+        return _minutes((self._total - self._done) / rate)
 
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 
 
 class TrainingProgress:
-    """A bar with the newest values on a terminal, a line every ten seconds elsewhere. A context manager."""
+    """A bar with the newest values and the pace on a terminal, elsewhere a line of them now and then.
+
+    The first and the last are shown, between them one every thirty seconds. A context manager.
+    """
 
     def __init__(self) -> None:
         self._console = Console(stderr=True)
         self._what, self._last_line = "", 0.0
+        # The pace is counted from the first on: before it, weights load and kernels compile.
+        self._began, self._first = 0.0, 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -127,18 +132,40 @@ class TrainingProgress:
 
     def show(self, what: str, done: int, total: int, values: dict[str, float]) -> None:
         """So much of this work is done, with these values; other work than before gets a bar of its own."""
-        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items() if name != "seconds")
+        now = time.monotonic()
         changed, self._what = what != self._what, what
+        if changed:
+            self._began, self._first = now, done
+        shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "seconds"]
+        pace = self._pace(now, done)
+        text = ", ".join([*shown, *pace])
         if self._bar is not None:
             if changed or self._task is None:
                 self._task = self._bar.add_task(what, total=total, completed=done, values=text)
             self._bar.update(self._task, completed=done, values=text)
             return
-        now = time.monotonic()
-        if changed or now - self._last_line >= _LINE_SECONDS or done == total:
+        if changed or now - self._last_line >= _VALUES_SECONDS or done == total:
             self._last_line = now
-            ending = f", {text}" if text else ""
-            self._console.print(f"{what}: {done} of {total}{ending}", highlight=False)
+            left = (
+                [f"{_minutes((total - done) * self._each(now, done))} left"] if pace and done < total else []
+            )
+            ending = ", ".join(["", text, *left] if text else left)
+            self._console.print(f"{what}: {done} of {total}{ending}", highlight=False, soft_wrap=True)
+
+    def _each(self, now: float, done: int) -> float:
+        return (now - self._began) / max(1, done - self._first)
+
+    def _pace(self, now: float, done: int) -> list[str]:
+        """The pace in words; none before there is one."""
+        each = self._each(now, done)
+        if done <= self._first or not each:
+            return []
+        return [f"{each:.2f} s/step" if each >= 1 else f"{1 / each:.2f} steps/s"]
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"
 
 
 def sparkline(values: Sequence[float], width: int = 40) -> str:

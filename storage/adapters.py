@@ -139,7 +139,7 @@ def _ended_after(folder: Path) -> int | None:
     """The steps after which a training wrote its adapter; None where it has not."""
     try:
         training = json.loads((folder / NOTE_NAME).read_text(encoding="utf-8"))["training"]
-        return int(training.get("ended_after", training["steps"]))
+        return int(training["ended"]["after"] if "ended" in training else training["steps"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -19,6 +19,18 @@ Schedule = Literal["cosine", "constant"]
 Precision = Literal["fp32", "bf16"]
 Device = Literal["auto", "cpu"]
 Reference = Literal["start", "base"]
+Tracker = Literal[
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "trackio",
+    "comet_ml",
+    "aim",
+    "clearml",
+    "dvclive",
+    "swanlab",
+    "none",
+]
 
 _MAX_SEED = 2**62
 
@@ -29,7 +41,8 @@ def _option(help_line: str, **metadata: Any) -> dict[str, Any]:
     free: says where things lie, how often they are written or what they take, not what is computed, and may
     change on resume. preferences: has no meaning for supervised training. later: came when there were
     trainings already, which go on where it is what it was before it existed. by_content: a place whose
-    content is fixed, wherever it lies. least and above bound a number.
+    content is fixed, wherever it lies. division: how the pairs of a step are divided. least and above bound
+    a number.
     """
     return {"help": help_line, "group": "Training", **metadata}
 
@@ -59,11 +72,12 @@ class TrainConfig:
     apart; with `gradient_checkpointing` it is chosen from free memory when it says auto.
 
     `shard` spreads the weights over the processes of a launcher instead of repeating them in each.
-    A step takes batch_size * grad_accum pairs per process. Timesteps are drawn uniformly from min_timestep
-    to max_timestep, both included; None is the scheduler's last. `validate_every` N > 0 measures the first
-    `validate_pairs` pairs of `validate_split` every N steps and at the end, `sample_every` N > 0 calls
-    `on_sample` of the training so often; neither changes a number of the training. `threads` is the number
-    of CPU threads of torch during the training; None leaves it as it is.
+    A step takes batch_size * grad_accum pairs per process; how they are divided changes no number but in the
+    order of summation. Timesteps are drawn uniformly from min_timestep to max_timestep, both included; None
+    is the scheduler's last. `validate_every` N > 0 measures the first `validate_pairs` pairs of
+    `validate_split` every N steps and at the end, `sample_every` N > 0 calls `on_sample` of the training so
+    often; neither changes a number of the training. `patience` K ends it when K looks have found no lower
+    loss. `threads` is the number of CPU threads of torch during the training; None leaves it as it is.
     Raises FieldError. A field with `help` in its metadata is an option of the command line.
     """
 
@@ -160,10 +174,13 @@ class TrainConfig:
     weight_decay: float = field(default=0.0, metadata={"least": 0.0})
     batch_size: int = field(
         default=8,
-        metadata=_option("Pairs per process and micro-batch.", metavar="N", least=1, common=True),
+        metadata=_option(
+            "Pairs per process and micro-batch.", metavar="N", least=1, common=True, division=True
+        ),
     )
     grad_accum: int = field(
-        default=1, metadata=_option("Micro-batches per step.", metavar="N", least=1, common=True)
+        default=1,
+        metadata=_option("Micro-batches per step.", metavar="N", least=1, common=True, division=True),
     )
     precision: Precision = field(
         default="fp32",
@@ -207,7 +224,12 @@ class TrainConfig:
         default=50,
         metadata=_option("Steps between checkpoints.", metavar="N", least=1, free=True, group="Output"),
     )
-    keep: int = field(default=2, metadata={"least": 1, **_FREE})
+    keep: int = field(
+        default=2,
+        metadata=_option(
+            "How many of the newest checkpoints are kept.", metavar="N", least=1, free=True, group="Output"
+        ),
+    )
     validate_every: int = field(
         default=0,
         metadata=_option(
@@ -227,6 +249,17 @@ class TrainConfig:
             "How many of them, always the same.", metavar="K", least=1, free=True, group="Validation"
         ),
     )
+    patience: int | None = field(
+        default=None,
+        metadata=_option(
+            "End when the held-out loss has not improved in K looks; the adapter is that of the best look.",
+            default="none",
+            metavar="K",
+            least=1,
+            free=True,
+            group="Validation",
+        ),
+    )
     sample_every: int = field(
         default=0,
         metadata=_option(
@@ -237,8 +270,16 @@ class TrainConfig:
             group="Validation",
         ),
     )
-    min_timestep: int = field(default=0, metadata={"least": 0})
-    max_timestep: int | None = field(default=None, metadata={"least": 0})
+    min_timestep: int = field(
+        default=0,
+        metadata=_option("The lowest timestep that is drawn: 0 is the least noise.", metavar="T", least=0),
+    )
+    max_timestep: int | None = field(
+        default=None,
+        metadata=_option(
+            "The highest timestep that is drawn.", default="the scheduler's last", metavar="T", least=0
+        ),
+    )
     threads: int | None = field(
         default=None,
         metadata=_option(
@@ -250,13 +291,23 @@ class TrainConfig:
         ),
     )
     device: Device = field(default="auto", metadata=_FREE)
-    tensorboard: bool = field(default=True, metadata=_FREE)
+    report_to: tuple[Tracker, ...] = field(
+        default=("tensorboard",),
+        metadata=_option(
+            "Where steps are reported beside metrics.jsonl: tensorboard, wandb, mlflow, trackio, comet_ml, "
+            "aim, clearml, dvclive, swanlab or none; may be given several times.",
+            metavar="NAME",
+            free=True,
+            group="Output",
+        ),
+    )
 
     def __post_init__(self) -> None:
         for name in ("model_dir", "pairs_dir", "out_dir"):
             object.__setattr__(self, name, Path(getattr(self, name)))
         if self.from_adapter is not None:
             object.__setattr__(self, "from_adapter", Path(self.from_adapter))
+        object.__setattr__(self, "report_to", tuple(self.report_to))
         kinds = get_type_hints(TrainConfig)
         for one in dataclasses.fields(self):
             value = getattr(self, one.name)
@@ -269,6 +320,9 @@ class TrainConfig:
         for name in ("model", "revision"):
             if not getattr(self, name):
                 raise FieldError(name, "what names the base model", getattr(self, name))
+        for name in self.report_to:
+            if name not in get_args(Tracker):
+                raise FieldError("report_to", f"one of {', '.join(get_args(Tracker))}", name)
         if self.seed >= _MAX_SEED:
             raise FieldError("seed", "< 2**62", self.seed)
         self._check_together()
@@ -284,8 +338,9 @@ class TrainConfig:
         if self.validate_every and self.split in (None, self.validate_split):
             rule = f"no split that is trained on ({self.split or 'all of them'}), with validate_every"
             raise FieldError("validate_split", rule, self.validate_split)
-        if self.warmup > self.steps:
-            raise FieldError("warmup", f"<= steps ({self.steps})", self.warmup)
+        if self.patience is not None and not self.validate_every:
+            rule = "none without validate_every, which looks at held-out pairs"
+            raise FieldError("patience", rule, self.patience)
 
     @property
     def measures_from_start(self) -> bool:
@@ -294,18 +349,18 @@ class TrainConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Every field, paths as strings: what `config.json` beside the adapter holds."""
-        return {
-            one.name: str(value) if isinstance(value := getattr(self, one.name), Path) else value
-            for one in dataclasses.fields(self)
-        }
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        values["report_to"] = list(self.report_to)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
     def fixed_fields(self) -> dict[str, Any]:
         """The fields that decide the numbers, and so may not change between a run and its resumption.
 
-        With a constant schedule the number of steps enters no number, so it may be raised to go on. The
-        content of an adapter to continue from is for whoever reads it to add.
+        The number of steps may change to go on: what that does to the learning rate is for a checkpoint to
+        tell. The content of an adapter to continue from, and how many pairs a step takes, are for whoever
+        knows them to add.
         """
-        free = FREE_ON_RESUME | _BY_CONTENT | ({"steps"} if self.schedule == "constant" else set())
+        free = FREE_ON_RESUME | _FOR_OTHERS | {"steps"}
         # The start is the base: which of them is meant changes nothing.
         free |= {"reference"} if self.from_adapter is None else set()
         # Where it changes nothing, a field that came later is no part of what was fixed before it.
@@ -314,7 +369,11 @@ class TrainConfig:
 
 
 FREE_ON_RESUME = frozenset(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("free"))
-_BY_CONTENT = frozenset(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("by_content"))
+_FOR_OTHERS = frozenset(
+    one.name
+    for one in dataclasses.fields(TrainConfig)
+    if one.metadata.get("by_content") or one.metadata.get("division")
+)
 OF_PREFERENCES = tuple(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("preferences"))
 _LATER = tuple(one.name for one in dataclasses.fields(TrainConfig) if one.metadata.get("later"))
 # What a training recorded before a field existed had of it: what the field does not change. Where that is not
@@ -327,13 +386,36 @@ BEFORE_IT_EXISTED = {
 
 
 def learning_rate(config: TrainConfig, step: int) -> float:
-    """The rate of the 0-based step: linear warm-up, then constant or a half cosine towards zero."""
-    if step < config.warmup:
-        return config.lr * (step + 1) / config.warmup
+    """The rate of the 0-based step: linear warm-up, then constant or a half cosine towards zero.
+
+    A warm-up that is longer than the training takes all of its steps.
+    """
+    warmup = min(config.warmup, config.steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
     if config.schedule == "constant":
         return config.lr
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    progress = (step - warmup) / max(1, config.steps - warmup)
     return config.lr * 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def continued(schedule: list[dict[str, int]], config: TrainConfig, done: int) -> list[dict[str, int]]:
+    """From which step on the rate follows the schedule of how many steps, for a training that goes on.
+
+    `schedule` is what it was for the `done` steps before, empty where the rate does not depend on the number.
+    One entry is left where every rate so far was what it would have been.
+    """
+    asked = {"from_step": 0, "steps": config.steps}
+    parts = [(one["from_step"], dataclasses.replace(config, steps=one["steps"])) for one in schedule]
+
+    def rate(step: int) -> float:
+        return learning_rate([part for first, part in parts if first <= step][-1], step)
+
+    if not schedule or all(rate(step) == learning_rate(config, step) for step in range(done)):
+        return [asked]
+    if schedule[-1]["steps"] == config.steps:
+        return schedule
+    return [*(one for one in schedule if one["from_step"] < done), asked | {"from_step": done}]
 
 
 def _check_number(one: dataclasses.Field[Any], value: Any) -> None:

@@ -1,8 +1,8 @@
 """The training loop: steps, checkpoints, interruption, export.
 
 OUT/config.json      the resolved configuration
-    metrics.jsonl    a line per step (and tensorboard/); some carry figures of held-out data, val/...
-    checkpoints/     the last few; the same call continues from the newest
+    metrics.jsonl    a line per step (and trackers); some carry figures of held-out data, val/...
+    checkpoints/     the last few, each an adapter too; the same call continues from the newest
     adapter/         written at the end, with its model card
 """
 
@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs
+from torch import Tensor
 
+from storage.adapters import NOTE_NAME
 from storage.errors import UserError
 from storage.hub.provenance import Provenance
-from storage.pairs.dataset import PairDataset
-from storage.trained_on import write_trained_on
-from trainer.config import TrainConfig
+from trainer.config import TrainConfig, continued
 from trainer.data import (
     MicroBatch,
     MicroBatchSource,
@@ -36,10 +36,9 @@ from trainer.data import (
     require_same_model,
 )
 from trainer.lora import load_lora_state, lora_parameters, lora_state
-from trainer.metrics import MetricsLog, recent_means
-from trainer.processes import Interrupted, StopRequest, agreed, distribute, stop_requests
+from trainer.metrics import MetricsLog, steps_done
+from trainer.processes import Interrupted, StopRequest, agreed, distribute, require_several, stop_requests
 from trainer.reference import compute_ahead, reference_key
-from trainer.saving.card import CardFacts, write_card
 from trainer.saving.checkpoint import (
     Checkpoint,
     load_latest,
@@ -48,19 +47,30 @@ from trainer.saving.checkpoint import (
     save_checkpoint,
     write_json,
 )
+from trainer.saving.ending import Patience, chosen_checkpoint, write_adapter
 from trainer.saving.export import export_adapter
-from trainer.saving.saved import TrainResult, fixed_of, require_same_config
+from trainer.saving.saved import (
+    Ending,
+    TrainResult,
+    checkpoint_of,
+    fixed_of,
+    newest_whole,
+    processes,
+    require_same_config,
+)
 from trainer.saving.start import steps_of
 from trainer.setup import (
     cpu_threads,
     load_adapted,
     make_optimizer,
-    require_optimizer,
-    start_of,
+    require_fit,
+    require_installed,
+    shell_of,
     timestep_range,
     write_plan,
 )
 from trainer.step import OptimizerStep, PairForward
+from trainer.trackers import open_trackers
 from trainer.validation import OnSample, look, make_checks, validation_pairs
 
 _logger = logging.getLogger(__name__)
@@ -79,10 +89,15 @@ def train(
     reference_progress: ReferenceProgress | None = None,
     on_sample: OnSample | None = None,
     provenance: Provenance | None = None,
+    begins: Callable[[int, int], None] | None = None,
+    finish: bool = False,
 ) -> TrainResult:
     """Train an adapter, or continue the training that `config.out_dir` holds, or return it when finished.
 
-    `progress` is called after each step with the number of steps done and its metrics, `reference_progress`
+    With `finish` no step is made: the newest checkpoint becomes the adapter.
+
+    `begins` is called before the first step with the numbers of pairs and of steps that are there, `progress`
+    after each step with the number of steps done and its metrics, `reference_progress`
     with done and all while errors of the reference are computed ahead, `on_sample` as sampled.py says.
     `source` and `held_out` replace the shards of `config.pairs_dir`. `provenance` is for the model card.
 
@@ -93,10 +108,36 @@ def train(
     with stop_requests() as stop, cpu_threads(config.threads):
         pairs = open_pairs(config.pairs_dir, config.split, config.max_pairs) if source is None else source
         require_same_model(pairs, config.model, config.revision)
+        if finish:
+            return _finish(config, pairs, provenance)
         trainer = Trainer(config, pairs, validation_pairs(config, held_out), on_sample)
         trainer.resume()
+        if begins is not None and trainer.unfinished and trainer.accelerator.is_main_process:
+            begins(len(pairs), trainer.step)
         trainer.run(stop, progress, reference_progress)
         return trainer.finish(provenance)
+
+
+def _finish(config: TrainConfig, pairs: PairSource, provenance: Provenance | None) -> TrainResult:
+    """Make the newest checkpoint the adapter. Raises UserError where there is none of this configuration."""
+    found = newest_whole(config.out_dir / "checkpoints")
+    if found is None:
+        raise UserError(
+            f"there is nothing to finish in {config.out_dir}: it has no whole checkpoint; train first, "
+            "without `finish`"
+        )
+    checkpoint, state = found
+    require_same_config(
+        state["config"], fixed_of(config, pairs_fingerprint(pairs), processes()), config.out_dir
+    )
+    if state["format"] == 1:
+        # Its weights lie there by themselves.
+        trainer = Trainer(config, pairs)
+        trainer.resume()
+        trainer.checkpoint()
+    step, steps = state["step"], config.steps
+    ending = Ending(by="steps" if step == steps else "finish", after=step, of=steps, patience=config.patience)
+    return write_adapter(config, checkpoint, ending, pairs, provenance)
 
 
 class Trainer:
@@ -110,14 +151,18 @@ class Trainer:
         on_sample: OnSample | None = None,
     ) -> None:
         self.config = config
-        require_optimizer(config)
+        require_installed(config)
         # Videos of a large model take minutes, in which the other processes wait.
         patience = [InitProcessGroupKwargs(timeout=_SAMPLING)] if config.sample_every else []
         self.accelerator = Accelerator(
             cpu=config.device == "cpu", mixed_precision="no", kwargs_handlers=patience
         )
-        self.start = start_of(config)
+        require_several(self.accelerator, sharded=config.shard)
         self.loader = PairLoader(pairs, self.accelerator.device)
+        self.start = require_fit(config, shell_of(config), self.loader.shapes)
+        writes = self.accelerator.is_main_process and steps_done(config.out_dir) < config.steps
+        # Before weights are loaded: one may want a key or a server.
+        self.trackers = open_trackers(config) if writes else []
         self.family, self.plan = load_adapted(config, self.loader, self.accelerator.device, self.start)
         self.model = distribute(self.accelerator, self.family.transformer, sharded=config.shard)
         self.parameters = lora_parameters(self.family.transformer)
@@ -141,6 +186,8 @@ class Trainer:
             optimizer=self.optimizer,
         )
         self.step = 0
+        self.schedule = [{"from_step": 0, "steps": config.steps}]
+        self.patience = Patience(config, 0)
         self.checks = make_checks(
             config,
             accelerator=self.accelerator,
@@ -168,14 +215,29 @@ class Trainer:
         require_same_config(checkpoint.config, self.fixed, self.config.out_dir)
         if checkpoint.step > self.config.steps:
             raise UserError(
-                f"the training in {self.config.out_dir} has done {checkpoint.step} steps, steps is now "
-                f"{self.config.steps}: give at least as many, or another output name"
+                f"the training in {self.config.out_dir} has done {checkpoint.step} steps, `steps` is now "
+                f"{self.config.steps}: give at least as many, or `finish` to have its adapter as it is"
+            )
+        self.schedule = continued(checkpoint.schedule, self.config, checkpoint.step)
+        changed = len(self.schedule) > len(checkpoint.schedule or self.schedule[:1])
+        if changed and self.accelerator.is_main_process:
+            _logger.warning(
+                "from step %d on the learning rate follows the schedule of %d steps: this is not the same as "
+                "having asked for them at first",
+                checkpoint.step,
+                self.config.steps,
             )
         load_lora_state(self.family.transformer, checkpoint.lora)
         load_optimizer_state(self.optimizer, self.parameters, checkpoint.optimizer)
         torch.set_rng_state(checkpoint.rng)
         self.step = checkpoint.step
+        self.patience = Patience(self.config, self.step)
         _logger.info("continuing after step %d of %d", self.step, self.config.steps)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether there are steps left to do."""
+        return self.step < self.config.steps and not self.patience.exhausted
 
     def run(
         self,
@@ -184,11 +246,11 @@ class Trainer:
         reference_progress: ReferenceProgress | None = None,
     ) -> None:
         """Do the steps that are left."""
-        if self.step >= self.config.steps:
+        if not self.unfinished:
             return
         self.config.out_dir.mkdir(parents=True, exist_ok=True)
         if self.accelerator.is_main_process:
-            write_plan(self.plan, self.config.out_dir)
+            write_plan(self.plan, self.config)
         if self.config.cache_reference:
             self.update.reference = compute_ahead(
                 self.config,
@@ -203,67 +265,60 @@ class Trainer:
             if self.update.reference is None:
                 self._interrupt(stop)
         with self._log() as log, self._inputs() as inputs:
-            while self.step < self.config.steps:
+            while self.unfinished:
                 metrics = self._timed_step(inputs)
                 metrics |= look(self.checks, self.step, stop, partial(agreed, self.accelerator))
                 if log is not None:
                     log.write(self.step, metrics)
+                best = self.patience.look(self.step, metrics)
                 stopping = agreed(self.accelerator, stop.name is not None)
-                last = self.step == self.config.steps
-                if last or stopping or self.step % self.config.checkpoint_every == 0:
-                    self._checkpoint(log)
+                last = not self.unfinished
+                if last or best or stopping or self.step % self.config.checkpoint_every == 0:
+                    self.checkpoint(log)
                 if progress is not None and log is not None:
                     progress(self.step, metrics)
                 if stopping and not last:
                     self._interrupt(stop)
 
     def finish(self, provenance: Provenance | None = None) -> TrainResult:
-        """Write the adapter and its model card."""
-        adapter_dir, metrics = self.config.out_dir / "adapter", recent_means(self.config.out_dir)
-        self._export(adapter_dir)
-        if self.accelerator.is_main_process:
-            facts = CardFacts(
-                config=self.config,
-                targets=self.family.lora_targets,
-                image_to_video=self.loader.shapes.image is not None,
-                steps=self.step,
-                processes=self.accelerator.num_processes,
-                pairs=len(self.loader.source),
-                metrics=metrics,
-                provenance=provenance,
-                start=self.start,
-            )
-            if isinstance(self.loader.source, PairDataset):
-                write_trained_on(
-                    adapter_dir,
-                    self.loader.source.directory,
-                    self.config.split,
-                    self.config.max_pairs,
-                    started_from=None if self.start is None else self.start.file.folder,
-                )
-            # Last: an adapter with a card is a finished one.
-            write_card(adapter_dir, facts)
+        """Write the adapter, that of the last step or of the best look, and its model card."""
+        config = self.config
+        ending = Ending(
+            by="steps" if self.step >= config.steps else "patience",
+            after=self.step,
+            of=config.steps,
+            patience=config.patience,
+        )
+        chosen = chosen_checkpoint(config, self.patience.best, self.step)
+        if agreed(self.accelerator, not (chosen / NOTE_NAME).exists()):
+            # Of a version whose checkpoints were no adapters.
+            self.checkpoint()
+            chosen = checkpoint_of(self.checkpoints, self.step)
+        result = write_adapter(config, chosen, ending, self.loader.source, provenance)
         self.accelerator.wait_for_everyone()
-        return TrainResult(adapter_dir=adapter_dir, steps=self.step, metrics=metrics)
+        return result
 
     def _export(self, directory: Path) -> None:
         """Write the adapter as it is; every process must call it."""
-        config, family = self.config, self.family
-        state = lora_state(family.transformer)
+        state = lora_state(self.family.transformer)
         if self.accelerator.is_main_process:
-            export_adapter(
-                directory,
-                state,
-                component=family.component,
-                base=(config.model, config.revision),
-                family=family.name,
-                rank=config.rank,
-                alpha=config.alpha,
-                targets=family.lora_targets,
-                training={"objective": config.objective, "beta": config.beta, "pairs": self.fixed["pairs"]}
-                | {"steps": self.step, "seed": config.seed, "lr": config.lr}
-                | steps_of(self.step, self.start, config.reference),
-            )
+            self._write(directory, state)
+
+    def _write(self, directory: Path, state: dict[str, Tensor]) -> Path:
+        config, family = self.config, self.family
+        return export_adapter(
+            directory,
+            state,
+            component=family.component,
+            base=(config.model, config.revision),
+            family=family.name,
+            rank=config.rank,
+            alpha=config.alpha,
+            targets=family.lora_targets,
+            training={"objective": config.objective, "beta": config.beta, "pairs": self.fixed["pairs"]}
+            | {"steps": self.step, "seed": config.seed, "lr": config.lr, "schedule": self.schedule}
+            | steps_of(self.step, self.start, config.reference),
+        )
 
     def _timed_step(self, inputs: Prefetcher[MicroBatch]) -> dict[str, float]:
         started = time.perf_counter()
@@ -276,17 +331,26 @@ class Trainer:
             metrics["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated())
         return metrics
 
-    def _checkpoint(self, log: MetricsLog | None) -> None:
+    def checkpoint(self, log: MetricsLog | None = None) -> None:
+        """Write a checkpoint of the present step; every process must call it."""
         checkpoint = Checkpoint(
             step=self.step,
             config=self.fixed,
+            schedule=self.schedule,
             lora=lora_state(self.family.transformer),
             optimizer=optimizer_state(self.optimizer, self.parameters),
             rng=torch.get_rng_state(),
         )
-        if log is not None:
-            log.sync()
-            save_checkpoint(self.checkpoints, checkpoint, self.config.keep)
+        if self.accelerator.is_main_process:
+            if log is not None:
+                log.sync()
+            save_checkpoint(
+                self.checkpoints,
+                checkpoint,
+                self.config.keep,
+                export=self._write,
+                spared=self.patience.best,
+            )
         self.accelerator.wait_for_everyone()
 
     @contextmanager
@@ -296,7 +360,7 @@ class Trainer:
             yield None
             return
         write_json(self.config.out_dir / "config.json", self.config.to_json())
-        with MetricsLog(self.config.out_dir, self.step, tensorboard=self.config.tensorboard) as log:
+        with MetricsLog(self.config.out_dir, self.step, self.trackers) as log:
             yield log
 
     @contextmanager

@@ -1,48 +1,52 @@
-"""The training log: one JSON object a line, and TensorBoard; and what trainings have left on the disk."""
+"""The training log: one JSON object a line, and trackers; and what trainings have left on the disk."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from storage.atomic import write_bytes
-from storage.errors import UserError
 from trainer.config import TrainConfig
 
 _LOG_NAME = "metrics.jsonl"
-_TENSORBOARD_NAME = "tensorboard"
 # Figures of data that is not trained on; only some lines carry them.
 HELD_OUT = "val/"
 
 
 class MetricsLog:
-    """Appends a line per step; opening it at a step drops what an interrupted training logged after it."""
+    """Appends a line per step; opening it at a step drops what an interrupted training logged after it.
 
-    def __init__(self, out_dir: Path, resumed_step: int, *, tensorboard: bool) -> None:
+    Trackers cannot drop, and are told of a step once: what is computed again is the same.
+    """
+
+    def __init__(self, out_dir: Path, resumed_step: int, trackers: Sequence[Any] = ()) -> None:
         """Open the log of a training that continues after `resumed_step` steps (0: from the start)."""
         path = out_dir / _LOG_NAME
-        kept = [line for line in read_log(out_dir) if line["step"] <= resumed_step]
+        lines = read_log(out_dir)
+        kept = [line for line in lines if line["step"] <= resumed_step]
+        self._told = max((line["step"] for line in lines), default=0)
         write_bytes(path, "".join(_line(line) for line in kept).encode())
         self._file = path.open("a", encoding="utf-8")
-        self._writer = _summary_writer(out_dir / _TENSORBOARD_NAME, resumed_step) if tensorboard else None
+        self._trackers = trackers
 
     def write(self, step: int, metrics: dict[str, float]) -> None:
         """Log the metrics of the step that was the `step`-th to be completed."""
         self._file.write(_line({"step": step, **metrics}))
         self._file.flush()
-        if self._writer is not None:
-            for name, value in metrics.items():
-                self._writer.add_scalar(name if name.startswith(HELD_OUT) else f"train/{name}", value, step)
+        if step <= self._told:
+            return
+        named = {name if name.startswith(HELD_OUT) else f"train/{name}": v for name, v in metrics.items()}
+        for tracker in self._trackers:
+            tracker.log(named, step=step)
 
     def sync(self) -> None:
         """Make the lines durable, before a checkpoint that relies on them."""
         os.fsync(self._file.fileno())
-        if self._writer is not None:
-            self._writer.flush()
 
     def __enter__(self) -> MetricsLog:
         return self
@@ -51,8 +55,8 @@ class MetricsLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        for tracker in self._trackers:
+            tracker.finish()
 
 
 def read_log(out_dir: Path) -> list[dict[str, Any]]:
@@ -70,12 +74,12 @@ def read_log(out_dir: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def recent_means(out_dir: Path, window: int = 20) -> dict[str, float]:
-    """Mean of every metric over the last `window` logged steps: single steps are noisy.
+def recent_means(out_dir: Path, step: int | None = None, window: int = 20) -> dict[str, float]:
+    """Mean of every metric over the last `window` logged steps (up to `step`): single steps are noisy.
 
     Figures of held-out data are the newest ones.
     """
-    lines = read_log(out_dir)
+    lines = [line for line in read_log(out_dir) if step is None or line["step"] <= step]
     recent = lines[-window:]
     if not recent:
         return {}
@@ -87,17 +91,6 @@ def recent_means(out_dir: Path, window: int = 20) -> dict[str, float]:
 
 def _line(values: dict[str, Any]) -> str:
     return json.dumps(values, allow_nan=False) + "\n"
-
-
-def _summary_writer(directory: Path, resumed_step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise UserError(
-            f"TensorBoard cannot be imported ({error}): pip install tensorboard, or switch tensorboard off"
-        ) from error
-    # Events of steps after the checkpoint, logged before the interruption, are hidden by the viewer.
-    return SummaryWriter(str(directory), purge_step=resumed_step + 1 if resumed_step else None)
 
 
 _STEP = re.compile(r"step-(\d{8})")

@@ -82,12 +82,16 @@ def _restore(previous: dict[int, Any]) -> None:
         signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
+def require_several(accelerator: Accelerator, *, sharded: bool) -> None:
+    """Raise UserError when one process is to share its weights with itself."""
+    if sharded and accelerator.num_processes == 1:
+        raise UserError("`shard` needs several processes: start it with accelerate launch --num_processes N")
+
+
 def distribute(accelerator: Accelerator, transformer: Any, *, sharded: bool) -> Any:
-    """The transformer as every process uses it: whole, or sharded. Raises UserError for one process."""
+    """The transformer as every process uses it: whole, or sharded."""
     if not sharded:
         return accelerator.prepare_model(transformer)
-    if accelerator.num_processes == 1:
-        raise UserError("`shard` needs several processes: start it with accelerate launch --num_processes N")
     return shard(transformer.to(accelerator.device))
 
 

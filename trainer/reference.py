@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,9 +44,10 @@ _DECIDES = (
 
 
 class ReferenceCache:
-    """errors_PK2 (winner, loser) in fp64; what one process has not computed yet is NaN.
+    """errors_PK2 (winner, loser) in fp64; what is not computed yet is NaN.
 
-    Every process has a file of its own, written each minute, so that an interruption costs a minute.
+    Every process has a file of its own, written each minute, so that an interruption costs a minute. What
+    another number of processes has computed is taken over.
     """
 
     def __init__(
@@ -56,15 +58,36 @@ class ReferenceCache:
         self._process, self._processes = process, processes
         self._path = config.out_dir / "reference" / f"errors-{process}-of-{processes}.safetensors"
         shape = (len(loader.source), config.cache_reference, 2)
-        self.errors_PK2 = self._read(shape)
+        self.errors_PK2 = self._read(self._path, shape)
+        self._take_over(shape)
 
     def missing(self) -> list[Place]:
         """The (pair, draw) places of this process that are not computed yet."""
-        pairs, draws, _ = self.errors_PK2.shape
         unknown_PK = self.errors_PK2.isnan().any(dim=-1).tolist()
+        return [(pair, number) for pair, number in self._own() if unknown_PK[pair][number]]
+
+    def _own(self) -> list[Place]:
+        """The places of this process."""
+        pairs, draws, _ = self.errors_PK2.shape
         places = [(pair, number) for number in range(draws) for pair in range(pairs)]
-        share = places[self._process :: self._processes]
-        return [(pair, number) for pair, number in share if unknown_PK[pair][number]]
+        return places[self._process :: self._processes]
+
+    def _take_over(self, shape: tuple[int, ...]) -> None:
+        """What files of another number of processes hold and this process lacks."""
+        lacking = len(self.missing())
+        others = set(self._path.parent.glob("errors-*")) - set(
+            self._path.parent.glob(f"errors-*-of-{self._processes}.*")
+        )
+        for path in sorted(others) if lacking else []:
+            errors_PK2 = self._read(path, shape)
+            self.errors_PK2 = torch.where(self.errors_PK2.isnan(), errors_PK2, self.errors_PK2)
+        taken = lacking - len(self.missing())
+        if taken:
+            _logger.warning(
+                "%d of %d errors of the reference are those that another number of processes computed",
+                taken,
+                len(self._own()),
+            )
 
     def fill(
         self,
@@ -78,8 +101,7 @@ class ReferenceCache:
         """Compute what is missing, in batches of the training's size. False when `stopped` said so first.
 
         `rounds` makes the number of batches that of the process with most: a sharded model runs in all
-        processes or in none. One that is done computes a place and forgets it, since what two processes keep
-        `share` counts twice.
+        processes or in none. One that is done computes a place and forgets it.
         """
         missing = self.missing()
         chunks = list(_chunks(missing, self._config.batch_size))
@@ -104,8 +126,10 @@ class ReferenceCache:
     def share(self, accelerator: Any) -> None:
         """Put the shares of all processes together."""
         if self._processes > 1:
-            mine_PK2 = self.errors_PK2.nan_to_num(0.0).to(accelerator.device)
-            self.errors_PK2 = accelerator.reduce(mine_PK2, reduction="sum").cpu()
+            mine_PK2 = torch.zeros_like(self.errors_PK2)
+            for place in self._own():
+                mine_PK2[place] = self.errors_PK2[place]
+            self.errors_PK2 = accelerator.reduce(mine_PK2.to(accelerator.device), reduction="sum").cpu()
 
     def of(self, places: Sequence[Place]) -> Tensor:
         """errors_N of a micro-batch: its winners', then its losers'."""
@@ -127,18 +151,18 @@ class ReferenceCache:
         for place, errors_2 in zip(places, errors_N.double().cpu().view(2, -1).t(), strict=True):
             self.errors_PK2[place] = errors_2
 
-    def _read(self, shape: tuple[int, ...]) -> Tensor:
+    def _read(self, path: Path, shape: tuple[int, ...]) -> Tensor:
         empty = torch.full(shape, torch.nan, dtype=torch.float64)
-        if not self._path.exists():
+        if not path.exists():
             return empty
         try:
-            with safe_open(self._path, framework="pt") as file:
+            with safe_open(path, framework="pt") as file:
                 if (file.metadata() or {}).get("key") == self._key:
                     kept: Tensor = file.get_tensor("errors").clone()
                     return kept
-            _logger.warning("%s is of another training: its errors are computed anew", self._path)
+            _logger.warning("%s is of another training: its errors are computed anew", path)
         except (SafetensorError, OSError) as error:
-            _logger.warning("%s is damaged (%s): its errors are computed anew", self._path, error)
+            _logger.warning("%s is damaged (%s): its errors are computed anew", path, error)
         return empty
 
     def _save(self) -> None:

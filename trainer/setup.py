@@ -24,6 +24,7 @@ from trainer.families.base import Family, PairShapes
 from trainer.lora import attach_lora, attach_reference, load_lora_state
 from trainer.saving.checkpoint import write_json
 from trainer.saving.start import Start, find_start
+from trainer.trackers import require_trackers
 
 _logger = logging.getLogger(__name__)
 
@@ -73,18 +74,19 @@ def choose_plan(config: TrainConfig, family: Family, shapes: PairShapes, device:
     """The fastest plan that fits into free memory, or the smallest when none does, with a warning.
 
     `family` is loaded already, so its weights are no longer part of what must fit. A training keeps the plan
-    it started with: another machine state must not change the last bits of a resumed one.
+    it started with, as long as its micro-batches are as large: another machine state must not change the last
+    bits of a resumed one.
     """
     open_to = candidates(config)
-    kept = _read(config.out_dir / _PLAN_NAME)
+    kept = _read(config.out_dir / _PLAN_NAME, config.batch_size)
     if kept in open_to:
         return kept
     return open_to[0] if len(open_to) == 1 else _first_that_fits(config, family, shapes, device, open_to)
 
 
-def write_plan(plan: Plan, out_dir: Path) -> None:
+def write_plan(plan: Plan, config: TrainConfig) -> None:
     """Keep the plan for a resumed training."""
-    write_json(out_dir / _PLAN_NAME, vars(plan))
+    write_json(config.out_dir / _PLAN_NAME, vars(plan) | {"batch_size": config.batch_size})
 
 
 def free_bytes(device: torch.device) -> int:
@@ -113,10 +115,12 @@ def _first_that_fits(
     return open_to[-1]
 
 
-def _read(path: Path) -> Plan | None:
+def _read(path: Path, batch_size: int) -> Plan | None:
+    """The plan that was kept; None for micro-batches of another size, which need other memory."""
     try:
-        return Plan(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        return Plan(**kept) if kept.pop("batch_size", batch_size) == batch_size else None
+    except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
@@ -161,9 +165,8 @@ def estimate(config: TrainConfig, source: PairSource | None = None) -> Estimate:
     pairs = open_pairs(config.pairs_dir, config.split, config.max_pairs) if source is None else source
     require_same_model(pairs, config.model, config.revision)
     shapes = PairLoader(pairs, torch.device("cpu")).shapes
-    family = load_family(config.model_dir, DTYPES[config.precision], weights=False)
-    family.check(shapes)
-    find_start(config, family)
+    family = shell_of(config)
+    require_fit(config, family, shapes)
     there = torch.cuda.is_available() and config.device != "cpu"
     device = torch.device("cuda" if there else "cpu")
     plan = choose_plan(config, family, shapes, device)
@@ -186,19 +189,27 @@ def estimate(config: TrainConfig, source: PairSource | None = None) -> Estimate:
     )
 
 
-def start_of(config: TrainConfig) -> Start | None:
-    """The adapter to continue from, looked at before weights are loaded. Raises UserError."""
-    if config.from_adapter is None:
-        return None
-    return find_start(config, load_family(config.model_dir, DTYPES[config.precision], weights=False))
+def require_fit(config: TrainConfig, family: Family, shapes: PairShapes) -> Start | None:
+    """The adapter to continue from; `family` needs no weights.
+
+    Raises UserError when pairs, adapter or options do not fit the model.
+    """
+    family.check(shapes)
+    timestep_range(config, family)
+    family.loss_weight(shapes, config.first_frame_weight)
+    return find_start(config, family)
+
+
+def shell_of(config: TrainConfig) -> Family:
+    """The model without its weights."""
+    return load_family(config.model_dir, DTYPES[config.precision], weights=False)
 
 
 def load_adapted(
     config: TrainConfig, loader: PairLoader, device: torch.device, start: Start | None
 ) -> tuple[Family, Plan]:
-    """The model with a trainable adapter, in train mode. Raises UserError when the pairs do not fit it."""
+    """The model with a trainable adapter, in train mode."""
     family = load_family(config.model_dir, DTYPES[config.precision])
-    family.check(loader.shapes)
     plan = choose_plan(config, family, loader.shapes, device)
     attach_lora(family.transformer, config.rank, config.alpha, family.lora_targets, config.seed)
     if start is not None:
@@ -214,8 +225,9 @@ def load_adapted(
     return family, plan
 
 
-def require_optimizer(config: TrainConfig) -> None:
-    """Raise UserError, before weights are loaded, when the optimiser needs what is not installed."""
+def require_installed(config: TrainConfig) -> None:
+    """Raise UserError, before weights are loaded, when optimiser or trackers need what is not installed."""
+    require_trackers(config)
     if config.optimizer != "adamw":
         _eight_bit()
 
@@ -245,7 +257,7 @@ def timestep_range(config: TrainConfig, family: Family) -> tuple[int, int]:
     if high > last or config.min_timestep > high:
         raise UserError(
             f"timesteps {config.min_timestep} to {high} are not within the scheduler's 0 to {last}: "
-            "change min_timestep and max_timestep"
+            "change `min_timestep` and `max_timestep`"
         )
     return config.min_timestep, high
 

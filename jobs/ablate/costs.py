@@ -82,7 +82,7 @@ def training_seconds(run: Run, commands: Commands, training: Training, steps_don
 
     Those that compute the same say it best; without one, the slowest pair of any other.
     """
-    from jobs.train_dpo import train_config
+    from jobs.training.command import train_config
     from trainer.metrics import step_seconds
     from trainer.metrics import steps_done as of_checkpoint
 

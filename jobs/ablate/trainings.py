@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 FOLDER = "ablate"
 _ADAPTER = Path("adapter") / "pytorch_lora_weights.safetensors"
 # What says where a training lies and how it is watched or interrupted, not what it computes.
-_ASIDE = NOT_SETTINGS | FREE_ON_RESUME | {"pairs", "name", "sample_prompts"}
+_ASIDE = NOT_SETTINGS | FREE_ON_RESUME | {"pairs", "name", "sample_prompts", "push_to_hub", "public"}
 
 
 @dataclass(frozen=True, kw_only=True)

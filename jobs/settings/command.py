@@ -35,7 +35,13 @@ _GROUPS = (
     "Output",
     OTHER,
 )
-_GROUPS_OF = {"preset": "Defaults", "recipe": "Defaults", "dry_run": "Output", "as_json": "Output"}
+_GROUPS_OF = {
+    "preset": "Defaults",
+    "recipe": "Defaults",
+    "dry_run": "Output",
+    "as_json": "Output",
+    "finish": "Output",
+}
 _ALL = "jobs.settings.command.help_all"
 # A name by itself: between backticks, or no part of a path, of another name or of a flag. A plain word is a
 # name where it is said what it must be.

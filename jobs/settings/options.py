@@ -46,7 +46,11 @@ def recordable(parameters: dict[str, Any]) -> dict[str, Any]:
     """The parameters of a command as run.yaml keeps them: without the run and what shapes the output."""
     skipped = {"run", "as_json", "dry_run"}
     return {
-        name: str(value) if isinstance(value, (Path, Preset)) else value
+        name: str(value)
+        if isinstance(value, (Path, Preset))
+        else list(value)
+        if isinstance(value, tuple)
+        else value
         for name, value in sorted(parameters.items())
         if name not in skipped
     }

@@ -33,7 +33,9 @@ SECTIONS: Final = ("score", "pair", "train-dpo")
 PRESET_SECTIONS: Final = ("sample", *SECTIONS, "evaluate")
 BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
 # Options that say where, and how a result is shown: nothing that a preset or a recipe could decide.
-NOT_SETTINGS: Final = frozenset({"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"})
+NOT_SETTINGS: Final = frozenset(
+    {"run", "preset", "recipe", "finish", "dry_run", "as_json", "help", "help_all"}
+)
 # Those with an underscore are layers of others, and no presets.
 _LAYERS: Final = {path.stem: path for path in (Path(__file__).parent / "presets").glob("*.yaml")}
 _OWN: Final = {name: _LAYERS[name] for name in sorted(_LAYERS) if not name.startswith("_")}

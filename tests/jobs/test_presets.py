@@ -41,7 +41,15 @@ OPEN: dict[str, set[str]] = {
         *_OF_WORKERS,
     },
     "pair": {"reward_version", "out", "index_only", "decisions", "memory", "threads"},
-    "train-dpo": {"pairs", "max_pairs", "revision", "from_adapter"},
+    "train-dpo": {
+        "pairs",
+        "max_pairs",
+        "revision",
+        "from_adapter",
+        "patience",
+        "max_timestep",
+        "push_to_hub",
+    },
     "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }
 COMMON = {"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"}

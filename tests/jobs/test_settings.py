@@ -19,7 +19,7 @@ from jobs.main import named_command
 from jobs.settings.command import Command
 from jobs.settings.from_dataclass import built, names_of, options_of, settings_of, union_of
 from jobs.settings.options import recordable
-from jobs.train_dpo import Where
+from jobs.training.command import Where
 from pipeline.sampling.settings import SampleSettings
 from pipeline.scoring.settings import ScoreSettings
 from rewards import table

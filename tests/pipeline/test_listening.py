@@ -97,10 +97,16 @@ def _living(process: psutil.Process) -> list[psutil.Process]:
 
 
 def test_tensorboard_is_written_and_never_served(tmp_path: Path) -> None:
+    from accelerate import Accelerator
+    from accelerate.tracking import TensorBoardTracker
+
     from trainer.metrics import MetricsLog
 
+    Accelerator(cpu=True)
     before = set(listening(psutil.Process()))
-    with MetricsLog(tmp_path, 0, tensorboard=True) as log:
+    tracker = TensorBoardTracker("tensorboard", tmp_path)
+    tracker.start()
+    with MetricsLog(tmp_path, 0, [tracker]) as log:
         log.write(1, {"loss": 0.5})
         assert set(listening(psutil.Process())) == before
     assert list((tmp_path / "tensorboard").glob("events.*"))

@@ -160,7 +160,7 @@ def make_config(model_dir: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
             "batch_size": 2,
             "checkpoint_every": 2,
             "device": "cpu",
-            "tensorboard": False,
+            "report_to": (),
             "forward": "together",
             "gradient_checkpointing": "off",
         }

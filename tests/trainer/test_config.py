@@ -29,10 +29,11 @@ from trainer.config import TrainConfig, learning_rate
         ("steps", True, "must be a whole number >= 1"),
         ("seed", -1, "must be a whole number >= 0"),
         ("seed", 2**62, "must be < 2"),
-        ("warmup", 7, "must be <= steps"),
         ("threads", 0, "must be a whole number >= 1"),
         ("max_timestep", -1, "must be a whole number >= 0"),
         ("model", "", "must be what names the base model"),
+        ("patience", 2, "must be none without validate_every"),
+        ("reference", "winner", "must be one of start, base"),
     ],
 )
 def test_refused(field: str, value: Any, rule: str, make_config: Callable[..., TrainConfig]) -> None:
@@ -46,6 +47,16 @@ def test_refused(field: str, value: Any, rule: str, make_config: Callable[..., T
 def test_timestep_range_must_not_be_empty(make_config: Callable[..., TrainConfig]) -> None:
     with pytest.raises(UserError, match="max_timestep must be >= min_timestep"):
         make_config(min_timestep=500, max_timestep=400)
+
+
+def test_a_tracker_that_there_is_not_is_refused(make_config: Callable[..., TrainConfig]) -> None:
+    with pytest.raises(UserError, match=r"report_to must be one of tensorboard, wandb, .*, got 'pigeon'"):
+        make_config(report_to=("tensorboard", "pigeon"))
+
+
+def test_supervised_training_has_no_reference(make_config: Callable[..., TrainConfig]) -> None:
+    with pytest.raises(UserError, match="reference must be start with objective sft"):
+        make_config(objective="sft", reference="base")
 
 
 def test_frozen_and_round_trips(make_config: Callable[..., TrainConfig]) -> None:
@@ -62,5 +73,7 @@ def test_learning_rate(make_config: Callable[..., TrainConfig]) -> None:
     assert rates[7] == pytest.approx(0.5)
     assert 0 < rates[11] < 0.05
     assert rates[2:] == sorted(rates[2:], reverse=True)
+    short = make_config(lr=1.0, steps=4, warmup=500)
+    assert [learning_rate(short, step) for step in range(4)] == [0.25, 0.5, 0.75, 1.0]
     constant = make_config(lr=1.0, steps=12, warmup=2, schedule="constant")
     assert {learning_rate(constant, step) for step in range(1, 12)} == {1.0}

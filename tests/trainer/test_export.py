@@ -81,7 +81,7 @@ def test_the_note_names_the_base_and_the_file_it_belongs_to(
 def test_the_run_folder_says_what_was_done(
     make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
 ) -> None:
-    config = make_config(tensorboard=True)
+    config = make_config(report_to=("tensorboard",))
     result = train(config, source=make_pairs(3))
     saved = json.loads((config.out_dir / "config.json").read_text())
     assert saved == config.to_json()

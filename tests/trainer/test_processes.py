@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,23 @@ def launch_two(model: Path, out: Path, options: dict[str, Any]) -> subprocess.Co
 
 def losses(out: Path, name: str = "loss") -> list[float]:
     return [line[name] for line in read_log(out) if name in line]
+
+
+def test_a_training_goes_on_divided_in_another_way(model_dir: Path, tmp_path: Path) -> None:
+    options = OPTIONS | {"schedule": "constant", "cache_reference": 2, "sample_every": 0}
+    train_tiny(model_dir, tmp_path / "whole", options | {"batch_size": 4})
+    train_tiny(model_dir, tmp_path / "halves", options | {"batch_size": 4, "steps": 2})
+    shutil.copytree(tmp_path / "halves", tmp_path / "two")
+    train_tiny(model_dir, tmp_path / "halves", options | {"batch_size": 2, "grad_accum": 2})
+    two = launch_two(model_dir, tmp_path / "two", options | {"batch_size": 2})
+    assert two.returncode == 0, two.stderr
+    # Six pairs of two draws: every process takes its half from the file of the one before.
+    assert "6 of 6 errors of the reference are those that another number of processes computed" in two.stderr
+    for out in ("halves", "two"):
+        for name in ("loss", "grad_norm", "lr", "val/loss"):
+            found, expected = (losses(tmp_path / one, name) for one in (out, "whole"))
+            assert found == pytest.approx(expected, abs=ROUNDING)
+            assert len(found) == (2 if name == "val/loss" else 4)
 
 
 @pytest.mark.parametrize(

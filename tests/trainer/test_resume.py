@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from storage.adapters import WEIGHTS_NAME
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.loop import train
@@ -150,7 +151,7 @@ def test_without_a_whole_checkpoint_it_starts_again_and_says_so(
 ) -> None:
     pairs, config = make_pairs(3), make_config(keep=1)
     straight = weights(train(config, source=pairs))
-    (config.out_dir / "checkpoints" / "step-00000006" / "lora.safetensors").write_bytes(b"")
+    (config.out_dir / "checkpoints" / "step-00000006" / WEIGHTS_NAME).write_bytes(b"")
     with caplog.at_level(logging.WARNING):
         resumed = train(config, source=pairs)
     assert "starts again from the first step" in caplog.text
@@ -159,7 +160,7 @@ def test_without_a_whole_checkpoint_it_starts_again_and_says_so(
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("lr", 2e-3), ("beta", 100.0), ("seed", 1), ("steps", 8), ("batch_size", 1), ("revision", "r2")],
+    [("lr", 2e-3), ("beta", 100.0), ("seed", 1), ("warmup", 1), ("revision", "r2")],
 )
 def test_a_changed_configuration_is_refused_by_name(
     field: str, value: Any, make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
@@ -170,6 +171,15 @@ def test_a_changed_configuration_is_refused_by_name(
         pairs.revision = value
     with pytest.raises(UserError, match=f"started with {field} .* now it is {value!r}"):
         train(make_config(**{field: value}), source=pairs)
+
+
+def test_another_number_of_pairs_a_step_is_refused(
+    make_config: Callable[..., TrainConfig], make_pairs: Callable[..., Any]
+) -> None:
+    train(make_config(), source=make_pairs(3))
+    message = r"started with batch_size \* grad_accum \* processes 2, now it is 1: give the same value"
+    with pytest.raises(UserError, match=message):
+        train(make_config(batch_size=1), source=make_pairs(3))
 
 
 def test_other_pairs_are_refused_but_another_place_is_not(

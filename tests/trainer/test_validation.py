@@ -294,7 +294,7 @@ def test_means_take_the_newest_of_what_is_held_out(tmp_path: Path) -> None:
         {"step": n, "loss": float(n)} | ({"val/loss": n / 10} if n % 2 == 0 else {}) for n in range(1, 8)
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert recent_means(tmp_path, 2) == {"loss": 6.5, "val/loss": 0.6}
+    assert recent_means(tmp_path, window=2) == {"loss": 6.5, "val/loss": 0.6}
 
 
 def test_tensorboard_keeps_the_names_of_held_out_figures(
@@ -302,7 +302,7 @@ def test_tensorboard_keeps_the_names_of_held_out_figures(
 ) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    config = make_config(tensorboard=True, validate_every=3)
+    config = make_config(report_to=("tensorboard",), validate_every=3)
     train(config, source=make_pairs(4), held_out=held_out_pairs(make_pairs))
     events = EventAccumulator(str(config.out_dir / "tensorboard")).Reload()
     scalars = events.Tags()["scalars"]

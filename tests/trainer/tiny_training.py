@@ -41,7 +41,7 @@ def train_tiny(model: Path, out: Path, options: dict[str, Any]) -> None:
         rank=4,
         alpha=8,
         threads=1,
-        tensorboard=False,
+        report_to=(),
         **({"gradient_checkpointing": "off", "forward": "together"} | options),
     )
     held_out = build_pairs(9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from storage.atomic import write_bytes
 from storage.hub.provenance import Provenance
 from trainer.config import TrainConfig
 from trainer.saving.saved import CARD_NAME
-from trainer.saving.start import Start
 
 # Terms that ask for no more than attribution.
 _PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0"})
 # Folders of the machine that trained say nothing to a reader, the base has a line of its own.
 _UNSAID = frozenset(
-    {"from_adapter", "model_dir", "pairs_dir", "out_dir", "model", "revision", "tensorboard", "keep"}
+    {"from_adapter", "model_dir", "pairs_dir", "out_dir", "model", "revision", "report_to", "keep"}
 )
 _AGAINST = {
     "start": "; the preference was measured against that adapter",
@@ -36,7 +35,10 @@ _METHODS = {
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card tells; `pairs` are those trained on, `provenance` is None where nobody gathered it."""
+    """What a card tells; `pairs` are those trained on, `provenance` is None where nobody gathered it.
+
+    `training` is what the adapter's note says of it.
+    """
 
     config: TrainConfig
     targets: tuple[str, ...]
@@ -46,7 +48,7 @@ class CardFacts:
     pairs: int
     metrics: dict[str, float]
     provenance: Provenance | None = None
-    start: Start | None = None
+    training: dict[str, Any] = field(default_factory=dict)
 
 
 def write_card(directory: Path, facts: CardFacts) -> Path:
@@ -98,20 +100,49 @@ def _title(facts: CardFacts) -> str:
         f"# LoRA adapter for {config.model}\n\n"
         f"Rank {config.rank}, alpha {config.alpha}, for `{config.model}` at revision `{config.revision}`, "
         f"trained for {facts.steps} steps by {_METHODS[config.objective]} on pairs of videos that the base "
-        f"model sampled and a geometric reward ranked. No human labelled anything.{_start(facts)}"
+        f"model sampled and a geometric reward ranked. No human labelled anything.{_course(facts)}"
     )
+
+
+def _course(facts: CardFacts) -> str:
+    """From where it came, how the learning rate went on, and why it ended, where that is worth a word."""
+    said = (_start(facts), _schedule(facts), _end(facts))
+    return "".join(f"\n\n{one}" for one in said if one)
 
 
 def _start(facts: CardFacts) -> str:
-    if facts.start is None:
+    start = facts.training.get("start")
+    if start is None:
         return ""
-    told = facts.start.told(facts.config.reference)
-    had = "an unknown number of" if told["steps"] is None else told["steps"]
-    against = "" if facts.config.objective == "sft" else _AGAINST[facts.config.reference]
-    return (
-        f"\n\nIt continues the adapter `{told['name']}` (SHA-256 `{told['sha256'][:12]}`), which had {had} "
-        f"steps{against}."
+    had = "an unknown number of" if start["steps"] is None else start["steps"]
+    against = "" if facts.config.objective == "sft" else _AGAINST[start["reference"]]
+    digest = start["sha256"][:12]
+    return f"It continues the adapter `{start['name']}` (SHA-256 `{digest}`), which had {had} steps{against}."
+
+
+def _schedule(facts: CardFacts) -> str:
+    first, *later = facts.training.get("schedule") or [{"steps": facts.steps}]
+    if not later:
+        return ""
+    changes = ", ".join(f"from step {one['from_step']} on that of {one['steps']}" for one in later)
+    return f"The learning rate followed the schedule of {first['steps']} steps, {changes}."
+
+
+def _end(facts: CardFacts) -> str:
+    ended = facts.training.get("ended")
+    if ended is None or (ended["by"] == "steps" and ended["patience"] is None):
+        return ""
+    why = {
+        "steps": "",
+        "finish": ", by hand",
+        "patience": f": the held-out loss had not fallen in {ended['patience']} looks",
+    }[ended["by"]]
+    best = (
+        ""
+        if ended["patience"] is None or ended["by"] == "finish"
+        else (f" This is the adapter of the best look, after {facts.steps} steps.")
     )
+    return f"The training ended after {ended['after']} of {ended['of']} steps{why}.{best}"
 
 
 def _loading(facts: CardFacts) -> str:

@@ -1,9 +1,9 @@
 """Checkpoints: one folder per step, written whole or not at all, without pickle.
 
-checkpoints/step-00000040/lora.safetensors        the adapter's weights
+checkpoints/step-00000040/pytorch_lora_weights.safetensors, adapter.json   an adapter as export.py writes it
                           optimizer.safetensors   <parameter>|<key of its optimiser state>
                           rng.safetensors         torch's CPU generator
-                          state.json              step, configuration, sha256 of the three
+                          state.json              step, configuration, schedule, sha256 of the three
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from storage.adapters import sha256
 from storage.atomic import sync_directory, write_bytes
 from trainer.lora import like, whole
-from trainer.saving.saved import FORMAT, TENSOR_FILES, newest_first, read_state
+from trainer.saving.saved import FORMAT, TENSOR_FILES, checkpoint_of, newest_first, read_state
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -65,10 +66,14 @@ _SEPARATOR = "|"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A training after `step` steps; `config` holds what must not change on resume."""
+    """A training after `step` steps; `config` holds what must not change on resume.
+
+    `schedule` says from which step on the learning rate followed that of how many steps.
+    """
 
     step: int
     config: dict[str, Any]
+    schedule: list[dict[str, int]]
     lora: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     rng: Tensor
@@ -80,21 +85,37 @@ class Checkpoint:
             raise ValueError(f"rng must be the bytes of a generator state, got {self.rng.dtype}")
 
 
-def save_checkpoint(directory: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint folder in one move, then delete all but the newest `keep`."""
+def save_checkpoint(
+    directory: Path,
+    checkpoint: Checkpoint,
+    keep: int,
+    *,
+    export: Callable[[Path, dict[str, Tensor]], Path],
+    spared: int | None = None,
+) -> Path:
+    """Write a checkpoint folder in one move, then delete all but the newest `keep` and that of step `spared`.
+
+    `export` writes the weights into the folder as an adapter.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    final = directory / f"step-{checkpoint.step:08d}"
+    final = checkpoint_of(directory, checkpoint.step)
     temporary = directory / f"{_TEMPORARY}{os.getpid()}-{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    tensors = {"lora": checkpoint.lora, "optimizer": checkpoint.optimizer, "rng": {"torch": checkpoint.rng}}
-    for name in TENSOR_FILES:
-        write_tensors(temporary / f"{name}.safetensors", tensors[name])
-    digests = {name: sha256(temporary / f"{name}.safetensors") for name in TENSOR_FILES}
-    state = {"format": FORMAT, "step": checkpoint.step, "config": checkpoint.config, "sha256": digests}
+    files = TENSOR_FILES[FORMAT]
+    export(temporary, checkpoint.lora)
+    write_tensors(temporary / files["optimizer"], checkpoint.optimizer)
+    write_tensors(temporary / files["rng"], {"torch": checkpoint.rng})
+    state = {
+        "format": FORMAT,
+        "step": checkpoint.step,
+        "config": checkpoint.config,
+        "schedule": checkpoint.schedule,
+        "sha256": {name: sha256(temporary / file) for name, file in files.items()},
+    }
     write_json(temporary / "state.json", state)
     _publish_directory(temporary, final)
-    _prune(directory, keep)
+    _prune(directory, keep, spared)
     return final
 
 
@@ -155,15 +176,25 @@ def _saved(value: Tensor | int) -> Tensor:
 
 def _load(path: Path) -> Checkpoint:
     state = read_state(path)
-    lora, optimizer, rng = (load_file(path / f"{name}.safetensors") for name in TENSOR_FILES)
+    files = TENSOR_FILES[state["format"]]
+    lora, optimizer, rng = (load_file(path / file) for file in files.values())
+    if state["format"] > 1:
+        # Without the component that they go into.
+        lora = {name.partition(".")[2]: value for name, value in lora.items()}
     return Checkpoint(
-        step=state["step"], config=state["config"], lora=lora, optimizer=optimizer, rng=rng["torch"]
+        step=state["step"],
+        config=state["config"],
+        schedule=state["schedule"],
+        lora=lora,
+        optimizer=optimizer,
+        rng=rng["torch"],
     )
 
 
-def _prune(directory: Path, keep: int) -> None:
+def _prune(directory: Path, keep: int, spared: int | None) -> None:
     for path in list(newest_first(directory))[keep:]:
-        shutil.rmtree(path)
+        if spared is None or path != checkpoint_of(directory, spared):
+            shutil.rmtree(path)
     # A killed process leaves its unfinished folder; only one process writes here at a time.
     for path in directory.glob(f"{_TEMPORARY}*"):
         shutil.rmtree(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -71,6 +70,19 @@ class Where:
     revision: str | None = field(
         default=None, metadata={"help": "Revision of a Hub id.", "metavar": "REV", "group": "Model"}
     )
+    push_to_hub: str | None = field(
+        default=None,
+        metadata={
+            "help": "Upload adapter and card to this repository of the Hugging Face Hub.",
+            "default": "none",
+            "metavar": "OWNER/NAME",
+            "group": "Output",
+        },
+    )
+    public: bool = field(
+        default=False,
+        metadata={"help": "A repository that is made for it can be seen by all.", "group": "Output"},
+    )
     sample_prompts: int = field(
         default=4,
         metadata={
@@ -99,26 +111,28 @@ def _of_preferences(ctx: click.Context, option: click.Parameter, value: Any) -> 
 @recipe_option
 @options_of(Where)
 @options_of(TrainConfig, change={name: {"callback": _of_preferences} for name in OF_PREFERENCES})
+@click.option("--finish", is_flag=True, help="Make no more steps: the newest checkpoint is the adapter.")
 @dry_run_option
 @json_option
 def command(
     run: Path,
     as_json: bool,
     dry_run: bool,
+    finish: bool,
     preset: Preset,
     **chosen: Any,
 ) -> None:
     """Train a LoRA adapter on the pairs of RUN by Diffusion-DPO.
 
     The reference is the base model itself, with the adapter off. Resumable: the same command continues from
-    the newest checkpoint. The adapter loads with diffusers' `pipe.load_lora_weights`. Several processes:
-    `accelerate launch -m jobs.main train-dpo RUN ...`. With --dry-run, memory, arithmetic and time.
-    Held-out pairs are those that gpa pair --split all writes of other splits than train.
+    the newest checkpoint, with more --steps beyond its end. The adapter, and every checkpoint, loads with
+    diffusers' `pipe.load_lora_weights`. Several processes: `accelerate launch $(which gpa) train-dpo RUN`.
+    With --dry-run, memory, arithmetic and time. Held-out pairs are those that gpa pair --split all writes of
+    other splits than train.
     """
-    from jobs.progress import ConsoleProgress
     from pipeline.engine.warm import release_idle
     from storage.run import Run
-    from trainer.saving.saved import finished
+    from trainer.saving.saved import finished, is_first
 
     where = built(Where, chosen)
     opened = Run.open(run)
@@ -131,28 +145,45 @@ def command(
         told = _forecast(config, foretold.trainable)
         print_result(foretold.as_dict() | told.as_dict(), as_json, f"{foretold}\n{told}")
         return
-    release_idle()
-    progress = ConsoleProgress("steps")
     # Under a launcher every process comes here; one of them speaks for all.
-    first = os.environ.get("RANK", "0") == "0"
+    first = is_first()
+    if where.push_to_hub is not None and first:
+        from storage.hub.upload import require_upload
+
+        require_upload(where.push_to_hub)
+    release_idle()
     with _locked(opened, config) if first else nullcontext():
         if first:
             recorded = recordable({**chosen, "preset": preset})
             del recorded["name"]
             opened.record(f"train-dpo {where.name}", recorded)
-        result = finished(config) or _train(opened, config, preset, where, progress, first)
-    progress.stop()
-    if not first:
-        return
-    text = f"adapter after {result.steps} steps: {result.adapter_dir}"
-    print_result(
-        {"adapter": str(result.adapter_dir), "steps": result.steps, "metrics": result.metrics}, as_json, text
-    )
+        result = finished(config) or _train(opened, config, preset, where, first=first, finish=finish)
+    if first:
+        _end(result, config, where, as_json)
+
+
+def _end(result: TrainResult, config: TrainConfig, where: Where, as_json: bool) -> None:
+    """Say what came of it, and upload it where that was asked."""
+    from jobs.training.console import end_of, learned
+
+    values = {
+        "adapter": str(result.adapter_dir),
+        "steps": result.steps,
+        "metrics": result.metrics,
+        "ended": vars(result.ending),
+    }
+    print_result(values, as_json, "\n".join(filter(None, [learned(result, config), end_of(result)])))
+    if where.push_to_hub is not None:
+        from storage.hub.upload import upload
+
+        click.echo(upload(result.adapter_dir, where.push_to_hub, private=not where.public), err=as_json)
 
 
 def _train(
-    run: Run, config: TrainConfig, preset: Preset, where: Where, progress: Any, first: bool
+    run: Run, config: TrainConfig, preset: Preset, where: Where, *, first: bool, finish: bool
 ) -> TrainResult:
+    from jobs.progress import TrainingProgress
+    from jobs.training.console import reference_reporter, say_beginning, step_reporter
     from pipeline.telling import tell, tell_import
     from storage.hub.provenance import pair_provenance
 
@@ -161,13 +192,18 @@ def _train(
 
     tell("loading weights")
 
-    return train(
-        config,
-        _reporter(progress, config.steps),
-        reference_progress=_reference_reporter(),
-        on_sample=_on_sample(run, config, preset, where, first),
-        provenance=pair_provenance(run, config.pairs_dir, config.split, config.max_pairs) if first else None,
-    )
+    provenance = pair_provenance(run, config.pairs_dir, config.split, config.max_pairs) if first else None
+    if finish:
+        return train(config, provenance=provenance, finish=True)
+    with TrainingProgress() as progress:
+        return train(
+            config,
+            step_reporter(progress, config.steps),
+            begins=say_beginning(config),
+            reference_progress=reference_reporter(),
+            on_sample=_on_sample(run, config, preset, where, first),
+            provenance=provenance,
+        )
 
 
 def train_config(run: Run, chosen: dict[str, Any]) -> TrainConfig:
@@ -242,34 +278,3 @@ def _on_sample(
         split=config.validate_split,
         prompts=where.sample_prompts,
     )
-
-
-def _reporter(progress: Any, steps: int) -> Any:
-    """Feeds the bar; what was done before an interruption is known only when the first step is reported."""
-    last: list[int] = []
-
-    def report(step: int, _metrics: dict[str, float]) -> None:
-        if not last:
-            progress.start("train-dpo", steps, step - 1)
-            last.append(step - 1)
-        progress.advance(step - last[0], 0)
-        last[0] = step
-
-    return report
-
-
-def _reference_reporter() -> Any:
-    from jobs.progress import ConsoleProgress
-
-    progress = ConsoleProgress("draws")
-    last: list[int] = []
-
-    def report(done: int, count: int) -> None:
-        if not last:
-            progress.start("reference", count, 0)
-        progress.advance(done - (last.pop() if last else 0), 0)
-        last.append(done)
-        if done == count:
-            progress.stop()
-
-    return report

@@ -1,0 +1,1 @@
+"""gpa train-dpo."""
