@@ -29,6 +29,8 @@ _FORMAT = "gpa-run"
 RUN_FILE = "run.yaml"
 # YAML's own mark for the end of a document: without it the start of a header is a header too.
 _END = b"...\n"
+# In C where it can be: every command reads the header, some several times.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FOLDERS = {*TABLES, "media", "train", "eval", "report", LOCK_FOLDER}
 _RESTORE = "restore it from a copy, or delete it and repeat the gpa sample that made the run"
 
@@ -49,7 +51,7 @@ def _read_header(run: Path) -> dict[str, Any]:
     path = run / RUN_FILE
     try:
         data = path.read_bytes()
-        header = yaml.safe_load(data.decode("utf-8"))
+        header = yaml.load(data.decode("utf-8"), Loader=_LOADER)  # noqa: S506 (a safe one)
     except FileNotFoundError as error:
         raise UserError(f"{path} is gone: {_RESTORE}") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -259,7 +259,7 @@ def header_of(
     rewards: the geometry of the reward that the evaluation itself is scored by.
     """
     sources: dict[str, str] = {one.revision: f"{one.model} at {one.revision}" for one in rewards}
-    provenance = pair_provenance(run, run.shard_dir("pairs"), None)
+    provenance = pair_provenance(run, run.shard_dir("pairs"), None, videos=False)
     for source in () if provenance is None else provenance.geometry:
         sources.setdefault(source.revision or "", f"{source.model} at {source.revision}")
     judge = panel.geometry

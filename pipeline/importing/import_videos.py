@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.importing.manifest import STAGE
 from pipeline.importing.plan import ImportPlan, plan_import
 from pipeline.importing.settings import ImportSettings
-from pipeline.importing.stage import Encoding, ImportStage
+from pipeline.importing.tasks import Encoding
 from pipeline.models import resolve_model
 from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_prompts
+from pipeline.telling import tell_import
 from storage.errors import UserError
 from storage.media.clip import Target
 from storage.run import Run
 from storage.tables.shards import write_shard
+
+if TYPE_CHECKING:
+    from pipeline.importing.stage import ImportStage
 
 
 def encoding_of(settings: ImportSettings) -> Encoding | None:
@@ -59,21 +64,30 @@ def run_import(
             before_work(plan)
         if plan.rejects:
             write_shard(run.shard_dir("rejects"), "rejects", plan.rejects)
-        stage = ImportStage(
-            run_path=run.path.absolute(),
-            limits=settings.limits,
-            link=settings.link,
-            min_first_frame_psnr=settings.min_first_frame_psnr,
-            encoding=encoding,
-            resources=Resources(gpus=settings.gpus_per_worker),
-        )
-        runner = make_runner(settings)
-        summary = execute(
-            run, stage, plan.tasks, runner=runner, progress=progress or Silent(), wanted=plan.wanted
-        )
+        summary = Summary(wanted=plan.wanted, present=plan.wanted)
+        if plan.tasks:
+            tell_import("torch")
+            stage, runner = _stage(run, settings, encoding), make_runner(settings)
+            shown = progress or Silent()
+            summary = execute(run, stage, plan.tasks, runner=runner, progress=shown, wanted=plan.wanted)
     refused = len(plan.rejects)
     reason = summary.reason or (plan.rejects[-1].detail if refused else None)
     return replace(summary, wanted=summary.wanted + refused, failed=summary.failed + refused, reason=reason)
+
+
+def _stage(run: Run, settings: ImportSettings, encoding: Encoding | None) -> ImportStage:
+    from pipeline.importing.stage import (
+        ImportStage,  # with torch, which a run that lacks nothing does without
+    )
+
+    return ImportStage(
+        run_path=run.path.absolute(),
+        limits=settings.limits,
+        link=settings.link,
+        min_first_frame_psnr=settings.min_first_frame_psnr,
+        encoding=encoding,
+        resources=Resources(gpus=settings.gpus_per_worker),
+    )
 
 
 def dry_run(run: Run | None, settings: ImportSettings) -> ImportPlan:

@@ -13,7 +13,7 @@ from pipeline.forecast.forecast import Footprint, Forecast, Rate, model_sizes
 from pipeline.importing.folders import VIDEOS, folder_entries
 from pipeline.importing.manifest import FORMATS, Entry, manifest_entries, reject
 from pipeline.importing.prompt_book import PromptBook
-from pipeline.importing.stage import Encoding, ImportItem, ImportTask
+from pipeline.importing.tasks import Encoding, ImportItem, ImportTask
 from pipeline.sampling.sample import require_same_conditions
 from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.splits import SplitBy, told_splits

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 
 from pipeline.engine.stage import Failure, Resources, TaskOutcome, heartbeat
 from pipeline.importing.manifest import STAGE
-from pipeline.models import ModelRef, pick_device
+from pipeline.importing.tasks import Encoding, ImportItem, ImportTask
+from pipeline.models import pick_device
 from pipeline.sampling.sampler import Sampler, nonfinite_reason
 from pipeline.sampling.samplers import make_sampler
-from pipeline.sampling.settings import Execution, SamplerSettings
+from pipeline.sampling.settings import SamplerSettings
 from pipeline.sampling.stage import PromptEncoder
 from rewards.footage.footage import measure_footage
-from storage.media.clip import Target, clip_of, likeness
+from storage.media.clip import clip_of, likeness
 from storage.media.external_files import Refused, copy_file, file_sha256, link_file, show
 from storage.media.foreign_video import VideoFacts, VideoLimits
 from storage.media.pictures import read_image
@@ -32,57 +33,6 @@ from storage.run import Run
 from storage.tables.ids import canonical_json
 from storage.tables.records import NO_MODEL, NO_REVISION, Candidate, Prompt, utc_now
 from storage.tables.shards import write_shard
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportItem:
-    """A video to take in: `sha256` is of the file that was looked at, `file` its name in the source.
-
-    `again` says whether it is written again: the run keeps it as it is shown, or as the model takes it.
-    """
-
-    id: str
-    where: str
-    file: str
-    caption: str
-    path: Path
-    sha256: str
-    seed: int
-    facts: VideoFacts
-    again: bool
-    metadata: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImportTask:
-    """Videos of one prompt."""
-
-    prompt: Prompt
-    items: tuple[ImportItem, ...]
-
-    @property
-    def key(self) -> str:
-        """The first candidate's id."""
-        return self.items[0].id
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """The ids of the candidates."""
-        return tuple(item.id for item in self.items)
-
-    def split(self) -> tuple[ImportTask, ...]:
-        """A task for each video."""
-        return tuple(ImportTask(prompt=self.prompt, items=(item,)) for item in self.items)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Encoding:
-    """What videos are encoded with: the model, the settings that its sampler would have, and the size."""
-
-    model: ModelRef
-    settings: SamplerSettings
-    target: Target
-    execution: Execution = field(default_factory=Execution)
 
 
 @dataclass(kw_only=True)

@@ -14,19 +14,14 @@ import pyarrow.parquet as pq
 from storage.hub.origins import IMPORTED, SAMPLED, origins, public_model
 from storage.pairs.index import pair_folder
 from storage.run import Run
-from storage.sql.views import fetch, session
 from storage.tables.records import NO_MODEL
 from storage.tables.shards import read_rows, shard_files
 
-_GEOMETRY = """
-    SELECT DISTINCT geometry_model, geometry_revision, geometry_license FROM scores
-    WHERE reward = $reward AND reward_version = $reward_version AND geometry_model IS NOT NULL
-    ORDER BY ALL
-"""
 _COLUMNS = [
     *("pair_id", "prompt_id", "scene_id", "split", "winner_id", "loser_id"),
     *("gap", "reward", "reward_version", "human", "model"),
 ]
+_OF_SCORES = ["reward", "reward_version", "geometry_model", "geometry_revision", "geometry_license"]
 # Neither the run nor the shards say it.
 _UNKNOWN = "unknown"
 # Of the shards of an export, by the column of the candidate's id.
@@ -133,11 +128,11 @@ class Provenance:
 
 
 def pair_provenance(
-    run: Run, directory: Path, split: str | None, limit: int | None = None
+    run: Run, directory: Path, split: str | None, limit: int | None = None, *, videos: bool = True
 ) -> Provenance | None:
     """What the pairs of `split` (None: all) in a directory say, and the run's scores of their rewards.
 
-    `limit` takes the first pairs by id, as training does.
+    `limit` takes the first pairs by id, as training does. Without `videos` nothing is told of these.
 
     None when there are none. Raises UserError for a shard that cannot be read.
     """
@@ -165,7 +160,7 @@ def pair_provenance(
         scores_known=known,
         human=rows.num_rows - rows["human"].null_count,
         geometry=geometry,
-        videos=_videos(run, directory, rows),
+        videos=_videos(run, directory, rows) if videos else Videos(pairs={}),
     )
 
 
@@ -204,11 +199,13 @@ def _exported_kinds(directory: Path) -> dict[str, str]:
 
 def _geometry(run: Run, rewards: tuple[tuple[str, str], ...]) -> tuple[bool, tuple[GeometrySource, ...]]:
     """Whether every reward has scores in the run, and the models that these name."""
-    found: list[GeometrySource] = []
-    with session(run, "scores") as connection:
-        for reward, version in rewards:
-            values = {"reward": reward, "reward_version": version}
-            for model, revision, licence in fetch(connection, _GEOMETRY, values):
-                found.append(GeometrySource(model=model, revision=revision, license=licence))
-        held = set(fetch(connection, "SELECT DISTINCT reward, reward_version FROM scores"))
-    return set(rewards) <= held, tuple(dict.fromkeys(found))
+    rows = run.rows("scores", _OF_SCORES).group_by(_OF_SCORES).aggregate([]).to_pylist()
+    mine = [row for row in rows if (row["reward"], row["reward_version"]) in rewards]
+    models = {
+        tuple(row[name] for name in _OF_SCORES[2:]) for row in mine if row["geometry_model"] is not None
+    }
+    known = set(rewards) <= {(row["reward"], row["reward_version"]) for row in mine}
+    return known, tuple(
+        GeometrySource(model=model, revision=revision, license=licence)
+        for model, revision, licence in sorted(models, key=str)
+    )

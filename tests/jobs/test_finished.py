@@ -96,3 +96,15 @@ def test_prompts_of_the_world_that_a_run_holds_are_those_that_would_be_made(tmp_
     keep_only(directory, [write_shard(directory, "prompts", others)])
     assert shard_files(directory) != old
     assert [item.record("x") for item in prompts_of_world(run, "train", 4)] == made
+
+
+def test_an_import_of_nothing_new_only_looks_at_the_videos(tmp_path: Path) -> None:
+    from tests.importing.clips import folder
+
+    source = folder(tmp_path / "videos", prompts=1, seeds=1, first_frames=False)
+    words = [str(source), "--preset", "videos", "--workers", "0"]
+    assert result_of("import", tmp_path / "run", *words)["done"] == 1
+    call = ["import", str(tmp_path / "run"), *words]
+    code = f"from jobs.main import cli\ncli({call!r}, standalone_mode=False)\nimport sys\n"
+    assert not imported_by(code) & (HEAVY - {"av"})
+    assert result_of("import", tmp_path / "run", *words)["present"] == 1
