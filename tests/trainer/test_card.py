@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from storage.hub.provenance import GeometrySource, Provenance
+from storage.hub.provenance import GeometrySource, Provenance, Videos
 from trainer.config import TrainConfig
 from trainer.loop import train
 from trainer.saving.card import CardFacts, base_terms, write_card
@@ -29,6 +29,7 @@ PROVENANCE = Provenance(
     rewards=(("reprojection", "1-234f4144"),),
     scores_known=True,
     geometry=(VGGT,),
+    videos=Videos(pairs={("sampled", "sampled"): 4}, models=("THUDM/CogVideoX-5b-I2V",)),
 )
 
 
@@ -160,3 +161,13 @@ def test_a_training_writes_it_beside_the_adapter(
     assert re.search(r"\| winner_error \| [\d.]+ \|", loaded.text)
     train(config, source=make_pairs(3), provenance=PROVENANCE)
     assert path.read_bytes() == before
+
+
+def test_it_says_whose_videos_were_paired(facts: CardFacts, tmp_path: Path) -> None:
+    assert "both sampled by `THUDM/CogVideoX-5b-I2V`" in card(facts, tmp_path).text
+    videos = Videos(pairs={("imported", "imported"): 4}, encoders=("THUDM/CogVideoX-5b-I2V",))
+    text = card(replace(facts, provenance=replace(PROVENANCE, videos=videos, human=3)), tmp_path).text
+    assert "two videos of one prompt, both imported from elsewhere" in text
+    assert "A person looked at 3 pairs" in text
+    assert "The imported videos are the user's: their terms are not known here" in text
+    assert "sampled by" not in text

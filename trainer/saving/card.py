@@ -99,9 +99,16 @@ def _title(facts: CardFacts) -> str:
     return (
         f"# LoRA adapter for {config.model}\n\n"
         f"Rank {config.rank}, alpha {config.alpha}, for `{config.model}` at revision `{config.revision}`, "
-        f"trained for {facts.steps} steps by {_METHODS[config.objective]} on pairs of videos that the base "
-        f"model sampled and a geometric reward ranked. No human labelled anything.{_course(facts)}"
+        f"trained for {facts.steps} steps by {_METHODS[config.objective]}{_pairs(facts)}{_course(facts)}"
     )
+
+
+def _pairs(facts: CardFacts) -> str:
+    """What it was trained on and who ranked it, as far as that was gathered."""
+    source = facts.provenance
+    if source is None:
+        return " on pairs of videos."
+    return f" on pairs: {source.videos.told()}. {source.judged()}"
 
 
 def _course(facts: CardFacts) -> str:
@@ -194,7 +201,7 @@ def _labels(facts: CardFacts) -> str:
             "The labels inherit the licence of the geometry model that made them. Whether an adapter trained "
             "on such labels does too is for you to judge; read those terms, and the base model's, before use."
         )
-    return f"## Labels and licence\n\n{text}"
+    return "\n\n".join(("## Labels and licence", text, *([source.videos.terms()] if source else [])))
 
 
 def _training(facts: CardFacts) -> str:
