@@ -50,7 +50,8 @@ def _list_recipes(ctx: click.Context, _option: click.Parameter, given: bool) -> 
     multiple=True,
     metavar="NAME=A,B,...",
     help="Values of an option, SECTION.OPTION of score, pair or train-dpo; may be given several times. Every "
-    "combination is a recipe, the preset with these values; others are then compared only where --recipes names them.",
+    "combination is a recipe, the preset with these values; others are then compared only where --recipes "
+    "names them.",
 )
 @click.option(
     "--max-combinations",
