@@ -44,7 +44,7 @@ gpa.trade = (() => {
   const placed = (spots, inner) => {
     const taken = [];
     for (const spot of [...spots].sort((a, b) => a.y - b.y)) {
-      const wide = 6.4 * spot.text.length, left = spot.x + 12 + wide > inner.right ? spot.x - 12 - wide : spot.x + 12;
+      const wide = 6.4 * spot.text.length, left = spot.ends[1] + 6 + wide > inner.right ? spot.ends[0] - 6 - wide : spot.ends[1] + 6;
       let y = spot.y;
       for (let step = 0; taken.some((one) => Math.abs(one.y - y) < 14 && one.left < left + wide && left < one.right); step++) y = spot.y + (step % 2 ? -1 : 1) * 7 * (1 + (step >> 1));
       taken.push({ y, left, right: left + wide });
@@ -88,7 +88,8 @@ gpa.trade = (() => {
       const hide = () => { tip.hidden = true; };
       for (const [type, handler] of [["pointerenter", show], ["focus", show], ["pointerleave", hide], ["blur", hide]]) node.addEventListener(type, handler);
       svg.append(node);
-      spots.push({ node, text: one.name, x: px, y: py });
+      const { low, high } = one.at[xName];
+      spots.push({ node, text: one.name, x: px, y: py, ends: [Math.min(px - R, low === undefined ? px : sx(low)), Math.max(px + R, high === undefined ? px : sx(high))] });
     }
     for (const spot of placed(spots, inner)) {
       if (Math.abs(spot.labelY - spot.y) > 8) spot.node.append(s("line", { class: "leader", x1: spot.x, x2: spot.labelX > spot.x ? spot.labelX - 2 : spot.labelX + 6.4 * spot.text.length, y1: spot.y, y2: spot.labelY }));
