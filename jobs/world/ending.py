@@ -34,7 +34,7 @@ def _decibels(value: float) -> str:
 
 
 _FAULT = (
-    "of 100 videos, {base} had a fault in their geometry, now {aligned}, says a referee that no training saw"
+    "of 100 videos, {base} had a fault in their geometry, now {aligned}, says a referee that no reward saw"
 )
 _ROWS = (
     _Told(
@@ -43,21 +43,21 @@ _ROWS = (
         value=_percent,
         down=_FAULT,
         up=_FAULT,
-        same=_FAULT + ": no change beyond chance",
+        same=_FAULT + ": no change to speak of",
     ),
     _Told(
         measure="error_3dcs",
-        name="geometric error, by a second judge",
+        name="geometric error x1000, by a second judge",
         value=lambda value: f"{1000 * value:.3f}",
         down="a geometry network that made no reward finds the frames of a video to fit together better",
         up="a geometry network that made no reward finds the frames of a video to fit together worse",
-        same="a geometry network that made no reward finds no change beyond chance",
+        same="a geometry network that made no reward finds no change to speak of",
     ),
     _Told(
         measure="motion",
-        name="camera motion",
+        name="camera motion x1000",
         value=lambda value: f"{1000 * value:.2f}",
-        down="the camera moves {change} less: a video that stands still has no error, so little may be lost here",
+        down="the camera moves {change} less: a video that stands still has no error, so mind this one",
         up="the camera moves {change} more",
         same="the camera moves as before: the error did not fall because videos stand still",
     ),
@@ -97,12 +97,12 @@ def ending(result: Mapping[str, Any], folder: str) -> list[str]:
 
     A change whose interval holds zero, or that nobody would see, is told as none.
     """
-    name, rows = next(iter(result["tables"].items()))
+    rows = next(iter(result["tables"].values()))
     by_measure = {row["measure"]: row for row in rows}
     told = [one for one in _ROWS if one.measure in by_measure]
     wide = max(len(one.name) for one in told)
     lines = [
-        f"What alignment changed: the model before (base) and with the adapter ({name}), on {result['prompts']}",
+        f"What alignment changed: the model without (base) and with its adapter, on {result['prompts']}",
         "",
         f"{'':{wide}}  {'base':>9}  {'aligned':>9}  {'change':>9}",
     ]

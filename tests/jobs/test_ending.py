@@ -35,8 +35,8 @@ def test_six_measures_have_a_row_and_a_sentence_each() -> None:
     assert lines[0].endswith("on 32 held-out prompts")
     assert [line.split() for line in lines[3:15:2]] == [
         ["faulty", "videos", "52", "%", "26", "%", "-50", "%"],
-        ["geometric", "error,", "by", "a", "second", "judge", "2.816", "2.309", "-18", "%"],
-        ["camera", "motion", "13.65", "13.14", "-4", "%"],
+        ["geometric", "error", "x1000,", "by", "a", "second", "judge", "2.816", "2.309", "-18", "%"],
+        ["camera", "motion", "x1000", "13.65", "13.14", "-4", "%"],
         ["detail", "kept", "in", "later", "frames", "89", "%", "90", "%", "+0", "%"],
         ["likeness", "to", "the", "true", "video", "23.40", "dB", "23.82", "dB", "+0.42", "dB"],
         ["likeness", "to", "the", "first", "frame", "given", "32.68", "dB", "32.66", "dB", "-0.02", "dB"],
@@ -55,9 +55,9 @@ def test_six_measures_have_a_row_and_a_sentence_each() -> None:
 
 def test_what_the_interval_does_not_tell_from_nothing_is_no_change() -> None:
     lines = told(row("fault", 0.6, 0.5, 0.2), row("error_3dcs", 0.003, 0.002, 0.002))
-    assert lines[4].endswith("60 had a fault in their geometry, now 50, says a referee that no training saw: "
-                             "no change beyond chance")  # fmt: skip
-    assert "no change beyond chance" in lines[6]
+    assert lines[4].endswith("60 had a fault in their geometry, now 50, says a referee that no reward saw: "
+                             "no change to speak of")  # fmt: skip
+    assert "no change to speak of" in lines[6]
 
 
 def test_what_became_worse_is_said_to_be_worse() -> None:
