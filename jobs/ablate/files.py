@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jobs.ablate.tables import Figures, budget_line, cell
+from jobs.ablate.tables import Figures, budget_line, cell, points
 from jobs.ablate.trainings import Outcome, Record
 from pipeline.evaluation.comparison import Interval, Row
 from pipeline.evaluation.tables import UNIT
@@ -163,6 +163,7 @@ def as_json(made_by: str, outcome: Outcome, found: Figures) -> dict[str, Any]:
         "notes": notes(outcome),
         "judged_by": asdict(result.header),
         "measures": {one.name: {"better": one.better, "about": one.about} for one in found.measures},
+        "points": points(found),
         "base": found.base,
         "truth": dict(found.truth),
         "recipes": _plain(found.recipes),

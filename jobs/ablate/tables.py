@@ -101,6 +101,27 @@ def _values(inner: Run) -> Mapping[str, Mapping[str, _Values]]:
     return found
 
 
+def points(found: Figures) -> dict[str, dict[str, dict[str, float]]]:
+    """What a plot of measure against measure shows: means of true clips, base and recipes, by measure.
+
+    Those of a recipe have an interval, that of its difference from the base, laid around its mean.
+    """
+    fixed = {
+        who: {name: {"mean": mean} for name, mean in means.items()} for who, means in found.references.items()
+    }
+    return fixed | {
+        recipe: {
+            name: {
+                "mean": row.adapter,
+                "low": row.base + row.difference.low,
+                "high": row.base + row.difference.high,
+            }
+            for name, row in rows.items()
+        }
+        for recipe, rows in found.recipes.items()
+    }
+
+
 def cell(row: Row | None) -> list[str]:
     """Mean, how it stands to the base's, and how often a prompt is better: a line each, with intervals.
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import json
+import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
@@ -43,15 +47,20 @@ def command(out: Path, fast: bool, workers: int) -> None:
     No download, no GPU: about 7 minutes on two cores. Each stage is the command printed above it; after an
     interruption the same demo continues.
     """
+    from jobs.world.ending import ending
+
     started = time.perf_counter()
     took = []
+    evaluated = io.StringIO()
     for stage in _FAST:
         words = [stage, str(out), *(_FAST[stage] if fast else [])]
         if stage in ("sample", "score", "evaluate"):
             words += ["--workers", str(workers)]
         if stage == "report":
             words += _REPORT
-        took.append((stage, _run(words)))
+        # Its full table is in its files; the demo ends with a shorter one.
+        took.append((stage, _run(words, evaluated if stage == "evaluate" else None)))
+    click.echo("\n" + "\n".join(ending(json.loads(evaluated.getvalue()), str(out / "eval" / "heldout"))))
     click.echo("\n" + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took), nl=False)
     click.echo(f"; together {time.perf_counter() - started:.0f} s")
     click.echo(f"run      {out}\nadapter  {out / 'train' / 'dpo' / 'adapter'}")
@@ -61,9 +70,10 @@ def command(out: Path, fast: bool, workers: int) -> None:
     )
 
 
-def _run(words: list[str]) -> float:
+def _run(words: list[str], result: io.StringIO | None = None) -> float:
     """Runs a gpa command in this process, printed as a user would type it; returns the seconds it took.
 
+    Where `result` is given, it takes the result as JSON and nothing of it is printed.
     What a command raises ends the demo; a command that finished with failed items (exit code 3) does not.
     """
     from jobs.main import PARTIAL, cli
@@ -73,7 +83,9 @@ def _run(words: list[str]) -> float:
     ctx = click.get_current_context()
     command = cli.get_command(ctx, words[0])
     assert command is not None, words[0]
-    code = command.main(args=words[1:], prog_name=f"gpa {words[0]}", standalone_mode=False)
+    args = words[1:] if result is None else [*words[1:], "--json"]
+    with redirect_stdout(sys.stdout if result is None else result):
+        code = command.main(args=args, prog_name=f"gpa {words[0]}", standalone_mode=False)
     if isinstance(code, int) and code not in (0, PARTIAL):
         ctx.exit(code)
     seconds = time.perf_counter() - started

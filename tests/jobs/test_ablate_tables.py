@@ -176,6 +176,20 @@ def test_a_table_without_still_clips_is_shown_where_it_differs(outcome: Outcome)
     assert same not in other
 
 
+def test_the_points_of_a_plot_are_means_and_the_interval_of_the_difference_around_them(
+    outcome: Outcome, values: dict[str, dict[str, np.ndarray]]
+) -> None:
+    found = as_json("x", outcome, figures(outcome, "best"))["points"]
+    assert list(found) == ["true clips", "base", "best", "sft"]
+    assert found["true clips"] == {"sharpness": {"mean": 0.875}}
+    base, mine = values[BASE]["fault"].mean(), (values["best/0"]["fault"] + values["best/1"]["fault"]) / 2
+    assert found["base"]["fault"] == {"mean": pytest.approx(base)}
+    point, row = found["best"]["fault"], figures(outcome, "best").recipes["best"]["fault"]
+    assert point["mean"] == pytest.approx(mine.mean())
+    assert point["mean"] - point["low"] == pytest.approx(row.difference.mean - row.difference.low)
+    assert point["high"] - point["mean"] == pytest.approx(row.difference.high - row.difference.mean)
+
+
 def test_cells_say_mean_share_of_the_base_and_wins(outcome: Outcome) -> None:
     rows = figures(outcome, "best").recipes["best"]
     fault = rows["fault"]

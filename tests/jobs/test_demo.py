@@ -39,6 +39,17 @@ def test_every_stage_is_printed_as_a_command_with_its_time(demo: tuple[Path, str
 
 
 @pytest.mark.slow
+def test_it_ends_with_six_rows_and_says_where_the_full_table_is(demo: tuple[Path, str]) -> None:
+    out, printed = demo
+    end = printed[printed.index("What alignment changed") :]
+    assert "on 3 held-out prompts" in end
+    assert re.search(r"^faulty videos +\d+ % +\d+ % +[+-]\d+ %$", end, flags=re.MULTILINE)
+    assert "of 100 videos, " in end
+    assert "epipolar" not in printed[printed.index("$ gpa evaluate") :]
+    assert f"{out}/eval/heldout/evaluation.md" in end
+
+
+@pytest.mark.slow
 def test_the_run_holds_every_table_and_an_adapter(demo: tuple[Path, str]) -> None:
     run = Run.open(demo[0])
     assert [run.rows(table).num_rows for table in ("prompts", "candidates", "scores")] == [4, 16, 16]

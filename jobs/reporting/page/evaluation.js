@@ -87,7 +87,7 @@ gpa.evaluation = (host, evaluations) => {
     const select = both && h("select", { "aria-label": "Clips", on: { change: () => draw(select.value) } }, h("option", { value: "tables" }, "all clips"), h("option", { value: "filtered" }, "without clips that stand still"));
     draw("tables");
     host.append(h("article", { class: "evaluation" }, h("h3", {}, one.name, select, facts && h("small", { class: "quiet" }, facts)),
-      one.note && h("p", { class: "notice" }, one.note), results,
+      one.note && h("p", { class: "notice" }, one.note), gpa.trade(one.result), results,
       one.groups.length ? [h("h4", {}, "Clips", h("small", { class: "quiet" }, " the same prompt and seed; point at a row, or press Space on it, to play it in step")), h("div", { class: "groups" }, one.groups.map(clips))] : null));
   }
 };
