@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 import jobs
+from jobs.main import named_command
 
 FOLDER = Path(jobs.__file__).parent / "cluster"
 
@@ -40,8 +41,62 @@ def environment(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def start(environment: dict[str, str], *words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([FOLDER / "slurm.sh", *words], env=environment)
+def start(environment: dict[str, str], *words: str, script: str = "slurm.sh") -> subprocess.Popen[bytes]:
+    return subprocess.Popen([FOLDER / script, *words], env=environment)
+
+
+# The tasks of a job: two, each told its place.
+SRUN = """for word; do case "$word" in --*) shift ;; *) break ;; esac; done
+pids=()
+trap 'kill -TERM "${pids[@]}"' TERM
+for n in 0 1; do SLURM_PROCID=$n SLURM_LOCALID=$n SLURM_NTASKS=2 "$@" & pids+=("$!"); done
+code=0
+for one in "${pids[@]}"; do
+  while kill -0 "$one" 2>/dev/null; do wait "$one"; code="$?"; done
+done
+exit "$code"
+"""
+TRAINS = """echo "$RANK $LOCAL_RANK $WORLD_SIZE $MASTER_ADDR:$MASTER_PORT" >> "${0%/*}/places"
+[ "$2" = waits ] || exit 3
+trap "exit 143" TERM; sleep 60 & wait
+"""
+
+
+@pytest.fixture
+def training(environment: dict[str, str], tmp_path: Path) -> dict[str, str]:
+    for name, body in (("srun", SRUN), ("gpa", TRAINS)):
+        (tmp_path / name).write_text(f'#!/bin/bash\necho {name} "$@" >> {tmp_path}/log\n{body}')
+    return environment
+
+
+def test_a_training_is_a_task_for_every_gpu_and_its_command_parses(
+    training: dict[str, str], tmp_path: Path
+) -> None:
+    words = ["/shared/runs/one", "--preset", "cogvideox-5b-i2v", "--shard"]
+    assert start(training, *words, script="train-slurm.sh").wait(30) == 3
+    said = [line.split() for line in log(tmp_path).splitlines()]
+    (one, other) = [line[1:] for line in said if line[0] == "gpa"]
+    assert one == other == ["train-dpo", *words]
+    with named_command("train-dpo").make_context("train-dpo", one[1:]) as context:
+        assert context.params["shard"]
+    places = sorted((tmp_path / "places").read_text().splitlines())
+    assert places == ["0 0 2 n1:20007", "1 1 2 n1:20007"]
+    assert "requeue" not in log(tmp_path)
+
+
+def test_a_preempted_training_is_told_and_queued_again(training: dict[str, str], tmp_path: Path) -> None:
+    process = start(training, "waits", script="train-slurm.sh")
+    deadline = time.monotonic() + 30
+    while log(tmp_path).count("gpa train-dpo waits") < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert "scontrol requeue 7" in log(tmp_path)
+
+
+def test_a_training_without_a_run_is_refused(training: dict[str, str]) -> None:
+    assert start(training, script="train-slurm.sh").wait(30) == 2
 
 
 def log(tmp_path: Path) -> str:

@@ -52,7 +52,9 @@ OPEN: dict[str, set[str]] = {
     },
     "evaluate": {"adapters", "prompts", "model", "revision", *_OF_WORKERS},
 }
-COMMON = {"run", "preset", "recipe", "dry_run", "as_json", "help", "help_all"}
+# Where a training lies and goes, rather than what it is.
+OF_TRAINING = {"preset", "pairs", "name", "revision", "sample_prompts", "push_to_hub", "public"}
+COMMON = {"run", "preset", "recipe", "dry_run", "finish", "as_json", "help", "help_all"}
 
 _FIVE_B: dict[str, Any] = {
     "num_attention_heads": 48,
@@ -120,11 +122,7 @@ def test_options_that_a_run_recorded_before_they_existed_are_at_their_defaults()
 
 def train_config(preset: str, folder: Path) -> TrainConfig:
     given = parsed("train-dpo", preset)
-    rest = {
-        key: value
-        for key, value in given.items()
-        if key not in {"preset", "pairs", "name", "revision", "sample_prompts"}
-    }
+    rest = {key: value for key, value in given.items() if key not in OF_TRAINING}
     return TrainConfig(model_dir=folder, revision="r", pairs_dir=folder, out_dir=folder, **rest)
 
 
