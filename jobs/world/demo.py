@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import sys
 import time
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import click
 
 from jobs.settings.command import Command
+from jobs.stages import run_stage
 
 # A report of some of the pairs costs seconds; gpa report shows more.
 _REPORT = ["--pairs", "120", "--reconstructions", "6"]
@@ -59,7 +58,7 @@ def command(out: Path, fast: bool, workers: int) -> None:
         if stage == "report":
             words += _REPORT
         # Its full table is in its files; the demo ends with a shorter one.
-        took.append((stage, _run(words, evaluated if stage == "evaluate" else None)))
+        took.append((stage, run_stage(words, evaluated if stage == "evaluate" else None)))
     click.echo("\n" + "\n".join(ending(json.loads(evaluated.getvalue()), str(out / "eval" / "heldout"))))
     click.echo("\n" + ", ".join(f"{stage} {seconds:.0f} s" for stage, seconds in took), nl=False)
     click.echo(f"; together {time.perf_counter() - started:.0f} s")
@@ -68,26 +67,3 @@ def command(out: Path, fast: bool, workers: int) -> None:
     click.echo(
         f"ask      gpa sample --help, gpa score --help, ...; any DuckDB shell reads {out}/scores/*.parquet"
     )
-
-
-def _run(words: list[str], result: io.StringIO | None = None) -> float:
-    """Runs a gpa command in this process, printed as a user would type it; returns the seconds it took.
-
-    Where `result` is given, it takes the result as JSON and nothing of it is printed.
-    What a command raises ends the demo; a command that finished with failed items (exit code 3) does not.
-    """
-    from jobs.main import PARTIAL, cli
-
-    click.secho(f"\n$ gpa {' '.join(words)}", bold=True)
-    started = time.perf_counter()
-    ctx = click.get_current_context()
-    command = cli.get_command(ctx, words[0])
-    assert command is not None, words[0]
-    args = words[1:] if result is None else [*words[1:], "--json"]
-    with redirect_stdout(sys.stdout if result is None else result):
-        code = command.main(args=args, prog_name=f"gpa {words[0]}", standalone_mode=False)
-    if isinstance(code, int) and code not in (0, PARTIAL):
-        ctx.exit(code)
-    seconds = time.perf_counter() - started
-    click.echo(f"({words[0]}: {seconds:.0f} s)")
-    return seconds
