@@ -21,7 +21,7 @@ from rewards.geometry.reconstruction import (
     select_frames,
 )
 from rewards.measures.perceptual import load_perceptual
-from rewards.measures.quality import image_motion, sharpness
+from rewards.measures.quality import detail, image_motion, sharpness
 from rewards.metrics import multi_view_consistency, reprojection_psnr, reprojection_ssim
 from rewards.options import ReprojectionOptions, versioned
 from rewards.reprojection import ReprojectionResult, reprojection_error
@@ -34,8 +34,8 @@ _FLAT = 2 / 255  # a frame whose colours differ by less than this shows nothing
 class RewardResult:
     """A score. value is higher-is-better, or None with a reason; the rest as far as it could be computed.
 
-    image_motion and sharpness are those of `rewards.measures.quality`, of the frames used: whatever the
-    reward, a clip that stands still or is soft can be left out by them. sampson is in pixels, over
+    image_motion, sharpness and detail are those of `rewards.measures.quality`, of the frames used: whatever
+    the reward, a clip that stands still or is soft can be left out by them. sampson is in pixels, over
     measured_pairs pairs of frames; psnr (dB), ssim and mvcs are those of `rewards.metrics`. w2c
     (K*12) and intrinsics (K*9, pixels of the depth map) are row-major. images_KHW3 and error_maps_KHW are the
     reprojections and the squared error per pixel, for whoever wants to look.
@@ -58,6 +58,7 @@ class RewardResult:
     mvcs: float | None = None
     sampson: float | None = None
     measured_pairs: int | None = None
+    detail: float | None = None
     images_KHW3: Tensor | None = None
     error_maps_KHW: Tensor | None = None
 
@@ -155,6 +156,7 @@ def with_picture(result: RewardResult, frames_KHW3: Tensor, indices: Sequence[in
         frame_indices=tuple(indices),
         image_motion=_finite(image_motion(frames_KHW3)),
         sharpness=_finite(sharpness(frames_KHW3)),
+        detail=_finite(detail(frames_KHW3)),
     )
 
 

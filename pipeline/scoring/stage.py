@@ -145,5 +145,6 @@ class ScoreStage:
             mvcs=result.mvcs,
             sampson=result.sampson,
             measured_pairs=result.measured_pairs,
+            detail=result.detail,
             **dataclasses.asdict(footage),
         )

@@ -92,6 +92,15 @@ def _gradient(frames_THW3: Tensor) -> Tensor:
     return (right.square() + down.square()).sqrt().mean(dim=(1, 2))
 
 
+def detail(frames_THW3: Tensor) -> float:
+    """Mean gradient magnitude of all frames, per pixel: how much of a scene can be seen.
+
+    It compares videos of one scene and size: one that is compressed or blurred throughout has less of it,
+    and the same `sharpness`.
+    """
+    return float(_gradient(frames_THW3).mean())
+
+
 def sharpness(frames_THW3: Tensor) -> float:
     """Mean gradient magnitude of frames 2.. as a share of the first frame's: less than 1 is blur.
 

@@ -176,6 +176,17 @@ class PairRules:
             of="pair",
         ),
     )
+    min_detail_ratio: float = field(
+        default=0.0,
+        metadata=_bound(
+            "Least detail of a winner over its loser's, of whole clips, so that no copy wins that was "
+            "compressed or blurred throughout; 0 is no bound.",
+            rule="detail-ratio",
+            measure="detail",
+            of="pair",
+            later=True,
+        ),
+    )
     min_difference: float = field(
         default=0.06,
         metadata=_bound(

@@ -33,6 +33,7 @@ MEASURES = (
     "bars",
     "overlay",
     "split_screen",
+    "detail",
 )
 
 _COUNTS = {

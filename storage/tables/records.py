@@ -133,6 +133,7 @@ class Score:
     overlay: float | None = field(default=None, metadata=_ADDED)
     split_screen: float | None = field(default=None, metadata=_ADDED)
     thumbnail: Sequence[int] | None = field(default=None, metadata=_ADDED | _32)
+    detail: float | None = field(default=None, metadata=_ADDED)
 
     def __post_init__(self) -> None:
         _require_text("Score", self, "candidate_id", "reward", "reward_version")

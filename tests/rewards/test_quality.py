@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from rewards.errors import RewardError
-from rewards.measures.quality import image_motion, psnr, roughness, saturation, sharpness, ssim
+from rewards.measures.quality import detail, image_motion, psnr, roughness, saturation, sharpness, ssim
 
 
 def texture(height: int = 64, width: int = 96, seed: int = 0) -> torch.Tensor:
@@ -61,6 +61,16 @@ def test_ssim_by_the_definition() -> None:
 def test_ssim_refuses_frames_below_its_window() -> None:
     with pytest.raises(RewardError, match="at least 11x11 pixels, got 10x20"):
         ssim(torch.zeros(1, 10, 20, 3), torch.zeros(1, 10, 20, 3))
+
+
+def test_detail_falls_by_blur_of_the_whole_clip_which_sharpness_does_not_see() -> None:
+    clip = torch.rand(4, 24, 24, 3, generator=torch.Generator().manual_seed(0))
+    assert detail(clip / 2) == pytest.approx(detail(clip) / 2, rel=1e-5)
+    assert detail(blur(clip)) < 0.7 * detail(clip)
+    assert sharpness(blur(clip)) == pytest.approx(sharpness(clip), rel=0.1)
+    # Columns of brightness x / 8 on grey: a step of 1/8 to the right, none down, in all but the last of each.
+    ramp = (torch.arange(8) / 8).expand(2, 8, 8).unsqueeze(-1).expand(2, 8, 8, 3)
+    assert detail(ramp) == pytest.approx(1 / 8)
 
 
 def test_sharpness_is_relative_to_the_first_frame() -> None:

@@ -44,6 +44,7 @@ class Item:
     image_motion: float | None = 0.4
     sharpness: float | None = 0.9
     coverage: float | None = 1.0
+    detail: float | None = 0.1
     cut: float | None = 0.0
     overlay: float | None = None
     height: int = 64
@@ -76,6 +77,7 @@ items = st.builds(
     image_motion=MOTIONS | st.sampled_from([0.1, 0.2, 0.4, 0.8]),
     sharpness=MOTIONS | st.sampled_from([0.4, 0.8, 0.8]),
     coverage=MOTIONS | st.sampled_from([0.4, 0.8, 0.8]),
+    detail=st.sampled_from([None, 0.05, 0.1, 0.1, 0.2]),
     cut=st.sampled_from([None, math.nan, 0.0, 0.0, 0.3, 0.5]),
     overlay=st.sampled_from([None, 0.0, 0.0, 0.02]),
     height=st.sampled_from([64, 64, 64, 32]),
@@ -95,6 +97,7 @@ rule_sets = st.builds(
     min_coverage=st.sampled_from([0.0, 0.0, 0.8]),
     min_image_motion_ratio=st.sampled_from([0.0, 0.0, 1.0]),
     min_sharpness_ratio=st.sampled_from([0.0, 0.0, 1.0]),
+    min_detail_ratio=st.sampled_from([0.0, 0.0, 0.8]),
     max_motion_ratio=st.sampled_from([1.0, 2.0, 4.0, math.inf, math.inf]),
     min_motion_ratio=st.sampled_from([0.0, 0.0, 0.5, 1.0]),
     max_cut=st.sampled_from([0.3, 0.3, 0.2, 1.0]),
@@ -167,6 +170,7 @@ def pair_fault(winner: Item, loser: Item, rules: PairRules) -> str | None:
         ("motion-ratio", "motion"),
         ("image-motion-ratio", "image_motion"),
         ("sharpness-ratio", "sharpness"),
+        ("detail-ratio", "detail"),
     ):
         bound = getattr(rules, f"min_{measure}_ratio")
         ours, theirs = getattr(winner, measure), getattr(loser, measure)
@@ -188,7 +192,7 @@ def that_bind(everything: list[Item], rules: PairRules) -> PairRules:
 
     off = {
         name: 0.0
-        for measure in ("motion", "image_motion", "sharpness", "coverage")
+        for measure in ("motion", "image_motion", "sharpness", "coverage", "detail")
         for name in (f"min_{measure}", f"min_{measure}_ratio")
         if hasattr(rules, name) and not known(measure)
     }
@@ -255,6 +259,7 @@ def stored(path: Path, everything: list[Item]) -> Run:
             rows.append({name: getattr(whole, name) for name in TABLES["scores"].names})
             rows[-1] |= {"value": item.value, "motion": item.motion, "reason": None}
             rows[-1] |= {"image_motion": item.image_motion, "sharpness": item.sharpness}
+            rows[-1] |= {"detail": item.detail}
             rows[-1] |= {"coverage": item.coverage, "cut": item.cut, "overlay": item.overlay}
             rows[-1] |= {"thumbnail": None if item.level is None else [item.level - 50, item.level + 50]}
             # Neither another version nor another reward of the same candidate may matter.
