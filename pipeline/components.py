@@ -23,6 +23,11 @@ def require_components(model: ModelRef) -> None:
         )
 
 
+def component_config(folder: Path, component: str, name: str = "config.json") -> dict[str, Any]:
+    """What a diffusers folder says of one of its components; empty where it says nothing."""
+    return _read(folder / component / name) or {}
+
+
 def missing_files(folder: Path) -> list[str]:
     """What a diffusers folder lacks of what its indices name; a link to nothing counts as missing."""
     index = _read(folder / _INDEX)

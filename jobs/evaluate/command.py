@@ -185,7 +185,10 @@ def evaluate_settings(preset: Preset, adapters: tuple[str, ...], chosen: dict[st
     from jobs.data.score import score_settings
     from pipeline.evaluation.adapters import NamedAdapter
     from pipeline.evaluation.evaluate import EvaluateSettings
+    from storage.errors import FieldError
 
+    if chosen["seeds"] < 1:  # else it is told of the field that it becomes
+        raise FieldError("seeds", "at least 1", chosen["seeds"])
     sections = preset.sections
     shared = {name: chosen[name] for name in names_of(WorkerSettings) if name in chosen}
     own = {name: chosen[name] for name in _OF_SAMPLING if name in chosen}

@@ -27,6 +27,7 @@ from pipeline.evaluation.panel import Panel, header_of, require_judge, run_judge
 from pipeline.evaluation.tables import Evaluation, Measured, make_tables, write_evaluation
 from pipeline.models import resolve_adapter, resolve_model
 from pipeline.requirements import require_all
+from pipeline.sampling.fit import require_fit
 from pipeline.sampling.prompt_length import tell_long_prompts
 from pipeline.sampling.sample import plan_sample, run_sample
 from pipeline.sampling.settings import SampleSettings
@@ -81,10 +82,15 @@ class EvaluateSettings:
     def require_weights(self) -> None:
         """Raise, before anything is sampled, an error that names all weights that are missing."""
         require_all(
-            lambda: resolve_model(self.sample.model, self.sample.revision),
+            self._require_models,
             self.score.reward.describe,
             *(partial(require_judge, choice) for choice in self.judges),
         )
+
+    def _require_models(self) -> None:
+        model = resolve_model(self.sample.model, self.sample.revision)
+        require_fit(model, self.sample.sampler)
+        require_all(*(partial(resolve_adapter, one.path, model) for one in self.adapters))
 
     def panel(self, prompts: Sequence[Prompt]) -> Panel:
         """Who judges clips of these prompts."""

@@ -5,13 +5,12 @@ Bytes that a candidate leaves follow from the configuration of its model until s
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from pipeline.components import component_config
 from pipeline.models import ModelRef
 from pipeline.sampling.samplers import first_frame
 from pipeline.sampling.settings import SamplerSettings
@@ -33,7 +32,7 @@ class ModelSizes:
 
 def model_sizes(model: ModelRef, sampler: SamplerSettings) -> ModelSizes | None:
     """The sizes, or None when the model's VAE says nothing of its latents."""
-    vae = _config(model.path / "vae")
+    vae = component_config(model.path, "vae")
     channels = vae.get("latent_channels") or vae.get("z_dim")
     if not isinstance(channels, int):
         return None
@@ -42,21 +41,13 @@ def model_sizes(model: ModelRef, sampler: SamplerSettings) -> ModelSizes | None:
     temporal = vae.get("scale_factor_temporal") or vae.get("temporal_compression_ratio") or 4
     frames = (sampler.num_frames - 1) // temporal + 1
     numbers = channels * frames * (sampler.height // spatial) * (sampler.width // spatial)
-    text = _config(model.path / "text_encoder").get("d_model", 0) * sampler.max_sequence_length
+    text = component_config(model.path, "text_encoder").get("d_model", 0) * sampler.max_sequence_length
     image = numbers if first_frame(model) != "unused" else 0
     return ModelSizes(
         latents=_LATENT_BYTES * numbers,
         condition=(text + image) * _CONDITION_BYTES[sampler.precision],
         video=sampler.num_frames * sampler.height * sampler.width * _VIDEO_BYTES_PER_PIXEL,
     )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    try:
-        value = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")

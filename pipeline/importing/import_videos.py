@@ -14,6 +14,7 @@ from pipeline.importing.plan import ImportPlan, plan_import
 from pipeline.importing.settings import ImportSettings
 from pipeline.importing.tasks import Encoding
 from pipeline.models import resolve_model
+from pipeline.sampling.fit import require_fit
 from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_prompts
 from pipeline.telling import tell_import
 from storage.errors import UserError
@@ -26,13 +27,18 @@ if TYPE_CHECKING:
 
 
 def encoding_of(settings: ImportSettings) -> Encoding | None:
-    """What the videos are encoded with, if they are. Raises UserError for a model that is not there."""
+    """What the videos are encoded with, if they are.
+
+    Raises UserError for a model that is not there, and for a size that does not fit it.
+    """
     if settings.model is None:
         return None
     one = settings.sampler
     target = Target(frames=one.num_frames, height=one.height, width=one.width, fps=one.fps, fit=settings.fit)
+    model = resolve_model(settings.model, settings.revision)
+    require_fit(model, one)
     return Encoding(
-        model=resolve_model(settings.model, settings.revision),
+        model=model,
         settings=one,
         target=target,
         execution=settings.execution,

@@ -14,6 +14,8 @@ from storage.media.foreign_video import Fit, VideoLimits
 
 # Of another moment or scene: codecs and a video model's own first frames stay above.
 UNLIKE_DB = 20.0
+# What equal pictures have (storage/media/clip.py).
+EQUAL_DB = 99.0
 
 
 def _option(help_line: str, group: str = "Which videos", **metadata: Any) -> dict[str, Any]:
@@ -82,8 +84,9 @@ class ImportSettings(WorkerSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.min_first_frame_psnr >= 0:
-            raise FieldError("min_first_frame_psnr", "0 or more", self.min_first_frame_psnr)
+        if not 0 <= self.min_first_frame_psnr <= EQUAL_DB:
+            rule = f"0 to {EQUAL_DB:g}, which equal pictures have"
+            raise FieldError("min_first_frame_psnr", rule, self.min_first_frame_psnr)
         if self.batch < 1:
             raise FieldError("batch", "at least 1", self.batch)
         encoding = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXImageToVideoPipeline, CogVideoXPipeline
+from diffusers import CogVideoXImageToVideoPipeline, CogVideoXPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
@@ -60,14 +60,6 @@ class _CogVideoX(DiffusersSampler):
         """Height and width of the transformer's patch in latent cells."""
         size: int = self.pipe.transformer.config.patch_size
         return size, size
-
-    def frame_step(self) -> int:
-        """The VAE decodes latent frames in twos, to eight frames each, or nine from a first group of three.
-
-        So it makes 16 frames, not 13, of 4 latent ones: their number must be odd.
-        """
-        step = super().frame_step()
-        return 2 * step if isinstance(self.pipe.vae, AutoencoderKLCogVideoX) else step
 
     def decode_batch(self, latents_BFChw: Tensor) -> Tensor:
         """Pixels of latents, without the frames that only pad them."""

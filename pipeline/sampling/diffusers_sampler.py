@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from pipeline.engine.stage import heartbeat
 from pipeline.models import AdapterRef, ModelRef, load_pipeline
+from pipeline.sampling.fit import Grid, frame_step, require_grid
 from pipeline.sampling.sampler import (
     Condition,
     Sample,
@@ -169,8 +170,7 @@ class DiffusersSampler:
 
     def frame_step(self) -> int:
         """Videos have 1 more than a multiple of so many frames."""
-        ratio: int = self.pipe.vae_scale_factor_temporal
-        return ratio
+        return frame_step(type(self.pipe.vae).__name__, self.pipe.vae_scale_factor_temporal)
 
     def picture(self, text: str, image_HW3: Tensor | None) -> Image.Image:
         """The first frame as an image file holds it. Raises UserError when there is none.
@@ -189,19 +189,10 @@ class DiffusersSampler:
         return Sample(latents_FChw=latents_X.contiguous(), frames_THW3=frames, reason=reason)
 
     def _require_size(self) -> None:
-        settings, pipe = self.settings, self.pipe
-        for name, patch in zip(("height", "width"), self.patch(), strict=True):
-            size, cell = getattr(settings, name), pipe.vae_scale_factor_spatial * patch
-            if size % cell:
-                raise UserError(
-                    f"{name} {size} does not fit model {self.model.name!r}: use a multiple of {cell}"
-                )
-        step = self.frame_step()
-        if (settings.num_frames - 1) % step:
-            raise UserError(
-                f"num_frames {settings.num_frames} does not fit model {self.model.name!r}: "
-                f"use 1 more than a multiple of {step}"
-            )
+        """Again, by the networks themselves: not every folder says it."""
+        height, width = (self.pipe.vae_scale_factor_spatial * patch for patch in self.patch())
+        grid = Grid(height=height, width=width, frames=self.frame_step())
+        require_grid(self.model.name, self.settings, grid)
 
 
 @contextmanager

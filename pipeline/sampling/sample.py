@@ -12,6 +12,7 @@ from pipeline.damage import damaged_candidates, mend_candidates, mend_tables
 from pipeline.engine.runners import Summary, execute, make_runner
 from pipeline.engine.stage import Progress, Resources, Silent
 from pipeline.models import PACKAGED, AdapterRef, ModelRef, resolve_adapter, resolve_model
+from pipeline.sampling.fit import require_fit
 from pipeline.sampling.prompt_length import LongPrompt, long_prompts, tell_long_prompts
 from pipeline.sampling.prompts import HeldTexts, PromptItem, read_prompts
 from pipeline.sampling.samplers import first_frame
@@ -207,6 +208,7 @@ def plan_sample(
     another model or at another size.
     """
     model = resolve_model(settings.model, settings.revision)
+    require_fit(model, settings.sampler)
     adapter = None if settings.adapter is None else resolve_adapter(settings.adapter, model)
     if run is not None:
         run.require_model(model.name, model.revision)

@@ -74,7 +74,7 @@ class SamplerSettings:
         for name in ("steps", "height", "width", "num_frames", "fps", "max_sequence_length"):
             if getattr(self, name) < 1:
                 raise FieldError(name, "at least 1", getattr(self, name))
-        if self.guidance < 0:
+        if not 0 <= self.guidance < math.inf:
             raise FieldError("guidance", "0 or more (1 is no guidance)", self.guidance)
         if self.precision not in get_args(Precision):
             raise FieldError("precision", f"one of {', '.join(get_args(Precision))}", self.precision)

@@ -29,6 +29,8 @@ def require_backbone(name: str, weights: Path | None = None) -> None:
     """Raise RewardError when the term `name` needs a file that is not there; nothing is read of it."""
     if name in BACKBONES:
         require_file(BACKBONES[name], weights or cached(BACKBONES[name]))
+    elif weights is not None and not weights.is_file():
+        raise RewardError(f"--perceptual-weights {weights} is no file: correct it, or leave it out")
 
 
 def cached(backbone: Backbone) -> Path:

@@ -86,7 +86,10 @@ def _videos(source: Provenance, videos: bool) -> str:
         counts = ", ".join(f"{name} ({count:,})" for name, count in source.videos.captions.items())
         said.append(f"What says the prompts of imported videos, by number of videos: {counts}.")
     if videos:
-        said.append(f"The videos are in `{VIDEOS}`.")
+        said.append(
+            f"The videos are in `{VIDEOS}`: `load_dataset` gives them as columns `winner` and `loser`, the "
+            f"shards in `{DATA}` name them in `winner_video` and `loser_video`."
+        )
     else:
         said.append(
             "The videos are not in here: columns `winner_video` and `loser_video` name those of the run."

@@ -48,6 +48,9 @@ class VideoLimits:
             value = getattr(self, name)
             if not value > 0:
                 raise FieldError(name, "above 0", value)
+        # Decoders count them in 32 bits.
+        if self.max_pixels >= 2**31:
+            raise FieldError("max_pixels", "below 2**31", self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

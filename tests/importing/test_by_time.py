@@ -139,6 +139,7 @@ def test_a_video_is_in_a_run_once(run: Run, tmp_path: Path, tiny_model: Path) ->
     assert len(clips.rows(run)) == 1
 
 
-def test_a_least_psnr_below_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="min_first_frame_psnr must be 0 or more"):
-        clips.settings(tmp_path, min_first_frame_psnr=-1)
+@pytest.mark.parametrize("value", [-1, 99.1, float("inf"), float("nan")])
+def test_a_least_psnr_that_no_pictures_have_is_refused(tmp_path: Path, value: float) -> None:
+    with pytest.raises(UserError, match="min_first_frame_psnr must be 0 to 99, which equal pictures have"):
+        clips.settings(tmp_path, min_first_frame_psnr=value)

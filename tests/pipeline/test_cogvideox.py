@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models import resolve_model
+from pipeline.sampling.fit import require_fit
 from pipeline.sampling.sampler import Sampler
 from pipeline.sampling.samplers import make_sampler
 from pipeline.sampling.settings import SamplerSettings
@@ -114,15 +115,18 @@ def test_latents_that_are_not_finite_give_a_reason_and_no_frames(tiny_model: Pat
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 40}, "height 40 does not fit model 'tiny': use a multiple of 16"),
-        ({"num_frames": 10}, "num_frames 10 does not fit model 'tiny': use 1 more than a multiple of 8"),
+        ({"height": 40}, "`height` 40 does not fit model 'tiny': use a multiple of 16"),
+        ({"num_frames": 10}, "`num_frames` 10 does not fit model 'tiny': use 1 more than a multiple of 8"),
         # 4 latent frames, of which the VAE makes 16.
-        ({"num_frames": 13}, "num_frames 13 does not fit model 'tiny': use 1 more than a multiple of 8"),
+        ({"num_frames": 13}, "`num_frames` 13 does not fit model 'tiny': use 1 more than a multiple of 8"),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(tiny_model: Path, changes: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tiny_model, **changes)
+    # The folder says the same before anything of it is loaded.
+    with pytest.raises(UserError, match=message):
+        require_fit(resolve_model(str(tiny_model)), SamplerSettings(**SAMPLER | changes))
 
 
 def test_a_prompt_without_a_first_frame_is_named(sampler: Any) -> None:

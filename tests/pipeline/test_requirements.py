@@ -30,6 +30,13 @@ def test_one_fault_is_raised_as_it_is_and_several_as_one() -> None:
     assert raised.value is one
     with pytest.raises(UserError, match=r"2 things are missing: \(1\) no geometry\. \(2\) no model\.$"):
         require_all(lambda: refuse(one), lambda: refuse(UserError("no model")))
+    with pytest.raises(
+        UserError, match=r"3 things are missing: \(1\) no geometry\. \(2\) no model\. \(3\) no judge\.$"
+    ):
+        require_all(
+            lambda: refuse(UserError("no geometry.")),
+            lambda: require_all(lambda: refuse(UserError("no model")), lambda: refuse(UserError("no judge"))),
+        )
 
 
 def test_a_reward_names_its_geometry_and_its_backbone_together(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Legend: B batch, C latent channels, F latent frames, h w latent cells, T frames,
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from pipeline.models import resolve_model
+from pipeline.sampling.fit import require_fit
 from pipeline.sampling.sample import plan_sample
 from pipeline.sampling.samplers import make_sampler
 from pipeline.sampling.settings import SamplerSettings, SampleSettings
@@ -169,20 +171,29 @@ def test_bf16_leaves_the_codec_and_the_image_encoder_in_fp32(models: dict[Kind, 
 @pytest.mark.parametrize(
     ("kind", "changes", "message"),
     [
-        ("t2v", {"height": 40}, "height 40 does not fit model 't2v': use a multiple of 16"),
-        ("ti2v", {"width": 48}, "width 48 does not fit model 'ti2v': use a multiple of 32"),
+        ("t2v", {"height": 40}, "`height` 40 does not fit model 't2v': use a multiple of 16"),
+        ("ti2v", {"width": 48}, "`width` 48 does not fit model 'ti2v': use a multiple of 32"),
         (
             "i2v",
             {"num_frames": 10},
-            "num_frames 10 does not fit model 'i2v': use 1 more than a multiple of 4",
+            "`num_frames` 10 does not fit model 'i2v': use 1 more than a multiple of 4",
         ),
     ],
 )
 def test_sizes_that_do_not_fit_are_named(
-    models: dict[Kind, Path], kind: Kind, changes: dict[str, int], message: str
+    models: dict[Kind, Path], kind: Kind, changes: dict[str, int], message: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError, match=message):
         load(models[kind], kind, **changes)
+    # The folder says the same before anything of it is loaded; that of Wan 2.1 as published says less.
+    about = json.loads((models[kind] / "vae" / "config.json").read_text())
+    copy = Path(shutil.copytree(models[kind], tmp_path / kind))
+    for name in ("scale_factor_spatial", "scale_factor_temporal") if kind != "ti2v" else ():
+        about.pop(name)
+    (copy / "vae" / "config.json").write_text(json.dumps(about))
+    for folder in (models[kind], copy):
+        with pytest.raises(UserError, match=message):
+            require_fit(resolve_model(str(folder)), settings(kind, **changes))
 
 
 def edited(folder: Path, change: Callable[[dict[str, Any]], Any], name: str = "model_index.json") -> Path:
