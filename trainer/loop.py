@@ -230,7 +230,11 @@ class Trainer:
             )
             if isinstance(self.loader.source, PairDataset):
                 write_trained_on(
-                    adapter_dir, self.loader.source.directory, self.config.split, self.config.max_pairs
+                    adapter_dir,
+                    self.loader.source.directory,
+                    self.config.split,
+                    self.config.max_pairs,
+                    started_from=getattr(self.config, "from_adapter", None),
                 )
             # Last: an adapter with a card is a finished one.
             write_card(adapter_dir, facts)
