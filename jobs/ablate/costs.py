@@ -159,6 +159,7 @@ def evaluation_cost(
     from pipeline.scoring.score import plan_score
 
     settings = evaluation_settings(commands, own, records)
+    settings = replace(settings, sample=settings.chosen(run).sample)
     base = plan_sample(settings.sample.with_adapter(None), None, write=False)
     parts = list(forecast_evaluate(run, settings)) if records else []
     rates = [part.rate.seconds for part in parts]

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from storage.media.pictures import write_image
 from storage.run import Run
 from storage.tables.ids import split_of
+from storage.trained_on import trained_on
 from tests.jobs.test_cli import ANY_GAP, geometry_options, gpa, tiny_options
 from trainer.metrics import read_log
 
@@ -80,6 +81,13 @@ def test_held_out_figures_stand_in_the_log_the_result_and_the_card(paired: tuple
     assert f"`{score['reward']}` version `{score['reward_version']}`" in text
     assert f"| {score['geometry_model']} | {score['geometry_revision']} |" in text
     assert "| val/motion_ratio |" in text
+
+    told = trained_on(watched)
+    assert told is not None
+    assert (told.pairs, told.prompts, told.first_frames, told.complete) == (len(trained), 2, 2, True)
+    scenes = {row["scene_id"]: row["split"] for row in held}
+    known = {one: told.knows(prompt_id="", scene_id=one, content="") for one in scenes}
+    assert known == {one: "scene" if split == "train" else None for one, split in scenes.items()}
 
 
 def test_without_held_out_pairs_it_ends_before_the_first_step(paired: tuple[Path, Path]) -> None:
