@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Final
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,6 +17,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 _LINE_SECONDS = 10.0
 _VALUES_SECONDS = 30.0
@@ -104,6 +105,16 @@ class ConsoleProgress:
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
 
 
+class _BarWithValues(Progress):
+    """A bar, and below it values that a narrow terminal would not show beside it."""
+
+    values = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield from super().get_renderables()
+        yield Text(self.values, no_wrap=True, overflow="ellipsis")
+
+
 class TrainingProgress:
     """A bar with the newest values and the pace on a terminal, elsewhere a line of them now and then.
 
@@ -115,15 +126,10 @@ class TrainingProgress:
         self._what, self._last_line = "", 0.0
         # The pace is counted from the first on: before it, weights load and kernels compile.
         self._began, self._first = 0.0, 0
-        self._bar: Progress | None = None
+        self._bar: _BarWithValues | None = None
         self._task: TaskID | None = None
 
     def __enter__(self) -> TrainingProgress:
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            values = TextColumn("{task.fields[values]}")
-            self._bar = Progress(*columns, values, TimeRemainingColumn(), console=self._console)
-            self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -139,10 +145,17 @@ class TrainingProgress:
         shown = [f"{name} {value:.4g}" for name, value in values.items() if name != "seconds"]
         pace = self._pace(now, done)
         text = ", ".join([*shown, *pace])
-        if self._bar is not None:
+        if self._console.is_terminal:
+            if self._bar is None:
+                # Not before there is something to show: another bar may come first.
+                columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+                remaining = (TextColumn("left"), TimeRemainingColumn())
+                self._bar = _BarWithValues(*columns, *remaining, console=self._console)
+                self._bar.start()
             if changed or self._task is None:
-                self._task = self._bar.add_task(what, total=total, completed=done, values=text)
-            self._bar.update(self._task, completed=done, values=text)
+                self._task = self._bar.add_task(what, total=total, completed=done)
+            self._bar.values = text
+            self._bar.update(self._task, completed=done)
             return
         if changed or now - self._last_line >= _VALUES_SECONDS or done == total:
             self._last_line = now

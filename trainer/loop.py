@@ -56,6 +56,7 @@ from trainer.saving.saved import (
     fixed_of,
     newest_whole,
     processes,
+    require_continuable,
     require_same_config,
 )
 from trainer.saving.start import steps_of
@@ -97,8 +98,8 @@ def train(
     With `finish` no step is made: the newest checkpoint becomes the adapter.
 
     `begins` is called before the first step with the numbers of pairs and of steps that are there, `progress`
-    after each step with the number of steps done and its metrics, `reference_progress`
-    with done and all while errors of the reference are computed ahead, `on_sample` as sampled.py says.
+    after each step with the number of steps done and its metrics, `reference_progress` with done and all
+    while errors of the reference are computed ahead, `on_sample` as validation.py says.
     `source` and `held_out` replace the shards of `config.pairs_dir`. `provenance` is for the model card.
 
     Raises UserError for pairs, model, or a resumed configuration that do not fit, NonFiniteLossError before
@@ -135,7 +136,7 @@ def _finish(config: TrainConfig, pairs: PairSource, provenance: Provenance | Non
         trainer = Trainer(config, pairs)
         trainer.resume()
         trainer.checkpoint()
-    step, steps = state["step"], config.steps
+    step, steps = state["step"], max(state["step"], config.steps)
     ending = Ending(by="steps" if step == steps else "finish", after=step, of=steps, patience=config.patience)
     return write_adapter(config, checkpoint, ending, pairs, provenance)
 
@@ -160,6 +161,8 @@ class Trainer:
         require_several(self.accelerator, sharded=config.shard)
         self.loader = PairLoader(pairs, self.accelerator.device)
         self.start = require_fit(config, shell_of(config), self.loader.shapes)
+        self.fixed = fixed_of(config, pairs_fingerprint(pairs), self.accelerator.num_processes)
+        require_continuable(config, self.fixed)
         writes = self.accelerator.is_main_process and steps_done(config.out_dir) < config.steps
         # Before weights are loaded: one may want a key or a server.
         self.trackers = open_trackers(config) if writes else []
@@ -168,7 +171,6 @@ class Trainer:
         self.parameters = lora_parameters(self.family.transformer)
         self.optimizer = make_optimizer(config, self.parameters.values())
         self.timesteps = timestep_range(config, self.family)
-        self.fixed = fixed_of(config, pairs_fingerprint(pairs), self.accelerator.num_processes)
         self.update = OptimizerStep(
             config=config,
             accelerator=self.accelerator,
@@ -213,11 +215,6 @@ class Trainer:
         if checkpoint is None:
             return
         require_same_config(checkpoint.config, self.fixed, self.config.out_dir)
-        if checkpoint.step > self.config.steps:
-            raise UserError(
-                f"the training in {self.config.out_dir} has done {checkpoint.step} steps, `steps` is now "
-                f"{self.config.steps}: give at least as many, or `finish` to have its adapter as it is"
-            )
         self.schedule = continued(checkpoint.schedule, self.config, checkpoint.step)
         changed = len(self.schedule) > len(checkpoint.schedule or self.schedule[:1])
         if changed and self.accelerator.is_main_process:

@@ -29,6 +29,8 @@ FOLDER = "ablate"
 _ADAPTER = Path("adapter") / "pytorch_lora_weights.safetensors"
 # What says where a training lies and how it is watched or interrupted, not what it computes.
 _ASIDE = NOT_SETTINGS | FREE_ON_RESUME | {"pairs", "name", "sample_prompts", "push_to_hub", "public"}
+# What ends a training decides its adapter.
+_ASIDE -= {"patience"}
 
 
 @dataclass(frozen=True, kw_only=True)

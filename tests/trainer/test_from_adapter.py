@@ -188,6 +188,8 @@ def test_another_start_is_refused_on_resume(first: Path, make_config: Make, pair
     for now in (other.out_dir, None):
         with pytest.raises(UserError, match="was started with from_adapter"):
             train(make_config(from_adapter=now), source=pairs)
+    with pytest.raises(UserError, match="was started with reference 'start', now it is 'base'"):
+        train(make_config(from_adapter=first, reference="base"), source=pairs)
     train(make_config("plain"), source=pairs)
     with pytest.raises(UserError, match="was started with from_adapter None"):
         train(make_config("plain", from_adapter=first), source=pairs)

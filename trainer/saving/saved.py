@@ -104,12 +104,12 @@ def is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says of itself. Raises ValueError or OSError when it is not whole."""
+def read_state(checkpoint: Path, *, whole: bool = True) -> dict[str, Any]:
+    """What a checkpoint says of itself. Raises ValueError or OSError when it is not `whole`."""
     state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
     if state["format"] not in TENSOR_FILES:
         raise ValueError(f"it has format {state['format']}, this version reads up to {FORMAT}")
-    for name, file in TENSOR_FILES[state["format"]].items():
+    for name, file in TENSOR_FILES[state["format"]].items() if whole else ():
         if sha256(checkpoint / file) != state["sha256"][name]:
             raise ValueError(f"{file} is not what was written")
     if state["format"] == 1:
@@ -147,13 +147,27 @@ def newest_whole(checkpoints: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
+def require_continuable(config: TrainConfig, fixed: dict[str, Any]) -> None:
+    """Raise UserError when the newest checkpoint, whole or not, is of another training or of more steps."""
+    try:
+        state = read_state(next(newest_first(config.out_dir / "checkpoints")), whole=False)
+    except (StopIteration, OSError, ValueError, KeyError, TypeError):
+        return
+    require_same_config(state["config"], fixed, config.out_dir)
+    if state["step"] > config.steps:
+        raise UserError(
+            f"the training in {config.out_dir} has done {state['step']} steps, `steps` is now "
+            f"{config.steps}: give at least as many, or `finish` to have its adapter as it is"
+        )
+
+
 def require_same_config(saved: dict[str, Any], current: dict[str, Any], out_dir: Path) -> None:
     """Raise UserError naming the first field in which a resumed training differs from the saved one.
 
-    A field that the saved one does not have came later, and then was what changed nothing.
+    A field that one of them does not have came later, and there is what changes nothing.
     """
     for name in sorted(saved.keys() | current.keys()):
-        before, now = saved.get(name, BEFORE_IT_EXISTED.get(name)), current.get(name)
+        before, now = (one.get(name, BEFORE_IT_EXISTED.get(name)) for one in (saved, current))
         if before != now:
             raise UserError(
                 f"the training in {out_dir} was started with {name} {before!r}, now it is {now!r}: give the "
