@@ -48,7 +48,7 @@ def test_six_measures_have_a_row_and_a_sentence_each() -> None:
     assert sentences[3].startswith("later frames are as sharp as before")
     assert "came nearer" in sentences[4]
     # Seen by the interval, and by nobody else.
-    assert sentences[5].startswith("the first frame is as before")
+    assert sentences[5].startswith("the first frame is as near as before")
     assert "all 7 measures with their intervals: run/eval/heldout/evaluation.md" in lines[-2]
     assert max(map(len, lines)) <= 110
 
