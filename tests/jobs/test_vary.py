@@ -72,7 +72,7 @@ def test_a_long_name_keeps_what_tells_it_apart() -> None:
         (["train-dpo.beta=1", "train-dpo.beta=2"], "--vary names train-dpo.beta twice"),
         # What single values may be, and what they may be beside others.
         (["train-dpo.beta=5,-1"], "--vary, beta--1: beta must be a finite number > 0, got -1.0"),
-        (["train-dpo.warmup=1000"], "--vary, warmup-1000: warmup must be <= steps (240), got 1000"),
+        (["train-dpo.objective=sft"], "--vary, objective-sft: winner_weight must be 0 with objective sft"),
         (["score.frames=1"], "--vary, frames-1: "),
         (["pair.min_gap=-1"], "--vary, gap--1: "),
         (["train-dpo.rank=1,2,3", *TWO], "--vary makes 12 combinations, at most 9 are taken"),
