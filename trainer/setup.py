@@ -24,7 +24,7 @@ from trainer.families.base import Family, PairShapes
 from trainer.lora import attach_lora, attach_reference, load_lora_state
 from trainer.saving.checkpoint import write_json
 from trainer.saving.start import Start, find_start
-from trainer.trackers import require_trackers
+from trainer.watching.trackers import require_trackers
 
 _logger = logging.getLogger(__name__)
 

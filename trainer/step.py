@@ -16,13 +16,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from trainer.config import TrainConfig, learning_rate
+from trainer.config import TrainConfig
 from trainer.data import MicroBatch, Prefetcher
 from trainer.families.base import Condition, Family
 from trainer.lora import as_reference, whole
 from trainer.objectives import PairErrors, preference_loss, supervised_loss
 from trainer.processes import NonFiniteLossError
 from trainer.reference import ReferenceCache
+from trainer.schedule import learning_rate
 
 # The backward pass of a loss; it is shown the figures first, so that it can refuse.
 Backward = Callable[[Tensor, dict[str, Tensor]], None]

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs.ablate.commands import Commands
-from jobs.settings.presets import NOT_SETTINGS, Recipe
+from jobs.settings.layers import NOT_SETTINGS
+from jobs.settings.presets import Recipe
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.run import Run

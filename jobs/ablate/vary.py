@@ -16,7 +16,8 @@ from typing import Any, TypeAlias
 import yaml
 
 from jobs.settings.from_dataclass import built
-from jobs.settings.presets import LONGEST_NAME, SECTIONS, Preset, Sections, checked, nearest
+from jobs.settings.layers import Sections, checked, nearest
+from jobs.settings.presets import LONGEST_NAME, SECTIONS, Preset
 from rewards.errors import RewardError
 from storage.atomic import write_bytes
 from storage.errors import UserError

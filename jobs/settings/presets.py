@@ -9,33 +9,26 @@ applied last). A run remembers the preset that it was made with.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-import click
 import yaml
 
+from jobs.settings.layers import Sections, chain, check_keys, checked, laid_over, nearest, read_mapping
 from rewards.extensions import Table
 from storage.errors import UserError
-
-Sections: TypeAlias = dict[str, dict[str, Any]]
 
 DEFAULT = "world"
 SECTIONS: Final = ("score", "pair", "train-dpo")
 PRESET_SECTIONS: Final = ("sample", *SECTIONS, "evaluate")
 BASELINES: Final = ("best", "sft", "epipolar-dpo", "videogpa")
-# Options that say where, and how a result is shown: nothing that a preset or a recipe could decide.
-NOT_SETTINGS: Final = frozenset(
-    {"run", "preset", "recipe", "finish", "dry_run", "as_json", "help", "help_all"}
-)
 # Those with an underscore are layers of others, and no presets.
 _LAYERS: Final = {path.stem: path for path in (Path(__file__).parent / "presets").glob("*.yaml")}
 _OWN: Final = {name: _LAYERS[name] for name in sorted(_LAYERS) if not name.startswith("_")}
@@ -95,7 +88,7 @@ def find_preset(named: str) -> Preset:
         raise UserError(
             f"preset {named!r} does not exist; {near}choose one of: {', '.join(PRESETS)}; or give a YAML file"
         )
-    names = [name for name, _ in _chain(named, _preset_entry, "preset")]
+    names = [name for name, _ in chain(named, _preset_entry, "preset")]
     ships = [position for position, name in enumerate(names) if name in preset_names()]
     return Preset(
         name=named, sections=_resolved(named), lineage=tuple(names[ships[-1] if ships else 0 :]), own=True
@@ -135,8 +128,8 @@ def _recorded(commands: Mapping[str, Any]) -> Any:
 def _resolved(named: str) -> Sections:
     """The sections of a preset with those that it extends; null takes an option out."""
     found: Sections = {}
-    for _, entry in _chain(named, _preset_entry, "preset"):
-        found = _over(found, {name: entry[name] for name in PRESET_SECTIONS if entry.get(name)})
+    for _, entry in chain(named, _preset_entry, "preset"):
+        found = laid_over(found, {name: entry[name] for name in PRESET_SECTIONS if entry.get(name)})
     found = {
         section: {name: value for name, value in options.items() if value is not None}
         for section, options in found.items()
@@ -159,8 +152,8 @@ def _preset_entry(name: str) -> Mapping[str, Any] | None:
     if name not in PRESETS and not _names_a_file(name):
         return None
     path = _file_of(name)
-    entry = _read(path, "a preset", "sections")
-    _check_keys(str(path), entry, _PRESET_KEYS)
+    entry = read_mapping(path, "a preset", "sections")
+    check_keys(str(path), entry, _PRESET_KEYS)
     below = str(entry.get("extends"))
     if below not in PRESETS and not _names_a_file(below):
         raise UserError(
@@ -217,12 +210,12 @@ def load_recipe(named: str, preset: Preset | str) -> Recipe:
             f"recipe {named!r} does not exist: give FILE:NAME, or one of {', '.join(recipe_names())}"
         )
     changes: Sections = {}
-    for _, entry in _chain(name, known.get, "recipe"):
+    for _, entry in chain(name, known.get, "recipe"):
         for part in (entry, *(entry.get("presets", {}).get(one, {}) for one in base.lineage)):
-            changes = _over(changes, {section: part[section] for section in SECTIONS if section in part})
+            changes = laid_over(changes, {section: part[section] for section in SECTIONS if section in part})
     changes = {section: checked(f"recipe option {name}:", section, part) for section, part in changes.items()}
     line = known[name].get("about") or f"as {known[name].get('extends', 'best')}, with other settings"
-    whole = _over({section: base.sections.get(section, {}) for section in SECTIONS}, changes)
+    whole = laid_over({section: base.sections.get(section, {}) for section in SECTIONS}, changes)
     return Recipe(name=name, about=str(line), changes=changes, sections=whole)
 
 
@@ -236,7 +229,7 @@ def _shipped_recipes() -> dict[str, Any]:
 
 def _read_recipes(path: Path) -> dict[str, Any]:
     """The recipes of a file. Raises UserError for one that is no YAML of recipes."""
-    found = _read(path, "recipes", "names to recipes")
+    found = read_mapping(path, "recipes", "names to recipes")
     for name, entry in found.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(
@@ -250,89 +243,9 @@ def _read_recipes(path: Path) -> dict[str, Any]:
 def _check_recipe(where: str, entry: Any) -> None:
     parts = [entry]
     if isinstance(entry, dict):
-        _check_keys(where, entry, _RECIPE_KEYS)
+        check_keys(where, entry, _RECIPE_KEYS)
         of_presets = entry.get("presets", {})
         parts += [of_presets, *(of_presets.values() if isinstance(of_presets, dict) else ())]
         parts += [entry[section] for section in SECTIONS if section in entry]
     if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{where} must be a mapping of sections to options: correct it")
-
-
-def _chain(
-    first: str, entry_of: Callable[[str], Mapping[str, Any] | None], what: str
-) -> list[tuple[str, Mapping[str, Any]]]:
-    """An entry with what it extends, the lowest first. Raises UserError where that has no end."""
-    found: dict[str, Mapping[str, Any]] = {}
-    name: str | None = first
-    while name is not None:
-        entry = None if name in found else entry_of(name)
-        if entry is None:
-            problem = "extends itself" if name in found else "does not exist"
-            upper = list(found)[-1] if found else name
-            raise UserError(f"{what} {upper!r} extends {name!r}, which {problem}: correct it")
-        found[name] = entry
-        name = str(entry["extends"]) if "extends" in entry else None
-    return list(found.items())[::-1]
-
-
-def _over(below: Sections, above: Sections) -> Sections:
-    """Sections with others laid over them, option by option."""
-    return {name: below.get(name, {}) | above.get(name, {}) for name in (*below, *above)}
-
-
-def _read(path: Path, what: str, maps: str) -> dict[Any, Any]:
-    """The mapping that a YAML file holds. Raises UserError for a file that is none."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{what} cannot be read from {path}: {error}; give a YAML file") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must map {maps}, got {type(found).__name__}: correct it")
-    return found
-
-
-def _check_keys(where: str, entry: Mapping[Any, Any], keys: Collection[str]) -> None:
-    for key in entry:
-        if key not in keys:
-            near = nearest(str(key), keys)
-            raise UserError(f"{where} has {key!r}: {near}it may have {', '.join(sorted(keys))}")
-
-
-def checked(where: str, section: str, options: Any) -> dict[str, Any]:
-    """The options of a section as their command takes them; null leaves one to the command.
-
-    Raises UserError naming the option, what it may be, what it is, and what comes nearest.
-    """
-    if not isinstance(options, dict):
-        raise UserError(f"{where} {section} must map options to values, got {options!r}: correct it")
-    from jobs.main import named_command
-
-    command = named_command(section)
-    known = {str(one.name): one for one in command.params if one.name not in NOT_SETTINGS}
-    found = {}
-    for name, value in options.items():
-        if name not in known:
-            remedy = nearest(str(name), known) or f"see gpa {section} --help-all"
-            raise UserError(f"{where} {section}.{name} is no option of gpa {section}: {remedy}")
-        try:
-            found[name] = _value(known[name], value, click.Context(command))
-        except (click.UsageError, TypeError, ValueError) as error:
-            said = error.format_message() if isinstance(error, click.UsageError) else str(error)
-            raise UserError(f"{where} {section}.{name} got {value!r}: {said}") from error
-    return found
-
-
-def _value(option: click.Parameter, value: Any, ctx: click.Context) -> Any:
-    """A value of YAML as the option takes it: 1e-4 is a text to YAML."""
-    if value is None:
-        return None
-    if isinstance(value, (list, dict)) != option.multiple:
-        raise ValueError(f"give {'a list' if option.multiple else 'one value'}")
-    cast = option.type_cast_value(ctx, value)
-    return cast if isinstance(value, str) and isinstance(cast, (int, float)) else value
-
-
-def nearest(name: str, known: Collection[str]) -> str:
-    """The known name that comes nearest, as a question; nothing where none is near."""
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]}? " if near else ""

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pipeline.forecast.forecast import Forecast
     from storage.run import Run
     from trainer.saving.saved import TrainResult
-    from trainer.validation import OnSample
+    from trainer.watching.validation import OnSample
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -188,7 +188,7 @@ def _train(
     from storage.hub.provenance import pair_provenance
 
     tell_import("torch", "diffusers", "peft")
-    from trainer.loop import train
+    from trainer.train import train
 
     tell("loading weights")
 
@@ -226,7 +226,7 @@ def train_config(run: Run, chosen: dict[str, Any]) -> TrainConfig:
 def _forecast(config: TrainConfig, trainable: int) -> Forecast:
     """Steps to do, by the log of this training or of one that computes the same, on this many processes."""
     from pipeline.forecast.forecast import Footprint, Forecast, Rate
-    from trainer.metrics import bytes_written, cuda_devices, step_seconds, steps_done
+    from trainer.watching.metrics import bytes_written, cuda_devices, step_seconds, steps_done
 
     return Forecast(
         unit="steps",

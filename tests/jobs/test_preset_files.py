@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from jobs.main import named_command
+from jobs.settings.layers import NOT_SETTINGS
 from jobs.settings.presets import (
     DEFAULT,
-    NOT_SETTINGS,
     PRESET_SECTIONS,
     find_preset,
     load_preset,

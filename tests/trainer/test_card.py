@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 
 from storage.hub.provenance import GeometrySource, Provenance, Videos
 from trainer.config import TrainConfig
-from trainer.loop import train
 from trainer.saving.card import CardFacts, base_terms, write_card
+from trainer.train import train
 
 VGGT = GeometrySource(model="facebook/VGGT-1B", revision="860abec", license="CC BY-NC 4.0")
 WORLD = GeometrySource(model="world", revision="7ff22d539205", license="Apache-2.0")

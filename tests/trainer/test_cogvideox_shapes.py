@@ -15,8 +15,8 @@ from tests.trainer.cogvideox_kinds import KINDS, make_scheduler, run_pipeline
 from trainer.families import load_family
 from trainer.families.base import Condition, PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
-from trainer.loop import train
 from trainer.step import Noised, per_sample_mse
+from trainer.train import train
 
 PROMPT = (5, 12)
 

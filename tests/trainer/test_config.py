@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from storage.errors import UserError
-from trainer.config import TrainConfig, learning_rate
+from trainer.config import TrainConfig
+from trainer.schedule import learning_rate
 
 
 @pytest.mark.parametrize(

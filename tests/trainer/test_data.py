@@ -18,7 +18,7 @@ from storage.tables.shards import write_shard
 from trainer.config import TrainConfig
 from trainer.data import PairBatch, PairLoader, draw, open_pairs, pair_indices, pairs_fingerprint
 from trainer.families.base import Condition
-from trainer.loop import train
+from trainer.train import train
 
 
 def write_pairs(directory: Path, rows: list[Any], *, split: str = "train", model: str = "tiny") -> Path:

@@ -17,10 +17,11 @@ from storage.adapters import NOTE_NAME, WEIGHTS_NAME, locate_adapter, read_adapt
 from storage.errors import UserError
 from tests.trainer.conftest import MemoryPairs, build_pairs
 from tests.trainer.test_resume import logged
-from trainer.config import TrainConfig, learning_rate
-from trainer.loop import train
+from trainer.config import TrainConfig
 from trainer.saving.saved import Ending, TrainResult
-from trainer.validation import PairValidation
+from trainer.schedule import learning_rate
+from trainer.train import train
+from trainer.watching.validation import PairValidation
 
 Make = Callable[..., TrainConfig]
 NOT_THE_SAME = "this is not the same as having asked for them at first"

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from trainer.config import TrainConfig
 from trainer.data import MicroBatch, MicroBatchSource, PairLoader, Prefetcher
-from trainer.loop import Trainer, train
+from trainer.loop import Trainer
 from trainer.processes import Interrupted, StopRequest
 from trainer.reference import ReferenceCache
 from trainer.step import PairForward
+from trainer.train import train
 
 CPU = torch.device("cpu")
 

@@ -14,9 +14,10 @@ from safetensors import safe_open
 
 from storage.adapters import NOTE_NAME, WEIGHTS_NAME, sha256
 from trainer.config import TrainConfig
-from trainer.loop import Trainer, train
+from trainer.loop import Trainer
 from trainer.processes import StopRequest
 from trainer.saving.checkpoint import write_tensors
+from trainer.train import train
 
 
 @pytest.fixture

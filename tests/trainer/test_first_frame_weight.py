@@ -19,10 +19,11 @@ from trainer.data import MicroBatchSource
 from trainer.families import load_family
 from trainer.families.base import PairShapes
 from trainer.families.cogvideox import CogVideoXFamily
-from trainer.loop import Trainer, train
+from trainer.loop import Trainer
 from trainer.reference import reference_key
 from trainer.setup import estimate
 from trainer.step import noised, per_sample_mse
+from trainer.train import train
 
 LATENT = (3, 4, 4, 6)
 IMAGE = (1, 4, 4, 6)

@@ -23,9 +23,10 @@ from tests.trainer.conftest import MemoryPairs, build_pairs, build_transformer, 
 from tests.trainer.tiny_training import float64
 from trainer.config import TrainConfig
 from trainer.data import MicroBatch, MicroBatchSource
-from trainer.loop import Trainer, train
+from trainer.loop import Trainer
 from trainer.lora import load_lora_state, lora_state
 from trainer.setup import estimate
+from trainer.train import train
 
 Make = Callable[..., TrainConfig]
 

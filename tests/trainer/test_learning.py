@@ -12,9 +12,10 @@ import torch
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import MicroBatch, PairLoader, draw
-from trainer.loop import Trainer, train
+from trainer.loop import Trainer
 from trainer.lora import lora_state
 from trainer.processes import NonFiniteLossError, StopRequest
+from trainer.train import train
 
 
 def evaluate(trainer: Trainer, pairs: Any) -> dict[str, float]:

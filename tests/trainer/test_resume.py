@@ -19,9 +19,9 @@ from safetensors.torch import load_file
 from storage.adapters import WEIGHTS_NAME
 from storage.errors import UserError
 from trainer.config import TrainConfig
-from trainer.loop import train
 from trainer.processes import Interrupted
 from trainer.saving.saved import TrainResult
+from trainer.train import train
 
 TIMING = {"seconds", "pairs_per_second"}
 
@@ -197,7 +197,7 @@ from pathlib import Path
 sys.path.insert(0, {tests!r})
 from conftest import build_pairs
 from trainer.config import TrainConfig
-from trainer.loop import train
+from trainer.train import train
 
 def die(step, metrics):
     if step == 3:

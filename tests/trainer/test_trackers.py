@@ -13,7 +13,7 @@ from tests.trainer.conftest import build_pairs
 from tests.trainer.test_ending import stopped
 from tests.trainer.test_resume import logged
 from trainer.config import TrainConfig
-from trainer.loop import train
+from trainer.train import train
 
 Make = Callable[..., TrainConfig]
 
@@ -48,7 +48,7 @@ class FakeWandb:
 @pytest.fixture
 def wandb(monkeypatch: pytest.MonkeyPatch) -> list[FakeWandb]:
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "wandb", FakeWandb)
-    monkeypatch.setattr("trainer.trackers.get_available_trackers", lambda: ["wandb", "tensorboard"])
+    monkeypatch.setattr("trainer.watching.trackers.get_available_trackers", lambda: ["wandb", "tensorboard"])
     FakeWandb.made.clear()
     return FakeWandb.made
 
@@ -91,7 +91,7 @@ def test_a_tracker_that_is_not_installed_is_named_before_weights_load(
     make_config: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trainer.loop.load_adapted", lambda *_: pytest.fail("weights are loaded"))
-    monkeypatch.setattr("trainer.trackers.get_available_trackers", lambda: ["tensorboard"])
+    monkeypatch.setattr("trainer.watching.trackers.get_available_trackers", lambda: ["tensorboard"])
     with pytest.raises(UserError, match=r"`report_to` comet_ml needs the package comet-ml, .* pip install"):
         train(make_config(report_to=("comet_ml",)), source=build_pairs(2))
 

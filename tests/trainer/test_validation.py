@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from storage.errors import UserError
 from trainer.config import TrainConfig
 from trainer.data import MicroBatch
-from trainer.loop import Trainer, train
-from trainer.metrics import read_log, recent_means
+from trainer.loop import Trainer
 from trainer.objectives import PairErrors, preference_loss
 from trainer.processes import StopRequest
-from trainer.validation import LEVELS, PairValidation
+from trainer.train import train
+from trainer.watching.metrics import read_log, recent_means
+from trainer.watching.validation import LEVELS, PairValidation
 
 TIMING = {"seconds", "pairs_per_second"}
 FIGURES = {"loss", "margin", "accuracy", "winner_advantage", "loser_advantage", "winner_error", "loser_error"}

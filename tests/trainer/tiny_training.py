@@ -19,7 +19,7 @@ import torch
 
 from tests.trainer.conftest import build_pairs
 from trainer.config import TrainConfig
-from trainer.loop import train
+from trainer.train import train
 
 
 @contextmanager
