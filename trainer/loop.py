@@ -45,6 +45,7 @@ from trainer.saving.checkpoint import (
 )
 from trainer.saving.ending import Patience, chosen_checkpoint, write_adapter
 from trainer.saving.export import export_adapter
+from trainer.saving.metrics import MetricsLog, steps_done
 from trainer.saving.saved import (
     Ending,
     TrainResult,
@@ -65,7 +66,6 @@ from trainer.setup import (
     write_plan,
 )
 from trainer.step import OptimizerStep, PairForward
-from trainer.watching.metrics import MetricsLog, steps_done
 from trainer.watching.trackers import open_trackers
 from trainer.watching.validation import OnSample, look, make_checks
 

@@ -83,8 +83,8 @@ def training_seconds(run: Run, commands: Commands, training: Training, steps_don
     Those that compute the same say it best; without one, the slowest pair of any other.
     """
     from jobs.training.command import train_config
-    from trainer.watching.metrics import step_seconds
-    from trainer.watching.metrics import steps_done as of_checkpoint
+    from trainer.saving.metrics import step_seconds
+    from trainer.saving.metrics import steps_done as of_checkpoint
 
     if is_trained(run, training.name):
         return 0.0
@@ -98,7 +98,7 @@ def training_seconds(run: Run, commands: Commands, training: Training, steps_don
 
 
 def _slowest_pair(folder: Path) -> float | None:
-    from trainer.watching.metrics import read_log
+    from trainer.saving.metrics import read_log
 
     found = []
     for path in sorted(folder.glob("*/config.json")):

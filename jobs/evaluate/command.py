@@ -23,6 +23,7 @@ from jobs.settings.options import (
 )
 from pipeline.engine.worker_settings import WorkerSettings
 from pipeline.sampling.settings import SampleSettings
+from storage.errors import UserError
 from storage.tables.ids import SPLITS
 
 if TYPE_CHECKING:
@@ -211,7 +212,11 @@ def evaluate_settings(preset: Preset, adapters: tuple[str, ...], chosen: dict[st
 
 def _taken(adapter: NamedAdapter) -> NamedAdapter:
     """With the folder that its path stands for now: a training that goes on may have another later."""
-    return replace(adapter, path=taken_adapter(adapter.path) or adapter.path)
+    try:
+        return replace(adapter, path=taken_adapter(adapter.path) or adapter.path)
+    except UserError:
+        # Named later, with all else that is missing.
+        return adapter
 
 
 def _judges(named: Sequence[str], usual: Sequence[str]) -> tuple[JudgeChoice, ...]:

@@ -18,7 +18,7 @@ from storage.mining.rules import PairRules, PairSettings
 from storage.run import Run
 from storage.sql.report_queries import BINS, Row, distribution
 from storage.sql.views import Limits
-from trainer.watching.metrics import read_log
+from trainer.saving.metrics import read_log
 
 _DRAWN_SCORES = 2000
 _DIGITS = 5

@@ -226,7 +226,7 @@ def train_config(run: Run, chosen: dict[str, Any]) -> TrainConfig:
 def _forecast(config: TrainConfig, trainable: int) -> Forecast:
     """Steps to do, by the log of this training or of one that computes the same, on this many processes."""
     from pipeline.forecast.forecast import Footprint, Forecast, Rate
-    from trainer.watching.metrics import bytes_written, cuda_devices, step_seconds, steps_done
+    from trainer.saving.metrics import bytes_written, cuda_devices, step_seconds, steps_done
 
     return Forecast(
         unit="steps",

@@ -15,7 +15,7 @@ from storage.run import Run
 from storage.tables.ids import split_of
 from storage.trained_on import trained_on
 from tests.jobs.test_cli import ANY_GAP, geometry_options, gpa, tiny_options
-from trainer.watching.metrics import read_log
+from trainer.saving.metrics import read_log
 
 SHORT = ("--steps", 3, "--warmup", 0, "--batch-size", 2, "--threads", 1, "--json")
 

@@ -110,7 +110,7 @@ def test_adapter_and_card_are_uploaded(run: Path, hub: FakeHub) -> None:
     trained(run, *words)
     trained(run, *words, "--public")
     assert [(one["repo"], one["private"]) for one in hub.made] == [("me/mine", True), ("me/mine", False)]
-    assert hub.files == ["README.md", "adapter.json", "pytorch_lora_weights.safetensors"]
+    assert hub.files == ["README.md", "adapter.json", "pytorch_lora_weights.safetensors", "trained_on.json"]
     hub.broken = True
     failed = gpa("train-dpo", run, *SHORT, *words)
     assert failed.exit_code == 1

@@ -100,7 +100,7 @@ def test_tensorboard_is_written_and_never_served(tmp_path: Path) -> None:
     from accelerate import Accelerator
     from accelerate.tracking import TensorBoardTracker
 
-    from trainer.watching.metrics import MetricsLog
+    from trainer.saving.metrics import MetricsLog
 
     Accelerator(cpu=True)
     before = set(listening(psutil.Process()))

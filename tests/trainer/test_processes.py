@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.trainer.tiny_training import train_tiny
-from trainer.watching.metrics import read_log
+from trainer.saving.metrics import read_log
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = Path(__file__).with_name("tiny_training.py")

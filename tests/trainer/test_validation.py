@@ -19,8 +19,8 @@ from trainer.data import MicroBatch
 from trainer.loop import Trainer
 from trainer.objectives import PairErrors, preference_loss
 from trainer.processes import StopRequest
+from trainer.saving.metrics import read_log, recent_means
 from trainer.train import train
-from trainer.watching.metrics import read_log, recent_means
 from trainer.watching.validation import LEVELS, PairValidation
 
 TIMING = {"seconds", "pairs_per_second"}

@@ -18,8 +18,8 @@ from trainer.config import TrainConfig
 from trainer.data import PairLoader, PairSource
 from trainer.saving.card import CardFacts, write_card
 from trainer.saving.checkpoint import write_json
+from trainer.saving.metrics import HELD_OUT, read_log, recent_means
 from trainer.saving.saved import Ending, TrainResult, checkpoint_of, is_first, processes, read_state
-from trainer.watching.metrics import HELD_OUT, read_log, recent_means
 
 _logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from storage.adapters import NOTE_NAME, WEIGHTS_NAME, locate_adapter, sha256
 from storage.errors import UserError
 from storage.pairs.index import PairIndex
 from trainer.config import BEFORE_IT_EXISTED, TrainConfig
-from trainer.watching.metrics import recent_means
+from trainer.saving.metrics import recent_means
 
 FORMAT = 2
 # The files of a checkpoint of each format by what they hold. The weights of the second are an adapter's.

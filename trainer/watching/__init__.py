@@ -1,1 +1,1 @@
-"""What is looked at while a training runs: its figures, who is told of them, held-out pairs and videos."""
+"""What is looked at beside a training: held-out pairs and videos, and who is told of its figures."""

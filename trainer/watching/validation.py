@@ -25,8 +25,8 @@ from trainer.config import TrainConfig
 from trainer.data import MicroBatch, PairLoader, PairSource, derived_seed, open_pairs, require_same_model
 from trainer.families.base import PairShapes
 from trainer.processes import StopRequest
+from trainer.saving.metrics import HELD_OUT
 from trainer.step import PairForward
-from trainer.watching.metrics import HELD_OUT
 
 _logger = logging.getLogger(__name__)
 
