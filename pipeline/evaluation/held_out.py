@@ -162,7 +162,7 @@ def _none_trained(sample: SampleSettings, known: Mapping[str, TrainedOn | None])
 def _items(run: Run, sample: SampleSettings) -> Iterator[PromptItem]:
     """The prompts that are asked for, as they come from their file, each with its scene and split."""
     if sample.prompts is None:
-        for item in prompts_of_world(run, sample.split, sample.num_prompts):
+        for item in prompts_of_world(sample, run, sample.num_prompts):
             yield replace(item, split=sample.split)
         return
     table = run.rows("prompts", ["prompt_id", "scene_id", "split", "text"]).to_pylist()

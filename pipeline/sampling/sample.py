@@ -275,7 +275,7 @@ def _items(settings: SampleSettings, model: ModelRef, run: Run | None) -> Iterat
         items = _alike(items, model) if kind == "optional" else items
     else:
         count = settings.num_prompts if settings.limit is None else min(settings.limit, settings.num_prompts)
-        items = prompts_of_world(run, settings.split, count)
+        items = prompts_of_world(settings, run, count)
     return items if settings.only is None else _only(items, settings.only)
 
 

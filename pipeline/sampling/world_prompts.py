@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.sampling.prompts import PromptItem, world_items
+from pipeline.sampling.settings import SampleSettings
 from pipeline.telling import tell_import
 from pipeline.world.clips import SPLITS, is_sentence, world_keys
 from storage.errors import UserError
@@ -16,12 +17,26 @@ from storage.media.pictures import read_image
 from storage.run import Run
 from storage.tables.ids import canonical_json
 
+# The world's own models draw 64x64 pixels.
+_MOST_PIXELS = 128 * 128
 
-def prompts_of_world(run: Run | None, split: str, count: int) -> Iterator[PromptItem]:
+
+def prompts_of_world(settings: SampleSettings, run: Run | None, count: int) -> Iterator[PromptItem]:
     """As `world_items`, but what the run holds whole is read.
 
-    Raises UserError for a split the world does not have.
+    Raises UserError for a split the world does not have, and for videos of another size than small: the world
+    is for its own models, and drawn rooms of 64 pixels are nothing to spend a large model's hours on.
     """
+    sampler = settings.sampler
+    if sampler.height * sampler.width > _MOST_PIXELS:
+        raise UserError(
+            f"without `prompts` they would be the embedded world's, drawn rooms of 64x64 pixels, and model "
+            f"{settings.model!r} makes videos of {sampler.height}x{sampler.width}: give `prompts` FILE"
+        )
+    return _prompts(run, settings.split, count)
+
+
+def _prompts(run: Run | None, split: str, count: int) -> Iterator[PromptItem]:
     rows = [] if run is None or split not in SPLITS else run.rows("prompts").to_pylist()
     held = {row["metadata"]: row for row in rows}
     for position, (scene_id, move, seed) in enumerate(world_keys(split, count) if held else ()):

@@ -16,6 +16,7 @@ WRONG = {
     "sample --height 100": "--height 100 does not fit model 'world': use a multiple of 8",
     "sample --num-frames 10": "--num-frames 10 does not fit model 'world': use 1 more than a multiple of 8",
     "sample --steps 1001": "--steps 1001 does not fit model 'world', which was trained on 1000 noise levels",
+    "sample --height 480 --width 720": "without --prompts they would be the embedded world's, drawn rooms",
     "sample --guidance nan": "--guidance must be 0 or more",
     "score --geometry vggt --perceptual none": "VGGT weights facebook/VGGT-1B are not on this machine",
     "score --perceptual-weights nowhere": "--perceptual-weights nowhere is no file",
