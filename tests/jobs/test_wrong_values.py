@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.jobs.test_cli import gpa
 from tests.jobs.test_old_run import FIXTURE
 
 # The command's words behind its run, and what is said of them.
@@ -16,7 +17,6 @@ WRONG = {
     "sample --height 100": "--height 100 does not fit model 'world': use a multiple of 8",
     "sample --num-frames 10": "--num-frames 10 does not fit model 'world': use 1 more than a multiple of 8",
     "sample --steps 1001": "--steps 1001 does not fit model 'world', which was trained on 1000 noise levels",
-    "sample --height 480 --width 720": "without --prompts they would be the embedded world's, drawn rooms",
     "sample --guidance nan": "--guidance must be 0 or more",
     "score --geometry vggt --perceptual none": "VGGT weights facebook/VGGT-1B are not on this machine",
     "score --perceptual-weights nowhere": "--perceptual-weights nowhere is no file",
@@ -50,3 +50,13 @@ def test_wrong_values_are_told_before_anything_heavy_is_imported(tmp_path: Path)
     assert [(code, heavy) for code, _, heavy in lines] == [(1, [])] * len(WRONG)
     for (call, expected), (_, said, _) in zip(WRONG.items(), lines, strict=True):
         assert expected in said, call
+
+
+def test_a_large_model_without_prompts_does_not_sample_drawn_rooms(tmp_path: Path) -> None:
+    words = ["--preset", "cogvideox-5b", "--model", "world", "--workers", "0", "--gpus-per-worker", "0"]
+    for more in ([], ["--dry-run"]):
+        refused = gpa("sample", tmp_path / "run", *words, *more)
+        assert refused.exit_code == 1
+        assert "without --prompts they would be the embedded world's, drawn rooms of 64x64" in refused.stderr
+        assert "videos of 480x720: give --prompts FILE" in refused.stderr
+        assert not (tmp_path / "run" / "prompts").exists()
