@@ -107,7 +107,7 @@ SMALL = {
     "score": "--workers 0",
     "pair": "--min-gap 0 --max-motion-ratio inf --min-coverage 0 --min-image-motion 0 --min-sharpness 0",
     "train-dpo": "--steps 2 --warmup 0 --batch-size 2 --rank 2 --alpha 2",
-    "evaluate": "--num-prompts 2 --seeds 1 --workers 0",
+    "evaluate": "--num-prompts 2 --seeds 1 --workers 0 --judge none",
 }
 LENIENT = ["--min-gain", "-9", "--keep-motion", "0", "--keep-sharpness", "0"]
 
