@@ -62,7 +62,7 @@ class Table(Mapping[str, SpecT]):
         if name not in self._loaded:
             if not entries:
                 raise KeyError(name)
-            self._loaded[name] = self._checked(entries[0], _load(entries[0], self._what))
+            self._loaded[name] = self._checked(entries[0], load(entries[0], self._what))
         return self._loaded[name]
 
     def loadable(self) -> Iterator[tuple[str, SpecT]]:
@@ -101,7 +101,7 @@ def declared(group: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=group))
 
 
-def _load(entry: EntryPoint, what: str) -> Any:
+def load(entry: EntryPoint, what: str) -> Any:
     """What an entry point names. Raises RewardError whatever its package raises."""
     try:
         return entry.load()

@@ -38,6 +38,7 @@ _READERS = 8
 class TrainedOn:
     """The pairs of a training, of an adapter that it continued too, by the keys of scenes and prompts.
 
+    Of trainings that go on from each other the numbers add up: a prompt that two of them took counts twice.
     `first_frames` counts the prompts whose picture is among the keys: the rest had none, or lay in no run.
     `complete` is False where it continued an adapter of which nothing is known.
     """

@@ -8,11 +8,12 @@ import shlex
 import sys
 import time
 from contextlib import nullcontext, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from jobs.align.rounds import (
     BASE,
@@ -29,7 +30,9 @@ from jobs.align.rounds import (
 from jobs.settings.command import Command, preset_option
 from jobs.settings.from_dataclass import built, options_of
 from jobs.settings.options import dry_run_option, json_option, run_argument
+from jobs.settings.presets import preset_of
 from jobs.stages import run_stage
+from rewards.errors import RewardError
 from storage.errors import FieldError, UserError
 
 if TYPE_CHECKING:
@@ -102,13 +105,18 @@ def command(
     the base's motion or sharpness is left; the round before is then the result. Resumable.
     """
     asked, guards = built(_Asked, chosen), built(Guards, chosen)
-    given = dict(
-        zip(_STAGES, (sample_words, score_words, pair_words, train_words, evaluate_words), strict=True)
+    given = (sample_words, score_words, pair_words, train_words, evaluate_words)
+    named = [] if preset is None else ["--preset", str(preset)]
+    rounds = _Rounds(
+        run=run,
+        asked=asked,
+        preset=str(preset or preset_of(None, run)),
+        named=named,
+        options={
+            name: _checked_options(name, text, [str(run), *named])
+            for name, text in zip(_STAGES, given, strict=True)
+        },
     )
-    words = {name: _split(name, text) for name, text in given.items()}
-    if preset is not None:
-        words = {name: ["--preset", str(preset), *more] for name, more in words.items()}
-    rounds = _Rounds(run=run, asked=asked, words=words)
     if dry_run:
         for line in rounds.planned():
             click.echo(line)
@@ -116,31 +124,74 @@ def command(
     # The stages say what they do beside the one object of --json.
     with redirect_stdout(sys.stderr) if as_json else nullcontext():
         done = rounds.run_all(guards)
-    best = best_of(done, guards)
-    write_rounds(rounds.folder, done, best)
-    _print(rounds, done, guards, best, as_json)
+    _print(rounds, done, guards, as_json)
 
 
-def _split(name: str, text: str) -> list[str]:
-    """The words of a quoted option, checked as that command checks them before anything runs."""
+# What a round decides itself, and what would leave a stage out.
+_RESERVED = {
+    "sample": {"adapter"},
+    "score": set[str](),
+    "pair": {"adapter", "out"},
+    "train-dpo": {"pairs", "name", "from_adapter", "finish"},
+    "evaluate": {"adapters", "name"},
+}
+_NOT_OF_A_STAGE = {"dry_run", "as_json"}
+
+
+def _checked_options(name: str, text: str, before: list[str]) -> list[str]:
+    """The words of a quoted option, checked as that command checks them before anything runs.
+
+    `before` are the run and what names the preset.
+    """
     from jobs.main import named_command
 
     try:
         words = shlex.split(text)
-        named_command(name).make_context(name, ["RUN", *words])
-    except (click.UsageError, ValueError) as error:
+        command = named_command(name)
+        if set(words) & {"-h", "--help", "--help-all"}:
+            raise ValueError(f"ask gpa {name} --help itself")
+        ctx = command.make_context(name, [*before, *words])
+        for one in _RESERVED[name] | _NOT_OF_A_STAGE:
+            if ctx.get_parameter_source(one) is ParameterSource.COMMANDLINE:
+                flag = next(option.opts[0] for option in command.params if option.name == one)
+                raise ValueError(f"{flag} is for gpa align to say: leave it out")
+        _require_settings(name, ctx.params)
+    except (click.UsageError, ValueError, UserError, RewardError) as error:
         said = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        raise click.UsageError(f"--{name} {text!r}: {said}") from error
+        raise click.UsageError(f"--{name} {text!r}: {getattr(command, 'with_flags', str)(said)}") from error
     return words
+
+
+def _require_settings(name: str, params: dict[str, Any]) -> None:
+    """Raise what the settings of a command raise for these options."""
+    from jobs.data.pair import pair_settings
+    from jobs.data.sample import sample_settings
+    from jobs.data.score import score_settings
+    from trainer.config import TrainConfig
+
+    if name == "sample":
+        sample_settings(params)
+    elif name == "score":
+        score_settings(params)
+    elif name == "pair":
+        pair_settings(params)
+    elif name == "train-dpo":
+        here = Path()
+        built(TrainConfig, params, model_dir=here, model="any", revision="any", pairs_dir=here, out_dir=here)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Rounds:
-    """The commands of rounds in a run; `words` are those that the user adds to each of them."""
+    """The commands of rounds in a run; `options` are the words that the user adds to each of them.
+
+    `preset` is the name of the run's preset, `named` what names it where the command line did.
+    """
 
     run: Path
     asked: _Asked
-    words: dict[str, list[str]]
+    preset: str
+    named: list[str]
+    options: dict[str, list[str]]
 
     @property
     def folder(self) -> Path:
@@ -172,7 +223,9 @@ class _Rounds:
         }
         # What chooses between rounds is no test, unless somebody says so.
         first = {"evaluate": ["--split", "val"]}
-        return {name: [*first.get(name, []), *self.words[name], *own[name]] for name in _STAGES}
+        return {
+            name: [*self.named, *first.get(name, []), *self.options[name], *own[name]] for name in _STAGES
+        }
 
     def planned(self) -> list[str]:
         """The commands of all rounds as a user would type them."""
@@ -183,20 +236,33 @@ class _Rounds:
         ]
 
     def run_all(self, guards: Guards) -> list[Round]:
-        """Do the rounds that are missing, until one does not pay."""
+        """Do the rounds that are missing, until one does not pay; the figures of all that are known stay."""
         known = {one.number: one for one in read_rounds(self.folder)}
         done: list[Round] = []
         for number in range(1, self.asked.rounds + 1):
             one = known.get(number)
             if one is None or not self._is_whole(one):
                 one = self._one(number)
-            elif one.commands != self.commands(number):
-                raise UserError(_other_words(one, self.commands(number), self.folder))
+                # Later ones went on from another adapter.
+                known = {key: value for key, value in known.items() if key < number} | {number: one}
+            elif (one.preset, one.options) != (self.preset, self.options):
+                raise UserError(self._other_options(one))
             done.append(one)
-            write_rounds(self.folder, done, best_of(done, guards))
+            write_rounds(self.folder, list(known.values()), best_of(done, guards))
             if fault_of(one, guards) is not None:
                 break
         return done
+
+    def _other_options(self, one: Round) -> str:
+        """What is said where a round was made with other options."""
+        kept = {"preset": [one.preset], **one.options}
+        now = {"preset": [self.preset], **self.options}
+        name = next(name for name in now if kept.get(name) != now[name])
+        before, after = shlex.join(kept.get(name, [])), shlex.join(now[name])
+        return (
+            f"round {one.number} in {self.folder} was made with --{name} {before!r}, now it is {after!r}: "
+            "give the same options to go on, or another `name`"
+        )
 
     def _one(self, number: int) -> Round:
         from pipeline.models import adapter_id
@@ -212,8 +278,8 @@ class _Rounds:
         note = json.loads((self.adapter(number) / "adapter.json").read_text(encoding="utf-8"))
         return Round(
             number=number,
-            commands=commands,
-            adapter=str(self.adapter(number)),
+            preset=self.preset,
+            options=self.options,
             adapter_id=adapter_id(self.adapter(number)),
             pairs=PairIndex(self.folder / f"pairs-{number}").table.num_rows,
             steps=note["training"]["total_steps"],
@@ -235,47 +301,41 @@ class _Rounds:
         """The seed of the first round's candidates."""
         from jobs.main import named_command
 
-        ctx = named_command("sample").make_context("sample", [str(self.run), *self.words["sample"]])
+        words = [*self.named, *self.options["sample"]]
+        ctx = named_command("sample").make_context("sample", [str(self.run), *words])
         return int(ctx.params["seed"])
 
 
-def _other_words(one: Round, now: dict[str, list[str]], folder: Path) -> str:
-    name = next(name for name in _STAGES if one.commands.get(name) != now[name])
-    return (
-        f"round {one.number} in {folder} was made by `gpa {name}` with {shlex.join(one.commands[name])!r}, "
-        f"now it would be {shlex.join(now[name])!r}: give the same options to go on, or another `name`"
-    )
-
-
-def _print(rounds: _Rounds, done: list[Round], guards: Guards, best: int, as_json: bool) -> None:
+def _print(rounds: _Rounds, done: list[Round], guards: Guards, as_json: bool) -> None:
+    best = best_of(done, guards)
     adapter = str(rounds.adapter(best)) if best else None
+    fault = fault_of(done[-1], guards)
     if as_json:
-        values = {"rounds": table_of(done, guards), "best": best, "adapter": adapter}
+        values = {"rounds": [asdict(one) for one in done], "best": best, "adapter": adapter, "stopped": fault}
         click.echo(json.dumps(values | {"directory": str(rounds.folder)}, sort_keys=True))
         return
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(width=170, highlight=False)
-    table = Table(title="\nRounds, on the same prompts and seeds", title_justify="left", box=box.SIMPLE_HEAD)
+    console = Console(width=200, highlight=False)
+    title = "\nRounds, on the same prompts and seeds: shares of the base, or figures (the base's)"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     lines = table_of(done, guards)
     for head in lines[0]:
         table.add_column(head, justify="left" if head in ("round", "") else "right", no_wrap=True)
     for line in lines:
         table.add_row(*line.values())
     console.print(table)
-    last = done[-1]
-    fault = fault_of(last, guards)
     if fault is not None:
-        console.print(f"stopped after round {last.number}: {fault}", soft_wrap=True)
+        console.print(f"stopped after round {done[-1].number}: {fault}", soft_wrap=True)
     if adapter is None:
         console.print("result: the base model; no round paid", soft_wrap=True)
     else:
         console.print(f"result: round {best}, {adapter}", soft_wrap=True)
-    console.print(
-        "Rounds were chosen on these prompts: report the result on others "
-        f"(gpa evaluate {rounds.run} --adapter {adapter or 'DIR'} --split test --name test)",
-        soft_wrap=True,
-    )
+        console.print(
+            "Rounds were chosen on these prompts: report the result on others "
+            f"(gpa evaluate {rounds.run} --adapter {adapter} --split test --name test)",
+            soft_wrap=True,
+        )
     console.print(f"figures: {rounds.folder / 'rounds.json'}", soft_wrap=True)

@@ -1,6 +1,6 @@
 """What rounds of alignment have made, and whether another one pays: read from the evaluation's own rows.
 
-RUN/align/NAME/rounds.json   the rounds that are done, with the words of their commands and their figures
+RUN/align/NAME/rounds.json   the rounds that are done, with the options they were given and their figures
                pairs-K/      the pairs of round K
 Legend: a round's figures are compared with the base and with the round before, on the same prompts and seeds.
 """
@@ -72,17 +72,17 @@ class Guards:
 
 @dataclass(frozen=True, kw_only=True)
 class Round:
-    """A finished round: its commands (by name, as words), its adapter, and its evaluation.
+    """A finished round: the preset and the user's own options of its commands, its adapter, its evaluation.
 
-    `steps` are those that the adapter has had in all.
+    `steps` are those that the adapter has had in all. Nothing here names the place of the run.
 
     `measures` are means by model (the base, and all rounds so far) and column; `shares` are the figures of
     this round over another model's, with their intervals, by model and column.
     """
 
     number: int
-    commands: dict[str, list[str]]
-    adapter: str
+    preset: str
+    options: dict[str, list[str]]
     adapter_id: str
     pairs: int
     steps: int
@@ -175,7 +175,8 @@ def fault_of(one: Round, guards: Guards) -> str | None:
     """Why a round is the last, and is not taken; None when it pays."""
     gained = 1 - one.shares[one.before][column_of(one, "error")][0]
     if not gained > guards.min_gain:
-        return f"the error fell by {gained:.1%}, not by more than {guards.min_gain:.1%}"
+        went = f"fell by {gained:.1%}" if gained >= 0 else f"rose by {-gained:.1%}"
+        return f"the error {went}, and was to fall by more than {guards.min_gain:.1%}"
     motion = one.shares[BASE][column_of(one, "motion")][0]
     if motion < guards.keep_motion:
         return f"{motion:.1%} of the motion is left, less than {guards.keep_motion:.1%}"
@@ -200,16 +201,16 @@ def table_of(rounds: Sequence[Round], guards: Guards) -> list[dict[str, str]]:
             "round": str(one.number),
             "pairs": f"{one.pairs:,}",
             "steps": f"{one.steps:,}",
-            f"{column_of(one, 'error')} of base": _share(one.shares[BASE][column_of(one, "error")]),
-            "of the round before": _share(one.shares[one.before][column_of(one, "error")]),
-            f"{column_of(one, 'motion')} of base": _share(one.shares[BASE][column_of(one, "motion")]),
-            "sharpness of base": _share(one.shares[BASE][SHARPNESS]),
+            f"{column_of(one, 'error')}": _share(one.shares[BASE][column_of(one, "error")]),
+            "of the last round": _share(one.shares[one.before][column_of(one, "error")]),
+            f"{column_of(one, 'motion')}": _share(one.shares[BASE][column_of(one, "motion")]),
+            "sharpness": _share(one.shares[BASE][SHARPNESS]),
             **{
                 name: f"{one.measures[label(one.number)][name]:.3g} ({one.measures[BASE][name]:.3g})"
                 for name in _BESIDE
                 if name in one.measures[BASE]
             },
-            "": fault_of(one, guards) or "pays",
+            "": "stop" if fault_of(one, guards) else "pays",
         }
         for one in rounds
     ]
@@ -217,4 +218,4 @@ def table_of(rounds: Sequence[Round], guards: Guards) -> list[dict[str, str]]:
 
 def _share(interval: Sequence[float]) -> str:
     mean, low, high = interval
-    return f"{mean:.1%} [{low:.1%}, {high:.1%}]"
+    return f"{mean:.0%} [{low:.0%}, {high:.0%}]"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from jobs.settings.command import PresetCommand, preset_option, recipe_option
 from jobs.settings.from_dataclass import Setting, built, options_of
 from jobs.settings.options import dry_run_option, json_option, option, recordable, run_argument
+from storage.errors import FieldError
 from storage.mining.rules import BASE, PairSettings
 
 if TYPE_CHECKING:
@@ -84,12 +86,18 @@ def pair_settings(chosen: dict[str, Any]) -> tuple[PairSettings, Limits]:
     return built(PairSettings, chosen), Limits(memory=chosen["memory"], threads=chosen["threads"])
 
 
+# As `adapter_id` makes them.
+_ID = re.compile(r"[0-9a-f]{32}")
+
+
 def _adapter_id(named: str | None) -> str | None:
     """The id that candidates have of an adapter; what is no folder is one itself."""
     from pipeline.models import adapter_id
 
-    if named in (None, BASE, "all") or not Path(str(named)).is_dir():
+    if named in (None, BASE, "all") or _ID.fullmatch(str(named)):
         return named
+    if not named or not Path(str(named)).is_dir():
+        raise FieldError("adapter", "a LoRA folder, the id of an adapter, base or all", named)
     return adapter_id(Path(str(named)))
 
 

@@ -15,7 +15,8 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from jobs.doctor.finding import Finding, Needs
-from rewards.extensions import GROUPS, declared, package_of
+from rewards.errors import RewardError
+from rewards.extensions import GROUPS, declared, load, package_of
 from storage.tables.versions import DISTRIBUTION, git_revision, gpa_version
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -57,10 +58,16 @@ def python() -> Iterator[Finding]:
 
 
 def extensions() -> Iterator[Finding]:
-    """What installed packages add to gpa; nothing of them is imported."""
+    """What installed packages add to gpa, and whether it can be imported."""
     added: dict[str, list[str]] = {}
     for group, what in GROUPS.items():
         for entry in declared(group):
+            try:
+                load(entry, what)
+            except RewardError as error:
+                detail, _, remedy = str(error).rpartition(": ")
+                yield Finding(name="extension", state="problem", detail=detail, remedy=remedy)
+                continue
             added.setdefault(package_of(entry), []).append(f"{what} {entry.name}")
     for package, lines in added.items():
         yield Finding(name="extension", state="ok", detail=f"{package}: {', '.join(lines)}")

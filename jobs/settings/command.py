@@ -157,7 +157,8 @@ class PresetCommand(Command):
         unknown = sorted(set(section) - {parameter.name for parameter in self.params})
         if unknown:
             raise UserError(
-                f"preset option {self.name}.{unknown[0]} is no option of gpa {self.name}: correct the preset"
+                f"preset {preset}: option {self.name}.{unknown[0]} is no option of gpa {self.name}: correct "
+                "the preset, or install the package that brings the option"
             )
         ctx.default_map = {**section, "preset": preset}
         return super().parse_args(ctx, args)

@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -174,7 +173,12 @@ def _names_a_file(named: str) -> bool:
 def _file_of(named: str) -> Path:
     """Where a preset is written. Raises RewardError when it is one of a package that spoils it."""
     found = PRESETS[named] if named in PRESETS else Path(named)
-    return found if isinstance(found, Path) else Path(str(files(found))) / f"{named}.yaml"
+    if isinstance(found, Path):
+        return found
+    # A module lies in a folder, a package is one, and one without __init__.py may be several.
+    folders = [Path(one) for one in getattr(found, "__path__", ())] or [Path(str(found.__file__)).parent]
+    files = [one / f"{named}.yaml" for one in folders]
+    return next((one for one in files if one.is_file()), files[0])
 
 
 @dataclass(frozen=True, kw_only=True)

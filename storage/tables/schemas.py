@@ -197,8 +197,12 @@ def _check_columns(
         if place.column is None or found.get_field_index(place.column) < 0:
             if name in ADDED.get(table, ()) or place.fill is not None:
                 continue
-            why = " (an index has no tensors)" if name in PAIR_TENSORS else ""
-            raise UserError(f"{path} has no column {name!r}{why}: delete it and run the same command again")
+            if name in PAIR_TENSORS:
+                raise UserError(
+                    f"{path} has no column {name!r}: these pairs were written without tensors; pair without "
+                    "`index_only`, of candidates that have latents (gpa import --model makes them)"
+                )
+            raise UserError(f"{path} has no column {name!r}: delete it and run the same command again")
         got, expected = found.field(place.column).type, wanted.field(name).type
         if got != expected and not place.changed:
             raise UserError(

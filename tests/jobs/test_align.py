@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,8 @@ def made(*models: tuple[float, float, float]) -> list[Round]:
         rounds.append(
             Round(
                 number=number,
-                commands={},
-                adapter="",
+                preset="world",
+                options={},
                 adapter_id="",
                 pairs=1,
                 steps=1,
@@ -72,8 +73,18 @@ def test_figures_are_shares_of_the_means() -> None:
     ("models", "guards", "best", "said"),
     [
         ([(0.8, 0.95, 1), (0.7, 0.92, 1)], {}, 2, None),
-        ([(0.8, 0.95, 1), (0.81, 0.92, 1)], {}, 1, "the error fell by -1.2%, not by more than 0.0%"),
-        ([(0.8, 0.95, 1), (0.78, 0.92, 1)], {"min_gain": 0.05}, 1, "fell by 2.5%, not by more than 5.0%"),
+        (
+            [(0.8, 0.95, 1), (0.81, 0.92, 1)],
+            {},
+            1,
+            "rose by 1.2%, and was to fall by more than 0.0%",
+        ),
+        (
+            [(0.8, 0.95, 1), (0.78, 0.92, 1)],
+            {"min_gain": 0.05},
+            1,
+            "fell by 2.5%, and was to fall by more than 5.0%",
+        ),
         ([(0.8, 0.95, 1), (0.7, 0.85, 1)], {}, 1, "85.0% of the motion is left, less than 90.0%"),
         ([(0.8, 0.95, 1), (0.7, 0.95, 0.9)], {}, 1, "90.0% of the sharpness is left, less than 95.0%"),
         ([(0.8, 0.5, 1)], {}, 0, "50.0% of the motion is left"),
@@ -169,10 +180,16 @@ def test_the_same_command_changes_nothing_and_others_are_refused(aligned: Path) 
     assert files() == before
     strict = json.loads(gpa("align", aligned, *words_of(), "--min-gain", ".99", "--json").stdout)
     assert (strict["best"], strict["adapter"], len(strict["rounds"])) == (0, None, 1)
+    assert "and was to fall by more than 99.0%" in strict["stopped"]
+    assert len(json.loads((aligned / "align" / "align" / "rounds.json").read_text())["rounds"]) == 2
+    # A run may be moved, and its preset be named.
+    moved = Path(shutil.copytree(aligned, aligned.parent / "moved"))
+    here = json.loads(gpa("align", moved, "--preset", "world", *words_of(), *LENIENT, "--json").stdout)
+    assert (here["best"], here["adapter"]) == (2, str(moved / "train" / "align-2" / "adapter"))
     other = gpa("align", aligned, *words_of(**{"train-dpo": "--steps 3 --rank 2 --alpha 2"}), *LENIENT)
     assert other.exit_code == 1
     assert "round 1 in" in other.stderr
-    assert "was made by `gpa train-dpo` with" in other.stderr
+    assert "was made with --train-dpo '--steps 2" in other.stderr
     assert "or another --name" in other.stderr
 
 
@@ -180,6 +197,16 @@ def test_options_of_stages_are_checked_before_anything_runs(tmp_path: Path) -> N
     wrong = gpa("align", tmp_path / "run", "--evaluate", "--sedes 3")
     assert wrong.exit_code == 2
     assert "--evaluate '--sedes 3': No such option '--sedes'" in wrong.stderr
+    for option, text, said in (
+        ("--train-dpo", "--name z", "--name is for gpa align to say: leave it out"),
+        ("--sample", "--adapter x", "--adapter is for gpa align to say"),
+        ("--sample", "--dry-run", "--dry-run is for gpa align to say"),
+        ("--pair", "--help", "ask gpa pair --help itself"),
+        ("--train-dpo", "--rank 0", "--rank must be a whole number >= 1"),
+    ):
+        refused = gpa("align", tmp_path / "run", option, text)
+        assert refused.exit_code == 2
+        assert said in refused.stderr
     assert not (tmp_path / "run").exists()
     planned = gpa("align", tmp_path / "run", "--rounds", "2", "--sample", "--seed 7", "--dry-run").stdout
     lines = planned.splitlines()

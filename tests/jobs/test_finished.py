@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from jobs.data.sample import sample_settings
+from jobs.settings.presets import load_preset
 from pipeline.sampling.prompts import world_items
 from pipeline.sampling.world_prompts import prompts_of_world
 from storage.run import Run
@@ -82,20 +84,21 @@ def test_a_training_is_finished_only_whole_and_as_it_was_asked(
 
 def test_prompts_of_the_world_that_a_run_holds_are_those_that_would_be_made(tmp_path: Path) -> None:
     run = Run.open(shutil.copytree(FIXTURE / "run", tmp_path / "run"))
+    settings = sample_settings(load_preset("world")["sample"])
     made = [item.record("x") for item in world_items("train", 4)]
-    assert [item.record("x") for item in prompts_of_world(run, "train", 4)] == made
+    assert [item.record("x") for item in prompts_of_world(settings, run, 4)] == made
     # A first frame that is damaged or another's, and other words under the same metadata, are not taken.
     rows = run.rows("prompts").to_pylist()
     images = sorted(run.resolve(row["image_uri"]) for row in rows)
     images[0].write_bytes(images[0].read_bytes()[:50])
     shutil.copy(images[2], images[1])
-    assert [item.record("x") for item in prompts_of_world(run, "train", 4)] == made
+    assert [item.record("x") for item in prompts_of_world(settings, run, 4)] == made
     others = [Prompt(**row | {"text": f"As in a film. {row['text']}"}) for row in rows]
     directory = run.shard_dir("prompts")
     old = shard_files(directory)
     keep_only(directory, [write_shard(directory, "prompts", others)])
     assert shard_files(directory) != old
-    assert [item.record("x") for item in prompts_of_world(run, "train", 4)] == made
+    assert [item.record("x") for item in prompts_of_world(settings, run, 4)] == made
 
 
 def test_an_import_of_nothing_new_only_looks_at_the_videos(tmp_path: Path) -> None:
