@@ -12,6 +12,19 @@ from typing import IO, Any
 import click
 
 
+def parsed_options(name: str, before: Sequence[str], text: str) -> click.Context:
+    """The quoted options of a command as its own command line would have them, behind the words `before`.
+
+    Raises click.UsageError that says whose they are.
+    """
+    from jobs.main import named_command
+
+    try:
+        return named_command(name).make_context(name, [*before, *shlex.split(text)])
+    except click.UsageError as error:
+        raise click.UsageError(f"--{name} {text!r}: {error.format_message()}") from error
+
+
 def run_stage(words: Sequence[str], result: IO[str] | None = None) -> float:
     """Run a gpa command in this process and return the seconds it took.
 

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from storage.adapters import NOTE_NAME, WEIGHTS_NAME
 from storage.atomic import write_bytes
 from storage.errors import UserError
 from storage.media.pictures import read_image
@@ -29,7 +30,6 @@ from storage.tables.shards import read_rows
 FILE_NAME = "trained_on.json"
 _FORMAT = 1
 _KEY_DIGITS = 12
-_NOTE, _WEIGHTS = "adapter.json", "pytorch_lora_weights.safetensors"
 _COLUMNS = ["pair_id", "prompt_id", "scene_id", "split", "text"]
 _READERS = 8
 
@@ -83,7 +83,7 @@ def write_trained_on(
     found, _ = _of_pairs(pairs_dir, split, limit)
     if started_from is not None:
         found = found.joined(trained_on(started_from))
-    note = json.loads((adapter / _NOTE).read_text(encoding="utf-8"))
+    note = json.loads((adapter / NOTE_NAME).read_text(encoding="utf-8"))
     told = {"format": _FORMAT, "adapter": note["sha256"], **asdict(found), "keys": sorted(found.keys)}
     write_bytes(adapter / FILE_NAME, json.dumps(told).encode())
 
@@ -95,7 +95,7 @@ def trained_on(adapter: Path) -> TrainedOn | None:
     are still those. `adapter` may be the folder of a training, or of one of its checkpoints.
     """
     for folder in (adapter, adapter / "adapter"):
-        if (folder / _WEIGHTS).is_file():
+        if (folder / WEIGHTS_NAME).is_file():
             found = _of_file(folder)
             if found is not None:
                 return found
@@ -110,7 +110,7 @@ def _of_file(folder: Path) -> TrainedOn | None:
     """What the file beside an adapter says, if it is of these very weights."""
     try:
         told = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
-        note = json.loads((folder / _NOTE).read_text(encoding="utf-8"))
+        note = json.loads((folder / NOTE_NAME).read_text(encoding="utf-8"))
         if told.pop("format") != _FORMAT or told.pop("adapter") != note["sha256"]:
             return None
         return TrainedOn(**told | {"keys": frozenset(told["keys"])})
@@ -142,7 +142,7 @@ def _of_training(adapter: Path) -> TrainedOn | None:
 
 def _given_pairs(at: Path, folder: Path) -> Any:
     """The fingerprint of the pairs of a training, as its adapter or a checkpoint has it."""
-    for note in (at / _NOTE, folder / "adapter" / _NOTE):
+    for note in (at / NOTE_NAME, folder / "adapter" / NOTE_NAME):
         if note.is_file():
             return json.loads(note.read_text(encoding="utf-8"))["training"]["pairs"]
     states = [at / "state.json", *sorted(folder.glob("checkpoints/*/state.json"), reverse=True)]

@@ -16,7 +16,6 @@ import click
 from click.core import ParameterSource
 
 from jobs.align.rounds import (
-    BASE,
     Guards,
     Round,
     best_of,
@@ -31,9 +30,10 @@ from jobs.settings.command import Command, preset_option
 from jobs.settings.from_dataclass import built, options_of
 from jobs.settings.options import dry_run_option, json_option, run_argument
 from jobs.settings.presets import preset_of
-from jobs.stages import run_stage
+from jobs.stages import parsed_options, run_stage
 from rewards.errors import RewardError
 from storage.errors import FieldError, UserError
+from storage.mining.rules import BASE
 
 if TYPE_CHECKING:
     from jobs.settings.presets import Preset
@@ -143,22 +143,23 @@ def _checked_options(name: str, text: str, before: list[str]) -> list[str]:
 
     `before` are the run and what names the preset.
     """
-    from jobs.main import named_command
-
     try:
         words = shlex.split(text)
-        command = named_command(name)
         if set(words) & {"-h", "--help", "--help-all"}:
             raise ValueError(f"ask gpa {name} --help itself")
-        ctx = command.make_context(name, [*before, *words])
+    except ValueError as error:
+        raise click.UsageError(f"--{name} {text!r}: {error}") from error
+    ctx = parsed_options(name, before, text)
+    command = ctx.command
+    try:
         for one in _RESERVED[name] | _NOT_OF_A_STAGE:
             if ctx.get_parameter_source(one) is ParameterSource.COMMANDLINE:
                 flag = next(option.opts[0] for option in command.params if option.name == one)
                 raise ValueError(f"{flag} is for gpa align to say: leave it out")
         _require_settings(name, ctx.params)
-    except (click.UsageError, ValueError, UserError, RewardError) as error:
-        said = error.format_message() if isinstance(error, click.UsageError) else str(error)
-        raise click.UsageError(f"--{name} {text!r}: {getattr(command, 'with_flags', str)(said)}") from error
+    except (ValueError, UserError, RewardError) as error:
+        said = getattr(command, "with_flags", str)(str(error))
+        raise click.UsageError(f"--{name} {text!r}: {said}") from error
     return words
 
 

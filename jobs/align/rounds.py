@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.evaluation.adapters import BASE
 from storage.atomic import write_bytes
 from storage.errors import FieldError, UserError
 
 FILE = "rounds.json"
-BASE = "base"
 # The columns of an evaluation that a round is judged by: the first of them that has values.
 _ERRORS = ("error_3dcs", "epipolar")
 _MOTIONS = ("motion", "image_motion")
@@ -201,9 +201,9 @@ def table_of(rounds: Sequence[Round], guards: Guards) -> list[dict[str, str]]:
             "round": str(one.number),
             "pairs": f"{one.pairs:,}",
             "steps": f"{one.steps:,}",
-            f"{column_of(one, 'error')}": _share(one.shares[BASE][column_of(one, "error")]),
+            column_of(one, "error"): _share(one.shares[BASE][column_of(one, "error")]),
             "of the last round": _share(one.shares[one.before][column_of(one, "error")]),
-            f"{column_of(one, 'motion')}": _share(one.shares[BASE][column_of(one, "motion")]),
+            column_of(one, "motion"): _share(one.shares[BASE][column_of(one, "motion")]),
             "sharpness": _share(one.shares[BASE][SHARPNESS]),
             **{
                 name: f"{one.measures[label(one.number)][name]:.3g} ({one.measures[BASE][name]:.3g})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from jobs.settings.command import Command, preset_option
 from jobs.settings.options import counts, finish, json_option, print_result, recordable, run_argument
+from jobs.stages import parsed_options
 
 if TYPE_CHECKING:
     from jobs.settings.presets import Preset
@@ -49,9 +49,10 @@ def command(
     from jobs.data.score import announce, given_options, score_settings
     from jobs.head_start import begin_sampling
 
-    sample = _parsed("sample", run, preset, sample_words).params
-    score_ctx = _parsed("score", run, preset, score_words)
-    score, pair = score_ctx.params, _parsed("pair", run, preset, pair_words).params
+    before = [str(run), *([] if preset is None else ["--preset", str(preset)])]
+    sample = parsed_options("sample", before, sample_words).params
+    score_ctx = parsed_options("score", before, score_words)
+    score, pair = score_ctx.params, parsed_options("pair", before, pair_words).params
     sampling, scoring = sample_settings(sample), score_settings(score, given_options(score_ctx))
     begin_sampling(run, sample, beside=score["workers"])
     from jobs.progress import ConsoleProgress
@@ -76,17 +77,6 @@ def command(
     _print(flow, paired, run, as_json)
     finish(ctx, flow.sample, "candidates", "rejects, or candidates with status failed")
     finish(ctx, flow.score, "scores", "rejects, or scores without a value")
-
-
-def _parsed(name: str, run: Path, preset: Preset | None, words: str) -> click.Context:
-    """The options of a command as its own command line would have them."""
-    from jobs.main import named_command
-
-    named = [] if preset is None else ["--preset", str(preset)]
-    try:
-        return named_command(name).make_context(name, [str(run), *named, *shlex.split(words)])
-    except click.UsageError as error:
-        raise click.UsageError(f"--{name} {words!r}: {error.format_message()}") from error
 
 
 def _print(flow: FlowResult, paired: PairResult, run: Path, as_json: bool) -> None:
